@@ -1,0 +1,1 @@
+"""Brain-tumour segmentation that gets the boundary right."""
