@@ -1,0 +1,1 @@
+"""The networks, in torch: the baseline U-Net, the discrepancy denoiser and its conditioning encoder."""

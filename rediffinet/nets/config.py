@@ -1,0 +1,53 @@
+"""Sizes of the networks: typed, frozen, saved with every checkpoint and bundle."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Window = tuple[int, int, int]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Frozen(BaseModel):
+    """A configuration that rejects unknown keys and cannot be changed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class UNetConfig(Frozen):
+    """Optimized U-Net (Futrega et al. 2021): strided down, transposed up, instance norm, leaky ReLU.
+
+    features: channels per level. stem_stride 2 lets the first level work at half resolution, so that a whole head fits
+    a window on a CPU; the logits are then interpolated to full resolution.
+    """
+
+    features: tuple[Positive, ...] = (16, 32, 64, 128)
+    stem_stride: Literal[1, 2] = 1
+    deep_supervision: bool = False
+    window: Window = (128, 128, 128)
+
+    @property
+    def divisor(self) -> int:
+        """Every side of a window must be a multiple of this."""
+        return self.stem_stride * 2 ** int(len(self.features) - 1)
+
+
+class RefinerConfig(Frozen):
+    """Discrepancy denoiser and its conditioning encoder (paper §2.2).
+
+    features: channels per level of both encoders; decoder_features: channels of the full-resolution decoder output.
+    soft_condition: condition on the baseline's probabilities (2p − 1) instead of its mask.
+    """
+
+    features: tuple[Positive, ...] = (16, 32, 64, 128)
+    head_features: Positive = 16
+    time_features: Positive = 64
+    window: Window = (64, 64, 64)
+    soft_condition: bool = True
+    train_steps: Positive = 1000
+    signal_scale: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+
+    @property
+    def divisor(self) -> int:
+        """Every side of a window must be a multiple of this."""
+        return int(2 ** (len(self.features) - 1))
