@@ -1,0 +1,39 @@
+"""The `rediff` command: one module per subcommand, each imported by its decorator alone and lazy inside."""
+
+import sys
+import traceback
+
+import typer
+
+from rediffinet.cli.train import train
+from rediffinet.errors import RediffError
+
+app = typer.Typer(
+    name="rediff",
+    help="Brain-tumour segmentation that gets the boundary right. Research use only, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(train)
+
+
+@app.callback()
+def _root() -> None:
+    """Brain-tumour segmentation that gets the boundary right. Research use only, not a medical device."""
+
+
+def main() -> None:
+    """Entry point: errors the user can fix exit with 2 and one message, ours with 1 and a traceback."""
+    try:
+        app()
+    except RediffError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        typer.echo("This is a bug in rediffinet; please report it with the text above.", err=True)
+        sys.exit(1)

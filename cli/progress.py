@@ -1,0 +1,51 @@
+"""Progress on stderr: bars on a terminal, silence otherwise (a line now and then for training)."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """A callback (stage, done, of) that shows one bar, renamed per stage."""
+    with _bars() as bars:
+        task = bars.add_task("", total=None)
+
+        def report(stage: str, done: int, total: int) -> None:
+            bars.update(task, description=stage, completed=done, total=total)
+
+        yield report
+
+
+@contextmanager
+def training_progress(every_seconds: float = 30.0) -> Iterator[
+    tuple[Callable[[int, int, float], None], Callable[[str, int, int], None]]
+]:
+    """(step callback, stage callback); without a terminal, one line on stderr every half minute."""
+    with stages() as stage:
+        last = -every_seconds
+
+        def step(done: int, total: int, loss: float) -> None:
+            nonlocal last
+            stage(f"training, loss {loss:.3f}", done, total)
+            if not sys.stderr.isatty() and (time.monotonic() - last >= every_seconds or done == total):
+                last = time.monotonic()
+                print(f"step {done} of {total}, loss {loss:.4f}", file=sys.stderr, flush=True)
+
+        yield step, stage

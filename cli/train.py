@@ -1,0 +1,43 @@
+"""`rediff train`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def train(
+    model: Annotated[str, typer.Option(help="unet (the baseline) or rediffinet (the refiner).")],
+    data: Annotated[list[Path], typer.Option(help="Folder of labelled case folders; may be repeated.")],
+    out: Annotated[Path, typer.Option(help="Run folder to make.")],
+    preset: Annotated[str, typer.Option(help="tiny (CPU) or paper.")] = "tiny",
+    config: Annotated[Path | None, typer.Option(help="JSON file of settings laid over the preset.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Hold this fold out of training.")] = None,
+    folds: Annotated[int, typer.Option(help="Number of folds, grouped by patient.")] = 5,
+    baseline: Annotated[list[Path] | None, typer.Option(help="Baseline runs for the refiner; repeat per fold.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, for example steps=500.")] = None,
+) -> None:
+    """Train a baseline or a refiner; checkpoints are written whole and --resume continues exactly."""
+    from rediffinet.cli.progress import training_progress
+    from rediffinet.errors import ConfigError, MissingExtraError
+
+    try:
+        from rediffinet.training.config import resolve_config
+        from rediffinet.training.runs import train as run
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("Training", str(error.name), "train") from None
+
+    changes: dict[str, Any] = {}
+    if config is not None:
+        try:
+            changes = json.loads(config.read_text())
+        except (OSError, ValueError) as error:
+            message = f"--config {config}: {error}. Expected a JSON file of settings."
+            raise ConfigError(message) from None
+    changes = {**changes, "folds": folds, **({} if fold is None else {"fold": fold})}
+    resolved = resolve_config(model, preset, changes, tuple(settings or ()))
+    with training_progress() as (progress, stage):
+        path = run(resolved, data, out, baselines=baseline or (), resume=resume, progress=progress, stage=stage)
+    typer.echo(str(path))

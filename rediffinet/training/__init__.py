@@ -1,0 +1,1 @@
+"""Training: data sets and folds, augmentation, losses, the loop and its checkpoints (torch)."""

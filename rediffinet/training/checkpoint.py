@@ -1,0 +1,54 @@
+"""Checkpoints: one safetensors file per state, its metadata in the same file, written whole or not at all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rediffinet.errors import TrainingError
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def save_checkpoint(
+    path: Path, model: nn.Module, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer, metadata: dict[str, Any]
+) -> None:
+    """Write weights, their moving average, the AdamW moments and `metadata` (JSON) to `path` atomically."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"ema.{name}": value for name, value in ema.items()}
+    for name, parameter in model.named_parameters():
+        state = optimizer.state.get(parameter, {})
+        tensors |= {f"adam.{key}.{name}": value for key, value in state.items()}
+    temporary = path.with_name(f".{path.name}.tmp")
+    flat = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
+    save_file(flat, temporary, {"rediffinet": json.dumps(metadata)})
+    temporary.replace(path)
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, metadata) of a checkpoint. Raises TrainingError when it is missing or not one of ours."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {})["rediffinet"])
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        message = f"checkpoint {path}: {error}. Expected the run folder that `rediff train --out` made."
+        raise TrainingError(message) from None
+
+
+def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under `prefix.`, without it."""
+    return {name.removeprefix(f"{prefix}."): value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def restore_optimizer(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put the AdamW moments of a checkpoint back."""
+    for key in ("step", "exp_avg", "exp_avg_sq"):
+        moments = part(tensors, f"adam.{key}")
+        for name, parameter in model.named_parameters():
+            if name in moments:
+                optimizer.state[parameter][key] = moments[name].clone()

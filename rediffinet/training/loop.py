@@ -1,0 +1,158 @@
+"""The training loop: one process, resumable at any checkpoint with the same result as an uninterrupted run."""
+
+import csv
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rediffinet.errors import OutputError, TrainingError
+from rediffinet.training.checkpoint import CHECKPOINT, part, read_checkpoint, restore_optimizer, save_checkpoint
+from rediffinet.training.config import TrainConfig
+from rediffinet.training.tasks import Task
+
+LOG = "log.csv"
+LOG_EVERY = 10
+Progress = Callable[[int, int, float], None]
+"""(step, steps, loss): called after every step."""
+
+
+@dataclass
+class State:
+    """What a checkpoint holds besides the configuration."""
+
+    model: nn.Module
+    ema: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then cosine to zero."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def new_state(task: Task) -> State:
+    """A fresh model and optimizer, initialised from the seed."""
+    torch.manual_seed(task.config.seed)
+    model = task.build()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=task.config.learning_rate, weight_decay=task.config.weight_decay
+    )
+    return State(model, {name: value.detach().clone() for name, value in model.state_dict().items()}, optimizer)
+
+
+def restore_state(task: Task, path: Path) -> State:
+    """The state of a checkpoint. Raises TrainingError when it belongs to another configuration."""
+    state = new_state(task)
+    tensors, metadata = read_checkpoint(path)
+    wanted = json.loads(task.config.model_dump_json())
+    found = metadata["config"]
+    differing = sorted(key for key in wanted if wanted[key] != found.get(key))
+    if differing:
+        changes = "; ".join(f"{key}: checkpoint has {found.get(key)}, asked for {wanted[key]}" for key in differing)
+        message = f"--resume: {path} was made with another configuration ({changes}). Use the same settings or a new --out."
+        raise TrainingError(message)
+    state.model.load_state_dict(part(tensors, "model"))
+    state.ema = part(tensors, "ema")
+    restore_optimizer(tensors, state.model, state.optimizer)
+    state.step = metadata["step"]
+    return state
+
+
+def advance(task: Task, state: State, batch: tuple[Tensor, ...]) -> float:
+    """One optimizer step; returns the loss."""
+    config = task.config
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(config, state.step)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss = task.loss(state.model, batch)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        message = f"the loss became {value} at step {state.step}: lower learning_rate, or set autocast=false"
+        raise TrainingError(message)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm)
+    state.optimizer.step()
+    # a short run must not average in its random start
+    decay = min(config.ema, (1.0 + state.step) / (10.0 + state.step))
+    with torch.no_grad():
+        for name, value_now in state.model.state_dict().items():
+            state.ema[name].lerp_(value_now, 1.0 - decay)
+    state.step += 1
+    return value
+
+
+def run_training(
+    task: Task, out: Path, provenance: dict[str, Any], *, resume: bool = False, progress: Progress | None = None
+) -> Path:
+    """Train to the end and return the path of the checkpoint.
+
+    provenance: JSON-ready facts about the data (cases trained on and held out, hashes of baselines), kept in the
+    checkpoint. Raises OutputError when `out` holds a run already and `resume` is false.
+    """
+    path = out / CHECKPOINT
+    out.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not resume:
+        message = f"{out} holds a run already. Use --resume to go on with it, or another --out."
+        raise OutputError(message)
+    state = restore_state(task, path) if path.exists() else new_state(task)
+    config = task.config
+    _write_json(out / "config.json", json.loads(config.model_dump_json()))
+    rows = _read_log(out / LOG, state.step)
+    losses: list[float] = []
+    state.model.train()
+    started = time.monotonic()
+    with ThreadPoolExecutor(1) as ahead:
+        following = ahead.submit(task.batch, state.step)
+        while state.step < config.steps:
+            batch, following = following.result(), ahead.submit(task.batch, state.step + 1)
+            losses.append(advance(task, state, batch))
+            if progress is not None:
+                progress(state.step, config.steps, losses[-1])
+            if state.step % LOG_EVERY == 0 or state.step == config.steps:
+                mean = sum(losses) / len(losses)
+                rows.append([state.step, mean, learning_rate(config, state.step - 1), time.monotonic() - started])
+                losses.clear()
+            if state.step % config.checkpoint_every == 0 or state.step == config.steps:
+                metadata = {
+                    "config": json.loads(config.model_dump_json()),
+                    "step": state.step,
+                    "provenance": provenance,
+                }
+                save_checkpoint(path, state.model, state.ema, state.optimizer, metadata)
+                _write_log(out / LOG, rows)
+    return path
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def _read_log(path: Path, step: int) -> list[list[Any]]:
+    """Log rows up to the checkpoint's step; later ones will be made again."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in list(csv.reader(file))[1:] if int(row[0]) <= step]
+
+
+def _write_log(path: Path, rows: Sequence[Sequence[Any]]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["step", "loss", "learning_rate", "seconds"])
+        writer.writerows(rows)
+    temporary.replace(path)

@@ -1,0 +1,31 @@
+"""The compound loss of the paper: Dice + binary cross-entropy (+ mean squared error for the discrepancy)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def dice_loss(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
+    """1 − soft Dice, averaged over regions; the batch counts as one volume. Both (N, 3, …) float32."""
+    axes = [0, *range(2, probability.ndim)]
+    overlap = (probability * target).sum(axes)
+    total = probability.sum(axes) + target.sum(axes)
+    return (1.0 - (2.0 * overlap + smooth) / (total + smooth)).mean()
+
+
+def compound_loss(logits: Tensor, target: Tensor, *, squared_error: bool) -> Tensor:
+    """Dice + BCE, and + MSE of the probabilities when asked. logits and target (N, 3, …) float32."""
+    probability = torch.sigmoid(logits)
+    loss = dice_loss(probability, target) + F.binary_cross_entropy_with_logits(logits, target)
+    return loss + F.mse_loss(probability, target) if squared_error else loss
+
+
+def deep_supervision_loss(logits: Tensor | list[Tensor], target: Tensor) -> Tensor:
+    """Compound loss at every resolution given, halving the weight per level; targets by nearest neighbour."""
+    levels = logits if isinstance(logits, list) else [logits]
+    weights = [0.5**i for i in range(len(levels))]
+    losses = [
+        w * compound_loss(level.float(), F.interpolate(target, level.shape[2:], mode="nearest"), squared_error=False)
+        for w, level in zip(weights, levels, strict=True)
+    ]
+    return torch.stack(losses).sum() / sum(weights)

@@ -1,0 +1,158 @@
+"""Runs: what `rediff train` does, from data folders to a checkpoint, and how a finished run is read back."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rediffinet.errors import TrainingError
+from rediffinet.nets.refiner import Refiner
+from rediffinet.nets.unet import BaselineGraph, UNet
+from rediffinet.training.checkpoint import CHECKPOINT, part, read_checkpoint
+from rediffinet.training.config import TrainConfig
+from rediffinet.training.data import TrainingCase, assign_folds, load_training_cases, patient_of
+from rediffinet.training.loop import Progress, run_training
+from rediffinet.training.tasks import BaselineTask, Probability, RefinerTask, Task
+from rediffinet.windows import slide
+
+Stage = Callable[[str, int, int], None]
+"""(what, done, of): progress of the preparations."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished (or interrupted) run: the averaged weights, the configuration, where they come from."""
+
+    path: Path
+    config: TrainConfig
+    model: nn.Module
+    provenance: dict[str, Any]
+    step: int
+    sha256: str
+
+    @property
+    def seen_patients(self) -> frozenset[str]:
+        """Patients whose labels this run was trained on, directly or through its baselines."""
+        return frozenset(patient_of(name) for name in self.provenance["trained_on"])
+
+
+def open_run(folder: Path) -> Run:
+    """Read a run folder. Raises TrainingError when it holds no checkpoint of ours."""
+    path = folder / CHECKPOINT
+    tensors, metadata = read_checkpoint(path)
+    config = TrainConfig.model_validate(metadata["config"])
+    model: nn.Module = UNet(config.unet) if config.model == "unet" else Refiner(config.refiner)
+    model.load_state_dict(part(tensors, "ema"))
+    model.eval()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Run(folder, config, model, metadata["provenance"], metadata["step"], digest)
+
+
+def predict_probability(run: Run, case: TrainingCase) -> Probability:
+    """The baseline's blended probabilities of a case, float16 (3, X, Y, Z)."""
+    graph = BaselineGraph(run.model).eval()  # type: ignore[arg-type]
+
+    def predict(window: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=run.config.autocast):
+            return np.asarray(graph(torch.from_numpy(window)).float().numpy())
+
+    image = case.image.astype(np.float32)
+    config = run.config
+    return slide(
+        image, config.unet.window, config.overlap, predict, len(case.regions), config.normalisation.background
+    ).astype(np.float16)
+
+
+def out_of_fold(
+    cases: Sequence[TrainingCase], baselines: Sequence[Run], cache: Path, stage: Stage | None = None
+) -> list[Probability]:
+    """Predictions for every case by a baseline that has not seen its patient.
+
+    Cached in `cache`, one file a case, keyed by the baseline's hash. Raises TrainingError when a case was seen by all
+    baselines: a refiner trained on such predictions would meet too few errors to learn from.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    chosen = [next((b for b in baselines if case.patient not in b.seen_patients), None) for case in cases]
+    seen = [case.name for case, baseline in zip(cases, chosen, strict=True) if baseline is None]
+    if seen:
+        message = (
+            f"{len(seen)} training cases were seen by every baseline given: {', '.join(seen)}.\n"
+            "The refiner learns from out-of-fold predictions: train baselines with --fold 0 … --folds N on the same "
+            "data and give each with --baseline."
+        )
+        raise TrainingError(message)
+    predictions = []
+    for index, (case, baseline) in enumerate(zip(cases, chosen, strict=True)):
+        assert baseline is not None
+        path = cache / f"{case.name}-{baseline.sha256[:12]}.npy"
+        if not path.exists():
+            temporary = path.with_name(f".{path.name}.tmp")
+            with temporary.open("wb") as file:
+                np.save(file, predict_probability(baseline, case))
+            temporary.replace(path)
+        predictions.append(np.load(path))
+        if stage is not None:
+            stage("out-of-fold predictions", index + 1, len(cases))
+    return predictions
+
+
+def train(
+    config: TrainConfig,
+    data: Sequence[Path],
+    out: Path,
+    *,
+    baselines: Sequence[Path] = (),
+    resume: bool = False,
+    progress: Progress | None = None,
+    stage: Stage | None = None,
+) -> Path:
+    """Train one model and return its checkpoint.
+
+    With config.fold = K the cases of fold K (patients are never split) are held out, whatever the model. A refiner
+    needs `baselines`: runs of which at least one has not seen each training case.
+    """
+    if (config.model == "unet") == bool(baselines):
+        message = (
+            f"--baseline: got {len(baselines)} for model '{config.model}'. A refiner needs one or more baseline runs "
+            "(trained with --fold, so that each case is out of fold for one of them); a U-Net takes none."
+        )
+        raise TrainingError(message)
+    cases = load_training_cases(
+        data, config.normalisation, (lambda i, n: stage("reading cases", i, n)) if stage else None
+    )
+    folds = assign_folds([case.name for case in cases], config.folds)
+    kept = [case for case in cases if config.fold is None or folds[case.name] != config.fold]
+    provenance = {
+        "trained_on": [case.name for case in kept],
+        "held_out": [case.name for case in cases if folds[case.name] == config.fold],
+        "folds": config.folds,
+        "fold": config.fold,
+    }
+    if not kept:
+        message = f"no training cases are left: {len(cases)} found, all in fold {config.fold}"
+        raise TrainingError(message)
+    task: Task
+    if config.model == "unet":
+        task = BaselineTask(config, kept)
+    else:
+        runs = [open_run(folder) for folder in baselines]
+        provenance["baselines"] = [{"sha256": run.sha256, "fold": run.config.fold} for run in runs]
+        task = RefinerTask(config, kept, out_of_fold(kept, runs, out / "out_of_fold", stage))
+    return run_training(task, out, provenance, resume=resume, progress=progress)
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """Provenance for a bundle's manifest: JSON-ready."""
+    return {
+        "model": run.config.model,
+        "steps": run.step,
+        "checkpoint_sha256": run.sha256,
+        "config": json.loads(run.config.model_dump_json()),
+        **run.provenance,
+    }

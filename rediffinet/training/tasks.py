@@ -1,0 +1,144 @@
+"""What the loop trains: a task makes a model, its batches and its loss."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from rediffinet.nets.refiner import Refiner
+from rediffinet.nets.unet import UNet
+from rediffinet.noise import philox
+from rediffinet.sampling import q_sample, to_signal
+from rediffinet.schedule import cumulative_alphas, linear_betas
+from rediffinet.training.config import TrainConfig
+from rediffinet.training.data import TrainingCase
+from rediffinet.training.losses import compound_loss, deep_supervision_loss
+from rediffinet.training.sampling import augment_intensity, augment_space, cut, random_start, random_voxel
+from rediffinet.windows import Shape
+
+Probability = npt.NDArray[np.float16]
+
+
+class Task(ABC):
+    """A model with its batches and loss; batches depend on (seed, step) alone."""
+
+    def __init__(self, config: TrainConfig, cases: Sequence[TrainingCase]) -> None:
+        self.config = config
+        self.cases = cases
+        self.fill = config.normalisation.background
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """A freshly initialised model."""
+
+    @abstractmethod
+    def sample(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        """One training example, without the batch axis."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        """The scalar loss of a batch."""
+
+    def batch(self, step: int) -> tuple[Tensor, ...]:
+        """The batch of a step."""
+        slots = [self.sample(philox("batch", self.config.seed, step, slot)) for slot in range(self.config.batch)]
+        return tuple(torch.stack(parts) for parts in zip(*slots, strict=True))
+
+    def _augment(self, rng: np.random.Generator, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        settings, recipe = self.config.augmentation, self.config.normalisation
+        image, masks = augment_space(rng, settings, image, masks, self.fill)
+        return augment_intensity(rng, settings, image, recipe.range, self.fill), masks
+
+
+class BaselineTask(Task):
+    """The U-Net: windows with tumour oversampling → regions."""
+
+    def build(self) -> nn.Module:
+        """See Task."""
+        return UNet(self.config.unet)
+
+    def sample(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        """Image (4, window), regions (3, window)."""
+        case = self.cases[rng.integers(len(self.cases))]
+        window = self.config.unet.window
+        wanted = rng.random() < self.config.tumour_fraction
+        inside = random_voxel(rng, case.regions[0]) if wanted else None
+        start = random_start(rng, _shape(case.regions), window, inside)
+        return self._augment(rng, cut(case.image, start, window, self.fill), cut(case.regions, start, window, 0))
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        """See Task."""
+        image, regions = batch
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.config.autocast):
+            logits = model(image)
+        return deep_supervision_loss(logits, regions)
+
+
+class RefinerTask(Task):
+    """The discrepancy diffusion, on out-of-fold probabilities of the baseline.
+
+    `predictions[i]`: float16 (3, X, Y, Z) for cases[i], from a baseline that has not seen that patient.
+    """
+
+    def __init__(
+        self, config: TrainConfig, cases: Sequence[TrainingCase], predictions: Sequence[Probability]
+    ) -> None:
+        super().__init__(config, cases)
+        self.predictions = predictions
+        self.alpha_bar = cumulative_alphas(linear_betas(config.refiner.train_steps))
+
+    def build(self) -> nn.Module:
+        """See Task."""
+        return Refiner(self.config.refiner)
+
+    def sample(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        """Condition (7, window), Δx0 (3, window), x_t (3, window), t ()."""
+        config = self.config
+        window = config.refiner.window
+        index = int(rng.integers(len(self.cases)))
+        case, probability = self.cases[index], self.predictions[index]
+        start = random_start(rng, _shape(case.regions), window, self._centre(rng, case, probability))
+        masks = torch.cat([cut(case.regions, start, window, 0), cut(probability, start, window, 0)])
+        image, masks = self._augment(rng, cut(case.image, start, window, self.fill), masks)
+        regions, soft = masks[:3], masks[3:]
+        if rng.random() < config.logit_jitter:
+            # errors the baseline could have made: a more or less certain, larger or smaller prediction
+            logit = torch.logit(soft, eps=1e-4)
+            soft = torch.sigmoid(float(rng.uniform(0.7, 1.5)) * logit + float(rng.uniform(-0.7, 0.7)))
+        mask = (soft > 0.5).float()
+        delta = (mask - regions).abs()
+        prior = 2.0 * (soft if config.refiner.soft_condition else mask) - 1.0
+        t = self._timestep(rng)
+        noise = rng.standard_normal(delta.shape, dtype=np.float32)
+        x_t = q_sample(to_signal(delta.numpy(), config.refiner.signal_scale), noise, float(self.alpha_bar[t]))
+        return torch.cat([prior, image]), delta, torch.from_numpy(x_t.astype(np.float32)), torch.tensor(float(t))
+
+    def _centre(
+        self, rng: np.random.Generator, case: TrainingCase, probability: Probability
+    ) -> npt.NDArray[np.integer] | None:
+        """A voxel the window must hold: an error, then tumour or what was taken for it, else anything."""
+        draw = rng.random()
+        if draw < self.config.error_fraction:
+            return random_voxel(rng, ((probability > 0.5) != case.regions).any(0))
+        if draw < self.config.error_fraction + (1.0 - self.config.error_fraction) * self.config.tumour_fraction:
+            return random_voxel(rng, (probability[0] > 0.1) | case.regions[0])
+        return None
+
+    def _timestep(self, rng: np.random.Generator) -> int:
+        """Uniform, but the noisiest step, where every sampling starts, in a fixed share of the draws."""
+        last = self.config.refiner.train_steps - 1
+        return last if rng.random() < self.config.noisiest_fraction else int(rng.integers(last + 1))
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        """See Task."""
+        condition, delta, x_t, t = batch
+        with torch.autocast(condition.device.type, torch.bfloat16, enabled=self.config.autocast):
+            logits = model(x_t, condition, t)
+        return compound_loss(logits.float(), delta, squared_error=True)
+
+
+def _shape(regions: npt.NDArray[np.bool_]) -> Shape:
+    return (regions.shape[1], regions.shape[2], regions.shape[3])
