@@ -8,7 +8,13 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError
 
 ROOT = Path(__file__).parent
-FOLDERS = {"export": "rediffinet.export", "engines": "rediffinet.engines", "cli": "rediffinet.cli", "ext": "rediffinet.ext"}
+FOLDERS = {
+    "rediffinet": "rediffinet",
+    "export": "rediffinet.export",
+    "engines": "rediffinet.engines",
+    "cli": "rediffinet.cli",
+    "ext": "rediffinet.ext",
+}
 
 NO_COMPILER = (
     "rediffinet: the Cython extensions could not be compiled.\n"
@@ -22,6 +28,7 @@ class BuildExtensions(build_ext):
     """Compile the extensions; say in one sentence what is missing when there is no compiler."""
 
     def run(self) -> None:
+        """Build everything, or exit with `NO_COMPILER`."""
         try:
             super().run()
         except (BaseError, OSError) as error:
@@ -47,11 +54,18 @@ def extensions() -> list[Extension]:
     return cythonize(modules, compiler_directives={"language_level": "3"})
 
 
-def packages() -> tuple[list[str], dict[str, str]]:
-    """Package names and their folders."""
-    core = [".".join(p.parent.relative_to(ROOT).parts) for p in sorted((ROOT / "rediffinet").rglob("__init__.py"))]
-    return core + list(FOLDERS.values()), {"rediffinet": "rediffinet", **{name: folder for folder, name in FOLDERS.items()}}
+def packages() -> list[str]:
+    """Names of all packages, with their subpackages."""
+    found = []
+    for folder, name in FOLDERS.items():
+        for init in sorted((ROOT / folder).rglob("__init__.py")):
+            found.append(".".join([name, *init.parent.relative_to(ROOT / folder).parts]))
+    return found
 
 
-names, folders = packages()
-setup(packages=names, package_dir=folders, ext_modules=extensions(), cmdclass={"build_ext": BuildExtensions})
+setup(
+    packages=packages(),
+    package_dir={name: folder for folder, name in FOLDERS.items()},
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildExtensions},
+)

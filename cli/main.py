@@ -5,6 +5,10 @@ import traceback
 
 import typer
 
+from rediffinet.cli.export import export
+from rediffinet.cli.info import info
+from rediffinet.cli.phantom import phantom
+from rediffinet.cli.segment import segment
 from rediffinet.cli.train import train
 from rediffinet.errors import RediffError
 
@@ -15,7 +19,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(train)
+for command in (segment, phantom, train, export, info):
+    app.command()(command)
 
 
 @app.callback()

@@ -1,1 +1,130 @@
+"""Run a graph anywhere: one protocol (`base`), one module per back-end, nothing substituted silently.
 
+`open_engine("auto", device)` tries the back-ends of `ENGINES` in their order and takes the first one that works on the
+device: onnxruntime (fastest on a CPU, no torch needed), then torch. `Engine.choice` says which was taken and why the
+ones before it were not. A back-end asked for by name runs, or raises an error that says what to do.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rediffinet.engines.base import Array, Buffer, Device, Engine, Graph, GraphSpec, TensorSpec
+
+from rediffinet.errors import EngineError, MissingExtraError, RediffError
+
+__all__ = [
+    "ENGINES",
+    "Array",
+    "Availability",
+    "Buffer",
+    "Engine",
+    "Graph",
+    "GraphSpec",
+    "TensorSpec",
+    "open_engine",
+    "survey",
+]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where a back-end lives: its module and class here, the packages it needs, the extra for each kind of device."""
+
+    module: str
+    engine: str
+    packages: tuple[str, ...]
+    extras: tuple[tuple[str, str], ...]
+
+    def open(self, name: str, device: Device, threads: int | None) -> Engine:
+        """Import the back-end and open it; `MissingExtraError` without its packages, `EngineError` if it cannot run."""
+        for package in self.packages:
+            try:
+                importlib.import_module(package)
+            except ModuleNotFoundError as error:
+                if error.name != package:
+                    raise EngineError(_broken(name, package, error)) from error
+                raise MissingExtraError(f"The engine '{name}'", package, dict(self.extras)[device.kind]) from error
+            except (ImportError, OSError) as error:
+                raise EngineError(_broken(name, package, error)) from error
+        module = importlib.import_module(f"{__name__}.{self.module}")
+        engine: Engine = getattr(module, self.engine)(device, threads)
+        return engine
+
+
+def _broken(name: str, package: str, error: Exception) -> str:
+    return f"engine '{name}': the package '{package}' is installed but does not load: {error}"
+
+
+ENGINES: dict[str, Backend] = {
+    "onnxruntime": Backend(
+        "onnxruntime_engine", "OnnxRuntimeEngine", ("onnxruntime",), (("cpu", "cpu"), ("cuda", "gpu"))
+    ),
+    "torch": Backend("torch_engine", "TorchEngine", ("torch", "onnx"), (("cpu", "train"), ("cuda", "train"))),
+}
+"""The back-ends by name, in the order in which `auto` tries them."""
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether one engine works on one device here; `detail` is its provider and version, or why not."""
+
+    engine: str
+    device: str
+    works: bool
+    detail: str
+
+
+def open_engine(name: str = "auto", device: str = "cpu", *, threads: int | None = None) -> Engine:
+    """Open the engine called `name` on `device` ("cpu", "cuda:N"), with at most `threads` CPU threads if given.
+
+    "auto" takes the first of `ENGINES` that works on the device. Raises `MissingExtraError` with the pip command when
+    the engine's package is absent, and `EngineError` when it cannot run there; nothing else is run instead.
+    """
+    place = Device.parse(device)
+    if threads is not None and threads < 1:
+        message = f"threads = {threads}: expected a number from 1, or none for the engine's own default"
+        raise EngineError(message)
+    if name == "auto":
+        return _open_first(place, threads)
+    if name not in ENGINES:
+        message = f"engine '{name}' does not exist; there is: auto, {', '.join(ENGINES)}"
+        raise EngineError(message)
+    engine = ENGINES[name].open(name, place, threads)
+    engine.choice = f"{name}: asked for by name"
+    return engine
+
+
+def _open_first(device: Device, threads: int | None) -> Engine:
+    refused: list[tuple[str, str]] = []
+    for name, backend in ENGINES.items():
+        try:
+            engine = backend.open(name, device, threads)
+        except RediffError as error:
+            refused.append((name, str(error)))
+            continue
+        why = "".join(f"; {other} was passed over ({_first_line(reason)})" for other, reason in refused)
+        engine.choice = f"{name}: the first of {', '.join(ENGINES)} that works on {device}{why}"
+        return engine
+    reasons = "\n".join(f"- {name}: {reason}" for name, reason in refused)
+    message = f"no engine works on {device} here:\n{reasons}"
+    raise EngineError(message)
+
+
+def survey(devices: Sequence[str] = ("cpu", "cuda:0")) -> list[Availability]:
+    """Open every engine on every device once and say which work, and why the others do not."""
+    found = []
+    for name in ENGINES:
+        for device in devices:
+            try:
+                with open_engine(name, device) as engine:
+                    found.append(Availability(name, device, True, f"{engine.provider}, version {engine.version}"))
+            except RediffError as error:
+                found.append(Availability(name, device, False, str(error)))
+    return found
+
+
+def _first_line(text: str) -> str:
+    return text.splitlines()[0].rstrip(".:")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import product
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from rediffinet.errors import ConfigError
 Start = tuple[int, int, int]
 Shape = tuple[int, int, int]
 Volume = npt.NDArray[np.float32]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 def axis_starts(size: int, window: int, overlap: float) -> list[int]:
@@ -43,12 +45,18 @@ def overlap_slices(shape: Sequence[int], start: Start, window: Shape) -> tuple[t
     return volume, tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
 
 
-def extract(volume: npt.NDArray[np.generic], start: Start, window: Shape, fill: float) -> npt.NDArray[np.generic]:
-    """The window at `start` of a (C, X, Y, Z) volume, contiguous, filled where it hangs over the edge."""
+def extract(
+    volume: npt.NDArray[Scalar], start: Start, window: Shape, fill: float | Sequence[float]
+) -> npt.NDArray[Scalar]:
+    """The window at `start` of a (C, X, Y, Z) volume, contiguous.
+
+    Where it hangs over the edge it holds `fill`: one value, or one per channel.
+    """
     source, target = overlap_slices(volume.shape[1:], start, window)
     if all(s.stop - s.start == w for s, w in zip(target, window, strict=True)):
         return np.ascontiguousarray(volume[(slice(None), *source)])
-    out = np.full((volume.shape[0], *window), fill, dtype=volume.dtype)
+    out = np.empty((volume.shape[0], *window), dtype=volume.dtype)
+    out[:] = np.reshape(fill, (-1, 1, 1, 1))
     out[(slice(None), *target)] = volume[(slice(None), *source)]
     return out
 
@@ -79,9 +87,14 @@ class Blend:
         self._sum[(slice(None), *target)] += values[(slice(None), *source)] * weight
         self._weight[target] += weight
 
+    @property
+    def covered(self) -> npt.NDArray[np.bool_]:
+        """Voxels that at least one window reached, bool (X, Y, Z)."""
+        return self._weight > 0
+
     def mean(self, outside: float = 0.0) -> Volume:
         """The weighted mean, float32 (C, X, Y, Z); `outside` where no window was added."""
-        covered = self._weight > 0
+        covered = self.covered
         np.divide(self._sum, self._weight, out=self._sum, where=covered)
         if not covered.all():
             self._sum[:, ~covered] = outside

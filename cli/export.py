@@ -1,0 +1,65 @@
+"""`rediff export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder of the refiner.")],
+    baseline: Annotated[Path, typer.Option(help="Run folder of the baseline.")],
+    out: Annotated[Path, typer.Option(help="Bundle folder to make.")],
+    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "rediffinet",
+    weights: Annotated[str, typer.Option(help="float32, or float16 to store weights in half the space.")] = "float32",
+    steps: Annotated[int, typer.Option(help="Default sampling steps.")] = 1,
+    samples: Annotated[int, typer.Option(help="Default noise samples.")] = 4,
+    thresholds: Annotated[str, typer.Option(help="Flip where mean Δ exceeds these: WT,TC,ET.")] = "0.5,0.5,0.5",
+    overlap: Annotated[float, typer.Option(help="Overlap of refinement windows.")] = 0.25,
+    min_fraction: Annotated[
+        float, typer.Option(help="Remove whole-tumour components under this fraction of the largest.")
+    ] = 0.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+) -> None:
+    """Export two runs into a bundle, each graph held against torch before it enters."""
+    from rediffinet.bundle import PostprocessSettings
+    from rediffinet.cli.progress import stages
+    from rediffinet.errors import ConfigError, MissingExtraError
+
+    try:
+        from rediffinet.export.bundle import ExportSettings, export_bundle
+        from rediffinet.training.runs import open_run
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("Export", str(error.name), "train") from None
+
+    try:
+        flips = [float(value) for value in thresholds.split(",")]
+        wt, tc, et = flips if len(flips) == 3 else flips * 3
+    except ValueError:
+        message = f"--thresholds: got '{thresholds}', expected one number or three as WT,TC,ET"
+        raise ConfigError(message) from None
+    if weights not in ("float32", "float16"):
+        message = f"--weights: got '{weights}', expected float32 or float16"
+        raise ConfigError(message)
+    if not (0.0 <= overlap < 1.0 and 0.0 <= min_fraction <= 1.0 and steps >= 1 and samples >= 1):
+        message = "--overlap is in [0, 1), --min-fraction in [0, 1], --steps and --samples are 1 or more"
+        raise ConfigError(message)
+    settings = ExportSettings(
+        name=name,
+        weights="float16" if weights == "float16" else "float32",
+        steps=steps,
+        samples=samples,
+        thresholds=(wt, tc, et),
+        overlap=overlap,
+        postprocess=PostprocessSettings(min_fraction=min_fraction),
+    )
+    with stages() as stage:
+        bundle = export_bundle(open_run(run), open_run(baseline), out, settings, overwrite=overwrite, stage=stage)
+    for graph_name, entry in bundle.manifest.graphs.items():
+        size = (bundle.path / entry.file).stat().st_size / 1e6
+        typer.echo(
+            f"{graph_name}: {size:.1f} MB, against torch {entry.parity.graph:.1e} "
+            f"(tolerance {entry.parity.graph_tolerance:.0e}), stored weights {entry.parity.storage:.1e} "
+            f"(tolerance {entry.parity.storage_tolerance:.0e})"
+        )
+    typer.echo(str(bundle.path))

@@ -1,0 +1,82 @@
+"""`rediff segment`."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def segment(
+    source: Annotated[
+        Path | None, typer.Argument(metavar="INPUT", help="A case folder, or a folder of case folders.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Output folder; default: one named after the case.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Bundle folder; default: the one in the package.")] = None,
+    engine: Annotated[str, typer.Option(help="auto, onnxruntime or torch.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu or cuda:N.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="CPU threads of the engine.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps S; default: the bundle's.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Noise samples K per window; default: the bundle's.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    channels: Annotated[str | None, typer.Option(help="Contrasts of ID_0000…0003, e.g. t1n,t1c,t2w,t2f.")] = None,
+    t1n: Annotated[Path | None, typer.Option("--t1n", help="The native T1 image.")] = None,
+    t1c: Annotated[Path | None, typer.Option("--t1c", help="The contrast-enhanced T1 image.")] = None,
+    t2w: Annotated[Path | None, typer.Option("--t2w", help="The T2 image.")] = None,
+    t2f: Annotated[Path | None, typer.Option("--t2f", help="The T2 FLAIR image.")] = None,
+    save_probabilities: Annotated[bool, typer.Option("--save-probabilities", help="Write X-probabilities.nii.gz.")] = False,
+    save_uncertainty: Annotated[bool, typer.Option("--save-uncertainty", help="Write X-uncertainty.nii.gz.")] = False,
+    preview: Annotated[bool, typer.Option(help="Write X-preview.png.")] = True,
+    refine_everywhere: Annotated[bool, typer.Option("--refine-everywhere", help="Refine the whole brain (slow).")] = False,
+    postprocess: Annotated[bool, typer.Option(help="Remove small components.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report (a list for several cases) on stdout.")] = False,
+) -> None:
+    """Segment a case: label map, baseline, report and preview, on the input's own grid."""
+    from rediffinet.cli.progress import stages
+    from rediffinet.cohort import CaseInput, list_inputs, segment_case, segment_cohort
+    from rediffinet.errors import CaseError
+    from rediffinet.outputs import OutputChoice
+    from rediffinet.segmenter import Segmenter, SegmentOptions
+
+    explicit = {name: path for name, path in zip(("t1n", "t1c", "t2w", "t2f"), (t1n, t1c, t2w, t2f), strict=True) if path}
+    if bool(explicit) == (source is not None):
+        raise CaseError("Give either INPUT (a case folder or a folder of case folders) or --t1n --t1c --t2w --t2f.")
+    contrasts = channels.split(",") if channels else None
+    inputs = [CaseInput(files=explicit)] if source is None else list_inputs(source, contrasts)
+    options = SegmentOptions(steps, samples, refine_everywhere, postprocess)
+    choice = OutputChoice(preview, save_uncertainty, save_probabilities, overwrite)
+    with Segmenter.open(bundle, engine, device, threads) as segmenter, stages() as progress:
+        run = partial(
+            segment_case, segmenter, out=out, seed=seed, options=options, choice=choice, progress=progress
+        )
+        # one case alone: its error is the command's
+        outcomes = [run(inputs[0])] if len(inputs) == 1 else list(segment_cohort(inputs, run))
+    reports = [outcome.report for outcome in outcomes if outcome.report is not None]
+    if as_json:
+        content = [report.to_dict() for report in reports]
+        typer.echo(json.dumps(content[0] if len(inputs) == 1 else content, indent=2))
+    for outcome in outcomes:
+        if outcome.report is not None:
+            _tell(outcome.report, outcome.folder, quiet=as_json)
+        else:
+            typer.echo(f"{outcome.source}: failed: {outcome.error}", err=True)
+    failed = sum(outcome.report is None for outcome in outcomes)
+    if failed:
+        typer.echo(f"{failed} of {len(outcomes)} cases failed, {len(reports)} were written.", err=True)
+        raise typer.Exit(3)
+
+
+def _tell(report: "Report", folder: Path | None, *, quiet: bool) -> None:  # noqa: F821
+    for warning in report.warnings:
+        typer.echo(f"{report.case}: warning ({warning.code}): {warning.message}", err=True)
+    if quiet:
+        return
+    refined, baseline = report.volumes_ml.refined, report.volumes_ml.baseline
+    typer.echo(
+        f"{report.case}: WT {refined.WT:.1f} ml, TC {refined.TC:.1f} ml, ET {refined.ET:.1f} ml "
+        f"(baseline {baseline.WT:.1f}, {baseline.TC:.1f}, {baseline.ET:.1f}); {report.engine.used} on "
+        f"{report.engine.device}, {report.sampling.windows} windows × {report.sampling.samples} samples × "
+        f"{report.sampling.steps} steps, {report.seconds.total:.1f} s → {folder}"
+    )

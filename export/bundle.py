@@ -1,0 +1,246 @@
+"""Two runs become a bundle: graphs written, held against torch, described in a manifest, moved into place whole."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rediffinet.bundle import (
+    MANIFEST,
+    BaselineSettings,
+    Bundle,
+    DiffusionSettings,
+    GraphEntry,
+    Manifest,
+    Parity,
+    PerRegion,
+    PostprocessSettings,
+    RefinerSettings,
+    TensorEntry,
+    file_sha256,
+    open_bundle,
+)
+from rediffinet.engines import open_engine
+from rediffinet.engines.base import GraphSpec, TensorSpec
+from rediffinet.errors import ExportError, OutputError
+from rediffinet.export.graphs import (
+    GraphSource,
+    Weights,
+    baseline_source,
+    refiner_sources,
+    round_weights,
+    run_torch,
+    write_graph,
+)
+from rediffinet.nets.refiner import Refiner
+from rediffinet.nets.unet import UNet
+from rediffinet.noise import philox
+from rediffinet.normalise import brain_box, normalise
+from rediffinet.phantom import make_phantom
+from rediffinet.training.runs import Run, describe
+from rediffinet.windows import extract
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+GRAPH_TOLERANCE = 1e-3
+STORAGE_TOLERANCE = 2e-2
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """Choices at export that training does not fix; they land in the manifest."""
+
+    name: str = "rediffinet"
+    weights: Weights = "float32"
+    steps: int = 1
+    samples: int = 4
+    thresholds: PerRegion = (0.5, 0.5, 0.5)
+    overlap: float = 0.25
+    postprocess: PostprocessSettings = PostprocessSettings()
+
+
+def export_bundle(
+    refiner: Run,
+    baseline: Run,
+    out: Path,
+    settings: ExportSettings | None = None,
+    *,
+    overwrite: bool = False,
+    stage: Callable[[str, int, int], None] | None = None,
+) -> Bundle:
+    """Write a bundle folder and open it.
+
+    Raises ExportError when a run is of the wrong model, the runs do not fit together, or a graph is further from
+    torch than its tolerance; OutputError when `out` exists and `overwrite` is false.
+    """
+    settings = settings or ExportSettings()
+    _check_runs(refiner, baseline)
+    if out.exists() and not overwrite:
+        message = f"{out} exists already. Use --overwrite to replace it, or another --out."
+        raise OutputError(message)
+    assert isinstance(baseline.model, UNet) and isinstance(refiner.model, Refiner)
+    sources = (baseline_source(baseline.model), *refiner_sources(refiner.model))
+    with _replaced_whole(out) as folder:
+        graphs = {}
+        for index, source in enumerate(sources):
+            graphs[source.name] = _export_graph(source, folder, baseline, settings.weights)
+            if stage is not None:
+                stage("graphs", index + 1, len(sources))
+        manifest = _manifest(refiner, baseline, settings, graphs)
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+    return open_bundle(out)
+
+
+def _check_runs(refiner: Run, baseline: Run) -> None:
+    for run, wanted in ((refiner, "rediffinet"), (baseline, "unet")):
+        if run.config.model != wanted:
+            message = f"{run.path} is a run of '{run.config.model}', expected one of '{wanted}'"
+            raise ExportError(message)
+    if refiner.config.normalisation != baseline.config.normalisation:
+        message = f"{refiner.path} and {baseline.path} were trained with different normalisation; train both alike"
+        raise ExportError(message)
+
+
+@contextmanager
+def _replaced_whole(out: Path) -> Iterator[Path]:
+    """A temporary sibling folder that takes the place of `out` when the block ends well."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        message = f"{out} cannot be written: {error}"
+        raise OutputError(message) from None
+    try:
+        yield folder
+        folder.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        folder.rename(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _export_graph(source: GraphSource, folder: Path, baseline: Run, weights: Weights) -> GraphEntry:
+    path = folder / f"{source.name}.onnx"
+    rounded = round_weights(source.module, weights)
+    write_graph(GraphSource(source.name, rounded, source.inputs, source.outputs), path, weights)
+    inputs, outputs = _signature(source)
+    spec = GraphSpec(source.name, path, inputs, outputs)
+    parity = check_parity(source, rounded, spec, gate_inputs(source, baseline))
+    return GraphEntry(
+        file=path.name,
+        sha256=file_sha256(path),
+        precision="fp32",
+        weights=weights,
+        inputs=tuple(TensorEntry(name=t.name, dtype=t.dtype, shape=t.shape) for t in inputs),
+        outputs=tuple(TensorEntry(name=t.name, dtype=t.dtype, shape=t.shape) for t in outputs),
+        parity=parity,
+    )
+
+
+def _signature(source: GraphSource) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    arguments = [item for value in source.inputs.values() for item in (value if isinstance(value, list) else [value])]
+    arrays = {name: tensor.numpy() for name, tensor in zip(source.input_names, arguments, strict=True)}
+
+    def spec(name: str, shape: tuple[int, ...]) -> TensorSpec:
+        return TensorSpec(name, "float32", ("batch", *shape[1:]))
+
+    results = run_torch(source, source.module, arrays)
+    return (
+        tuple(spec(name, array.shape) for name, array in arrays.items()),
+        tuple(spec(name, tuple(result.shape)) for name, result in zip(source.outputs, results, strict=True)),
+    )
+
+
+def gate_inputs(source: GraphSource, baseline: Run) -> dict[str, Arrays]:
+    """What the gate feeds a graph: random values, and values shaped like a real case (a phantom)."""
+    arguments = [item for value in source.inputs.values() for item in (value if isinstance(value, list) else [value])]
+    shapes = {name: (1, *value.shape[1:]) for name, value in zip(source.input_names, arguments, strict=True)}
+    rng = philox("parity", source.name)
+    random: Arrays = {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+    if "t" in random:
+        random |= {"t": np.float32([999.0]), "c0": np.float32([0.7]), "c1": np.float32([0.3])}
+    shaped = dict(random)
+    recipe = baseline.config.normalisation
+    phantom = make_phantom(0)
+    box = brain_box(phantom.images.astype(np.float32))
+    image = normalise(phantom.images[(slice(None), *box)].astype(np.float32), recipe)
+    if "image" in shaped:
+        window = shapes["image"][2:]
+        shaped["image"] = extract(image, _centre(image, window), window, recipe.background)[None]  # type: ignore[arg-type]
+    if "condition" in shaped:
+        window = shapes["condition"][2:]
+        regions = np.stack([phantom.labels[box] > 0, phantom.labels[box] % 2 == 1, phantom.labels[box] == 3])
+        start = tuple(int(c) - w // 2 for c, w in zip(np.argwhere(regions[0]).mean(axis=0), window, strict=True))
+        prior = extract(2.0 * regions.astype(np.float32) - 1.0, start, window, -1.0)  # type: ignore[arg-type]
+        shaped["condition"] = np.concatenate([prior, extract(image, start, window, recipe.background)])[None]  # type: ignore[arg-type]
+    return {"random": random, "phantom": shaped}
+
+
+def _centre(image: np.ndarray[Any, Any], window: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple((size - width) // 2 for size, width in zip(image.shape[1:], window, strict=True))
+
+
+def check_parity(source: GraphSource, rounded: Any, spec: GraphSpec, inputs: dict[str, Arrays]) -> Parity:
+    """Hold the written graph against torch; raises ExportError naming the graph, the input and the difference."""
+    graph_error = storage_error = 0.0
+    with open_engine("onnxruntime") as engine:
+        graph = engine.load(spec)
+        for arrays in inputs.values():
+            got = graph(**arrays)
+            stored = run_torch(source, rounded, arrays)
+            trained = run_torch(source, source.module, arrays)
+            for name, same, original in zip(source.outputs, stored, trained, strict=True):
+                scale = max(float(original.abs().max()), 1e-6)
+                graph_error = max(graph_error, float(np.abs(got[name] - same.numpy()).max()) / scale)
+                storage_error = max(storage_error, float((same - original).abs().max()) / scale)
+    for what, error, tolerance in (
+        ("the exported graph against torch", graph_error, GRAPH_TOLERANCE),
+        ("the stored weights against the trained ones", storage_error, STORAGE_TOLERANCE),
+    ):
+        if not error <= tolerance:
+            message = (
+                f"parity gate, graph '{source.name}', {what}: relative difference {error:.2e}, "
+                f"tolerance {tolerance:.0e}. The bundle was not written."
+            )
+            raise ExportError(message)
+    return Parity(
+        inputs=tuple(inputs),
+        graph=graph_error,
+        graph_tolerance=GRAPH_TOLERANCE,
+        storage=storage_error,
+        storage_tolerance=STORAGE_TOLERANCE,
+    )
+
+
+def _manifest(refiner: Run, baseline: Run, settings: ExportSettings, graphs: dict[str, GraphEntry]) -> Manifest:
+    unet, net = baseline.config.unet, refiner.config.refiner
+    return Manifest(
+        name=settings.name,
+        model="rediffinet",
+        rediffinet=version("rediffinet"),
+        graphs=graphs,
+        normalisation=baseline.config.normalisation,
+        baseline=BaselineSettings(window=unet.window, overlap=baseline.config.overlap, thresholds=(0.5, 0.5, 0.5)),
+        refiner=RefinerSettings(
+            window=net.window,
+            overlap=settings.overlap,
+            margin=8,
+            unsure=0.1,
+            condition="probability" if net.soft_condition else "mask",
+            thresholds=settings.thresholds,
+        ),
+        diffusion=DiffusionSettings(
+            train_steps=net.train_steps,
+            signal_scale=net.signal_scale,
+            steps=settings.steps,
+            samples=settings.samples,
+        ),
+        postprocess=settings.postprocess,
+        training={"baseline": describe(baseline), "refiner": describe(refiner)},
+    )

@@ -1,0 +1,146 @@
+"""Networks to ONNX files: dynamic batch, static window, weights optionally stored as float16.
+
+Stored as float16 means: the initialisers are float16 and a Cast makes them float32 when the graph is loaded; all
+arithmetic stays float32. It halves the file.
+"""
+
+import copy
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from rediffinet.nets.config import RefinerConfig, UNetConfig
+from rediffinet.nets.refiner import CONDITION_CHANNELS, ConditionerGraph, DenoiserGraph, Refiner
+from rediffinet.nets.unet import BaselineGraph, UNet
+
+Weights = Literal["float32", "float16"]
+SMALL = 64
+"""Tensors with fewer values (norm parameters, biases) stay float32."""
+
+
+@dataclass(frozen=True)
+class GraphSource:
+    """A network ready for export: the module, its inputs in order, names of inputs and outputs."""
+
+    name: str
+    module: nn.Module
+    inputs: dict[str, Any]
+    outputs: tuple[str, ...]
+
+    def arguments(self, arrays: dict[str, np.ndarray[Any, Any]]) -> tuple[Any, ...]:
+        """Arrays by graph input name → the module's arguments."""
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return tuple(
+            [tensors[f"feature_{i}"] for i in range(len(value))] if isinstance(value, list) else tensors[name]
+            for name, value in self.inputs.items()
+        )
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the graph's inputs, lists flattened."""
+        names: list[str] = []
+        for name, value in self.inputs.items():
+            names += [f"feature_{i}" for i in range(len(value))] if isinstance(value, list) else [name]
+        return tuple(names)
+
+
+def baseline_source(net: UNet) -> GraphSource:
+    """image (batch, 4, X, Y, Z) → probability (batch, 3, X, Y, Z)."""
+    config: UNetConfig = net.config
+    image = torch.zeros(2, 4, *config.window)
+    return GraphSource("baseline", BaselineGraph(net).eval(), {"image": image}, ("probability",))
+
+
+def refiner_sources(refiner: Refiner) -> tuple[GraphSource, GraphSource]:
+    """The conditioner (condition → feature_i) and the denoiser (…, t, c0, c1 → x_prev, x0)."""
+    config: RefinerConfig = refiner.config
+    condition = torch.zeros(2, CONDITION_CHANNELS, *config.window)
+    conditioner = ConditionerGraph(refiner).eval()
+    with torch.inference_mode():
+        features = [torch.zeros_like(feature) for feature in conditioner(condition)]
+    names = tuple(f"feature_{i}" for i in range(len(features)))
+    denoiser_inputs = {
+        "x_t": torch.zeros(2, 3, *config.window),
+        "condition": condition,
+        "t": torch.zeros(2),
+        "c0": torch.zeros(2),
+        "c1": torch.zeros(2),
+        "features": [feature.clone() for feature in features],
+    }
+    return (
+        GraphSource("conditioner", conditioner, {"condition": condition}, names),
+        GraphSource("denoiser", DenoiserGraph(refiner).eval(), denoiser_inputs, ("x_prev", "x0")),
+    )
+
+
+def round_weights(module: nn.Module, weights: Weights) -> nn.Module:
+    """A copy whose large weights hold the values they will have after storage."""
+    rounded = copy.deepcopy(module)
+    if weights == "float16":
+        with torch.no_grad():
+            for parameter in rounded.parameters():
+                if parameter.numel() >= SMALL:
+                    parameter.copy_(parameter.half().float())
+    return rounded
+
+
+def write_graph(source: GraphSource, path: Path, weights: Weights) -> None:
+    """Export one graph to `path` (a single file)."""
+
+    def batch_only(value: Any) -> Any:
+        return [batch_only(item) for item in value] if isinstance(value, list) else {0: "batch"}
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of every absent optional package
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            source.module,
+            tuple(source.inputs.values()),
+            input_names=list(source.input_names),
+            output_names=list(source.outputs),
+            dynamic_shapes=tuple(batch_only(value) for value in source.inputs.values()),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    if weights == "float16":
+        _store_as_float16(model)
+    del model.metadata_props[:]
+    for node in model.graph.node:  # the exporter's stack traces name files of the machine it ran on
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
+        del value.metadata_props[:]
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save_model(model, str(path))
+
+
+def _store_as_float16(model: onnx.ModelProto) -> None:
+    """Replace large float32 initialisers by float16 ones behind a Cast."""
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < SMALL:
+            continue
+        stored = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{tensor.name}.half")
+        casts.append(helper.make_node("Cast", [stored.name], [tensor.name], f"{tensor.name}.cast", to=TensorProto.FLOAT))
+        tensor.CopyFrom(stored)
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*casts, *nodes])
+
+
+def run_torch(source: GraphSource, module: nn.Module, arrays: dict[str, np.ndarray[Any, Any]]) -> list[Tensor]:
+    """The module's outputs for arrays given by graph input name."""
+    with torch.inference_mode():
+        result = module(*source.arguments(arrays))
+    return [result] if isinstance(result, Tensor) else list(result)

@@ -1,0 +1,234 @@
+"""A bundle: a folder with a manifest and the ONNX graphs it names. Opening one verifies every hash.
+
+Nothing in a bundle is code: the manifest is JSON, the graphs are ONNX with their weights inside.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rediffinet.engines.base import GraphSpec, TensorSpec
+from rediffinet.errors import BundleError
+from rediffinet.labels import BRATS_2023, CONTRASTS, REGIONS, SCHEMAS, LabelSchema
+from rediffinet.normalise import Normalisation
+
+SCHEMA = "rediffinet-bundle/1"
+MANIFEST = "manifest.json"
+INTENDED_USE = "Research use only, not a medical device. No clinical decision may rest on its output."
+
+Triple = tuple[int, int, int]
+PerRegion = tuple[float, float, float]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorEntry(_Part):
+    """Input or output of a graph; a string in the shape is a dynamic dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class Parity(_Part):
+    """How far a graph is from the torch network, over the inputs of the parity gate.
+
+    graph: the exported graph against torch with the same (stored) weights. storage: torch with the stored weights
+    against the trained float32 ones. Each is the largest absolute difference divided by the largest absolute value.
+    """
+
+    inputs: tuple[str, ...]
+    graph: float
+    graph_tolerance: float
+    storage: float
+    storage_tolerance: float
+
+
+class GraphEntry(_Part):
+    """One ONNX file of the bundle."""
+
+    file: str
+    sha256: str
+    precision: Literal["fp32"]
+    weights: Literal["float32", "float16"]
+    inputs: tuple[TensorEntry, ...]
+    outputs: tuple[TensorEntry, ...]
+    parity: Parity
+
+
+class BaselineSettings(_Part):
+    """How the baseline graph is run: window in voxels, overlap of windows, threshold of U(I) = p > threshold."""
+
+    window: Triple
+    overlap: Annotated[float, Field(ge=0.0, lt=1.0)]
+    thresholds: PerRegion
+
+
+class RefinerSettings(_Part):
+    """How the discrepancy is sampled and used.
+
+    condition: the baseline's soft probabilities (2p − 1) or its mask (2U − 1). Windows are run where any region's p
+    exceeds `unsure`, in the box of those voxels grown by `margin`. thresholds: flip where the mean Δ exceeds them.
+    """
+
+    window: Triple
+    overlap: Annotated[float, Field(ge=0.0, lt=1.0)]
+    margin: Annotated[int, Field(ge=0)]
+    unsure: Fraction
+    condition: Literal["probability", "mask"]
+    thresholds: PerRegion
+
+
+class DiffusionSettings(_Part):
+    """Training schedule and default sampling."""
+
+    scheduler: Literal["ddim"] = "ddim"
+    betas: Literal["linear"] = "linear"
+    beta_first: float = 1e-4
+    beta_last: float = 0.02
+    train_steps: Annotated[int, Field(gt=0)] = 1000
+    signal_scale: float = 1.0
+    steps: Annotated[int, Field(gt=0)]
+    samples: Annotated[int, Field(gt=0)]
+
+
+class PostprocessSettings(_Part):
+    """Whole-tumour components removed from the label map.
+
+    Removed when smaller than min_voxels, or than min_fraction of the largest component.
+    """
+
+    connectivity: Literal[6, 18, 26] = 26
+    min_voxels: Annotated[int, Field(ge=0)] = 50
+    min_fraction: Fraction = 0.0
+
+
+class Manifest(_Part):
+    """Everything a program needs to run the graphs, and where they come from."""
+
+    schema_version: Literal["rediffinet-bundle/1"] = SCHEMA
+    name: str
+    model: str
+    rediffinet: str
+    graphs: dict[str, GraphEntry]
+    channels: tuple[str, ...] = CONTRASTS
+    regions: tuple[str, ...] = REGIONS
+    orientation: Literal["LPS"] = "LPS"
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    normalisation: Normalisation
+    labels: Literal["brats2023", "brats2021"] = "brats2023"
+    baseline: BaselineSettings
+    refiner: RefinerSettings
+    diffusion: DiffusionSettings
+    postprocess: PostprocessSettings = PostprocessSettings()
+    training: dict[str, Any]
+    metrics: dict[str, Any] = {}
+    licence: str = "Apache-2.0"
+    intended_use: str = INTENDED_USE
+
+    @property
+    def label_schema(self) -> LabelSchema:
+        """The integers of the label maps this bundle writes."""
+        return SCHEMAS.get(self.labels, BRATS_2023)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened, verified bundle."""
+
+    path: Path
+    manifest: Manifest
+    sha256: str
+    """Of the manifest, which holds the hashes of all other files."""
+
+    def graph(self, name: str) -> GraphSpec:
+        """What an engine needs to load a graph: 'baseline', 'conditioner' or 'denoiser'."""
+        entry = self.manifest.graphs[name]
+        return GraphSpec(name, self.path / entry.file, _tensors(entry.inputs), _tensors(entry.outputs))
+
+    @cached_property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the conditioner's outputs, which are inputs of the denoiser."""
+        return tuple(tensor.name for tensor in self.manifest.graphs["conditioner"].outputs)
+
+
+def _tensors(entries: tuple[TensorEntry, ...]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(entry.name, entry.dtype, entry.shape) for entry in entries)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def default_bundle() -> Path:
+    """The bundle shipped in the package. Raises BundleError when this install has none."""
+    path = Path(str(resources.files("rediffinet"))) / "bundles" / "default"
+    if not (path / MANIFEST).is_file():
+        message = f"this install of rediffinet has no default bundle (expected {path}). Reinstall, or give --bundle DIR."
+        raise BundleError(message)
+    return path
+
+
+def open_bundle(path: str | Path | None = None) -> Bundle:
+    """Read a bundle and verify the hash of every file it names; None opens the default bundle.
+
+    Raises BundleError naming the missing, altered or unreadable file, or the manifest field that does not fit.
+    """
+    folder = default_bundle() if path is None else Path(path)
+    source = folder / MANIFEST
+    if not source.is_file():
+        message = f"bundle {folder}: {MANIFEST} is missing. Expected a folder made by `rediff export`."
+        raise BundleError(message)
+    content = source.read_bytes()
+    manifest = _parse(folder, content)
+    for name, entry in manifest.graphs.items():
+        _verify(folder, name, entry)
+    return Bundle(folder, manifest, hashlib.sha256(content).hexdigest())
+
+
+def _parse(folder: Path, content: bytes) -> Manifest:
+    try:
+        values = json.loads(content)
+    except ValueError as error:
+        message = f"bundle {folder}: {MANIFEST} is not JSON ({error}). Copy the bundle again or export it anew."
+        raise BundleError(message) from None
+    found = values.get("schema_version") if isinstance(values, dict) else None
+    if found != SCHEMA:
+        message = f"bundle {folder}: schema {found!r}, expected '{SCHEMA}'. Export it with this version of rediffinet."
+        raise BundleError(message)
+    try:
+        manifest = Manifest.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        message = f"bundle {folder}: {MANIFEST} does not fit its schema ({problems}). Export it anew."
+        raise BundleError(message) from None
+    missing = {"baseline", "conditioner", "denoiser"} - manifest.graphs.keys()
+    if missing:
+        message = f"bundle {folder}: {MANIFEST} names no graph {', '.join(sorted(missing))}. Export it anew."
+        raise BundleError(message)
+    return manifest
+
+
+def _verify(folder: Path, name: str, entry: GraphEntry) -> None:
+    path = folder / entry.file
+    if not path.is_file():
+        message = f"bundle {folder}: {entry.file} (graph '{name}') is missing. Copy the bundle again or export it anew."
+        raise BundleError(message)
+    found = file_sha256(path)
+    if found != entry.sha256:
+        message = (
+            f"bundle {folder}: {entry.file} (graph '{name}') was altered: sha256 is {found}, "
+            f"the manifest says {entry.sha256}. Copy the bundle again or export it anew."
+        )
+        raise BundleError(message)

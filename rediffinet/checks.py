@@ -1,0 +1,137 @@
+"""What can be wrong with the images of a case: errors where no segmentation makes sense, else warnings."""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rediffinet.errors import CaseError
+from rediffinet.labels import CONTRASTS
+
+SPACING_RANGE_MM = (0.8, 1.25)
+LARGEST_BRAIN_ML = 2500.0
+LARGEST_FILLED_FRACTION = 0.6
+SMALLEST_COVERAGE = 0.9
+LARGEST_NEGATIVE_FRACTION = 0.05
+
+
+@dataclass(frozen=True)
+class CaseWarning:
+    """Something about a case that does not stop the work but bears on the result."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Contrast:
+    """What the checks need of one contrast (X, Y, Z): its brain (> 0), and what lies outside."""
+
+    brain: npt.NDArray[np.bool_]
+    voxels: int
+    filled: int
+    negative: int
+    corners: int
+
+
+def check_spacing(name: str, spacing_mm: Sequence[float], accepted_mm: tuple[float, float]) -> None:
+    """Raise CaseError unless the spacing lies within `accepted_mm` on every axis."""
+    low, high = accepted_mm
+    if all(low <= spacing <= high for spacing in spacing_mm):
+        return
+    message = (
+        f"Case {name} has voxels of {' × '.join(f'{spacing:.3g}' for spacing in spacing_mm)} mm.\n"
+        f"Expected {low:g} to {high:g} mm along each axis: the models are trained at 1 mm.\n"
+        "Resample the four images to 1 mm first, for example each with "
+        "nibabel.processing.resample_to_output(image, (1, 1, 1))."
+    )
+    raise CaseError(message)
+
+
+def check_images(
+    images: npt.NDArray[np.float32], voxel_ml: float, where: Sequence[str], pool: Executor
+) -> tuple[CaseWarning, ...]:
+    """Check images (4, X, Y, Z); `where` names the origin of each for the messages.
+
+    Raises:
+        CaseError: an image holds NaN or infinity, one value only, or no voxel above 0.
+    """
+    contrasts = list(pool.map(_check_contrast, images, CONTRASTS, where))
+    union = np.logical_or.reduce([contrast.brain for contrast in contrasts])
+    brain = int(union.sum())
+    return (
+        *_not_skull_stripped(contrasts, brain * voxel_ml, images[0].size),
+        *_partial(contrasts, brain),
+        *_negative(contrasts),
+    )
+
+
+def _check_contrast(image: npt.NDArray[np.float32], contrast: str, where: str) -> _Contrast:
+    lowest, highest = float(image.min()), float(image.max())
+    problem, remedy = "", "Expected an image with a background of 0 and positive intensities in the brain."
+    if not np.isfinite((lowest, highest)).all():
+        count = int(image.size - np.isfinite(image).sum())
+        problem = f"holds {count} voxels that are NaN, infinite or beyond float32"
+        remedy = "Expected finite intensities; set such voxels of the background to 0, or export the image again."
+    elif lowest == highest:
+        problem = "is empty: every voxel is 0" if highest == 0 else f"is constant: every voxel is {highest:g}"
+    elif highest <= 0:
+        problem = f"has no brain: no voxel is above 0 (values from {lowest:g} to {highest:g})"
+    if problem:
+        raise CaseError(f"Contrast {contrast} {problem} ({where}).\n{remedy}")
+    brain = image > 0
+    voxels = int(brain.sum())
+    if lowest >= 0 and float(image.min(where=brain, initial=highest)) == highest:
+        message = (
+            f"Contrast {contrast} is constant: every voxel above 0 is {highest:g} ({where}).\n"
+            "Expected intensities; this looks like a mask."
+        )
+        raise CaseError(message)
+    filled = int(np.count_nonzero(image))
+    ends = image[tuple(slice(None, None, max(size - 1, 1)) for size in image.shape)]
+    return _Contrast(brain, voxels, filled, filled - voxels, int(np.count_nonzero(ends)))
+
+
+def _not_skull_stripped(contrasts: list[_Contrast], brain_ml: float, size: int) -> list[CaseWarning]:
+    signs = []
+    for name, contrast in zip(CONTRASTS, contrasts, strict=True):
+        if contrast.filled > LARGEST_FILLED_FRACTION * size:
+            signs.append(f"{100 * contrast.filled / size:.0f} % of the voxels of {name} are not 0")
+        elif contrast.corners:
+            signs.append(f"{name} is not 0 in {contrast.corners} corners of the volume")
+    if brain_ml > LARGEST_BRAIN_ML:
+        signs.append(f"the voxels above 0 fill {brain_ml:.0f} ml, more than any brain")
+    if not signs:
+        return []
+    message = (
+        f"The images do not look skull-stripped ({'; '.join(signs)}). Intensities are normalised over all voxels above "
+        "0, so skull or background shift them, and false tumour outside the brain is likely: "
+        "strip the skull and set the background to 0."
+    )
+    return [CaseWarning("not-skull-stripped", message)]
+
+
+def _partial(contrasts: list[_Contrast], brain: int) -> list[CaseWarning]:
+    return [
+        CaseWarning(
+            "partial-contrast",
+            f"{name} covers {100 * contrast.voxels / brain:.0f} % of the brain that the four contrasts show together; "
+            "where it is missing the segmentation is less reliable.",
+        )
+        for name, contrast in zip(CONTRASTS, contrasts, strict=True)
+        if contrast.voxels < SMALLEST_COVERAGE * brain
+    ]
+
+
+def _negative(contrasts: list[_Contrast]) -> list[CaseWarning]:
+    return [
+        CaseWarning(
+            "negative-intensities",
+            f"{100 * contrast.negative / contrast.filled:.0f} % of the voxels of {name} that are not 0 are negative "
+            "and count as background; give images in scanner units, not z-scored.",
+        )
+        for name, contrast in zip(CONTRASTS, contrasts, strict=True)
+        if contrast.negative > LARGEST_NEGATIVE_FRACTION * contrast.filled
+    ]

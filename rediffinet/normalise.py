@@ -1,0 +1,110 @@
+"""Intensity normalisation and the brain crop: from a case's images to what the networks take."""
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from rediffinet.errors import CaseError
+from rediffinet.labels import CONTRASTS
+
+Box = tuple[slice, slice, slice]
+
+
+class Normalisation(BaseModel):
+    """Recipe of the normalisation, as the bundle manifest holds it (Re-DiffiNet §2.3).
+
+    Per contrast, over its own voxels > 0: z-score, clip to two percentiles, rescale linearly to `range`; every other
+    voxel becomes `background`. The percentiles move with the z-score and the rescaling undoes it, so the z-score is a
+    change of unit only and is not computed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Literal["zscore-percentile"] = "zscore-percentile"
+    lower_percentile: float = Field(default=0.5, ge=0, le=100)
+    upper_percentile: float = Field(default=99.5, ge=0, le=100)
+    range: tuple[float, float] = (-1.0, 1.0)
+    background: float = -1.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Normalisation":
+        if self.lower_percentile >= self.upper_percentile:
+            raise ValueError("lower_percentile must be below upper_percentile")
+        if self.range[0] >= self.range[1]:
+            raise ValueError("range must be (low, high) with low < high")
+        return self
+
+
+def brain_mask(images: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Voxels of images (4, X, Y, Z) where any contrast is > 0: boolean (X, Y, Z)."""
+    mask: npt.NDArray[np.bool_] = images[0] > 0
+    for image in images[1:]:
+        mask |= image > 0
+    return mask
+
+
+def brain_box(images: npt.NDArray[np.float32], margin: int = 0) -> Box:
+    """Smallest box that holds the brain mask, widened by `margin` voxels where the volume allows.
+
+    Raises:
+        CaseError: no voxel of any contrast is > 0.
+    """
+    mask = brain_mask(images)
+    box = []
+    for axis in range(3):
+        occupied = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        if occupied.size == 0:
+            message = (
+                "The images hold no brain: no voxel of any contrast is above 0.\n"
+                "Expected skull-stripped images with a background of 0 and positive intensities in the brain."
+            )
+            raise CaseError(message)
+        box.append(slice(max(int(occupied[0]) - margin, 0), min(int(occupied[-1]) + 1 + margin, mask.shape[axis])))
+    return box[0], box[1], box[2]
+
+
+def normalise(images: npt.NDArray[np.float32], recipe: Normalisation | None = None) -> npt.NDArray[np.float32]:
+    """Images (4, X, Y, Z) in scanner units → float32 (4, X, Y, Z) within `recipe.range`.
+
+    The result is the same for a whole volume and for any crop of it that holds the brain.
+
+    Raises:
+        CaseError: a contrast has no voxel > 0, or one intensity fills the span between the percentiles.
+    """
+    recipe = recipe or Normalisation()
+    out = np.empty(images.shape, np.float32)
+    for channel, image in enumerate(images):
+        name = CONTRASTS[channel] if len(images) == len(CONTRASTS) else f"channel {channel}"
+        _normalise_contrast(image, recipe, name, out[channel])
+    return out
+
+
+def _normalise_contrast(
+    image: npt.NDArray[np.float32], recipe: Normalisation, name: str, out: npt.NDArray[np.float32]
+) -> None:
+    brain = image > 0
+    intensities = image[brain]
+    if intensities.size == 0:
+        raise CaseError(f"Contrast {name} holds no brain: none of its voxels is above 0.")
+    lower, upper = _percentiles(intensities, recipe.lower_percentile, recipe.upper_percentile)
+    if not lower < upper:
+        message = (
+            f"Contrast {name} cannot be normalised: its {recipe.lower_percentile}th and {recipe.upper_percentile}th "
+            f"percentiles over the brain are both {lower:g}.\nExpected an image with more than one intensity."
+        )
+        raise CaseError(message)
+    low, high = recipe.range
+    scale = np.float32((high - low) / (upper - lower))
+    np.clip(image, np.float32(lower), np.float32(upper), out=out)
+    out -= np.float32(lower)
+    out *= scale
+    out += np.float32(low)
+    np.clip(out, np.float32(low), np.float32(high), out=out)  # the last rounding may step over an end
+    np.copyto(out, np.float32(recipe.background), where=~brain)
+
+
+def _percentiles(intensities: npt.NDArray[np.float32], lower: float, upper: float) -> tuple[float, float]:
+    low, high = np.percentile(intensities, (lower, upper), overwrite_input=True)
+    return float(low), float(high)

@@ -1,0 +1,6 @@
+"""Synthetic glioma cases with BraTS names, geometry and labels: tests, demos and training without patient data."""
+
+from rediffinet.phantom.case import BRATS_SHAPE, Phantom, make_phantom, phantom_name, write_phantoms
+from rediffinet.phantom.lesions import Tumour
+
+__all__ = ["BRATS_SHAPE", "Phantom", "Tumour", "make_phantom", "phantom_name", "write_phantoms"]

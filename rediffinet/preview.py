@@ -1,0 +1,108 @@
+"""The preview: three planes through the largest lesion, what was found drawn over what was seen.
+
+Rows are t1c, t2f and the uncertainty; columns axial, coronal, sagittal. Outlines of WT and TC: baseline in orange,
+refined in cyan. Radiological convention: the patient's right is on the left of axial and coronal planes.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from rediffinet.ext import component_sizes, label_components
+from rediffinet.labels import CONTRASTS
+from rediffinet.segmenter import Result
+
+BASELINE_COLOUR = (255, 150, 30)
+REFINED_COLOUR = (0, 220, 255)
+SCALE = 2
+BAR = 22
+PLANES = ("axial", "coronal", "sagittal")
+
+Plane = npt.NDArray[np.generic]
+
+
+def render_preview(result: Result) -> Image.Image:
+    """The preview as an RGB image."""
+    point = lesion_centre(result.crop_labels if result.crop_labels.any() else result.crop_baseline)
+    rows = [_contrast_row(result, contrast, point) for contrast in ("t1c", "t2f")]
+    rows.append(_uncertainty_row(result, point))
+    width = max(sum(tile.width for tile in row) for row in rows)
+    heights = [max(tile.height for tile in row) for row in rows]
+    canvas = Image.new("RGB", (width, sum(heights) + BAR * (len(rows) + 1)))
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(13)
+    top = 0
+    for row, height, title in zip(rows, heights, ("t1c", "t2f", "probability of a wrong label"), strict=True):
+        left = 0
+        for tile, plane in zip(row, PLANES, strict=True):
+            draw.text((left + 6, top + 3), f"{title}, {plane}", fill=(220, 220, 220), font=font)
+            canvas.paste(tile, (left, top + BAR))
+            left += tile.width
+        top += height + BAR
+    x = 6
+    legend = ((f"{result.report.case}   outlines WT and TC:", (220, 220, 220)), ("baseline", BASELINE_COLOUR), ("refined", REFINED_COLOUR))
+    for text, colour in (*legend, ("research use only", (150, 150, 150))):
+        draw.text((x, top + 3), text, fill=colour, font=font)
+        x += int(draw.textlength(text, font=font)) + 14
+    return canvas
+
+
+def lesion_centre(labels: npt.NDArray[np.uint8]) -> tuple[int, int, int]:
+    """The voxel of the largest component through which the planes go: per axis the slice with most of it.
+
+    The middle of the volume when there is no lesion. labels: (X, Y, Z).
+    """
+    components, count = label_components(labels > 0, 26)
+    if count == 0:
+        return (labels.shape[0] // 2, labels.shape[1] // 2, labels.shape[2] // 2)
+    largest = components == int(np.argmax(component_sizes(components, count))) + 1
+    x, y, z = (int(np.argmax(largest.sum(axis=tuple(a for a in range(3) if a != axis)))) for axis in range(3))
+    return (x, y, z)
+
+
+def _slices(volume: npt.NDArray[np.generic], point: tuple[int, int, int]) -> list[Plane]:
+    """Axial, coronal, sagittal planes of an LPS volume as images: rows down, anterior or superior up."""
+    x, y, z = point
+    return [volume[:, :, z].T, volume[:, y, ::-1].T, volume[x, :, ::-1].T]
+
+
+def _contrast_row(result: Result, contrast: str, point: tuple[int, int, int]) -> list[Image.Image]:
+    image = result.crop_image[CONTRASTS.index(contrast)]
+    low, high = float(image.min()), float(image.max())
+    tiles = []
+    for grey, before, after in zip(
+        _slices(image, point), _slices(result.crop_baseline, point), _slices(result.crop_labels, point), strict=True
+    ):
+        shade = (255 * (grey.astype(np.float32) - low) / max(high - low, 1e-6)).astype(np.uint8)
+        tiles.append(_outlined(np.stack([shade] * 3, axis=-1), before, after, result.report.labels["edema"]))
+    return tiles
+
+
+def _uncertainty_row(result: Result, point: tuple[int, int, int]) -> list[Image.Image]:
+    tiles = []
+    for wrong, before, after in zip(
+        _slices(result.crop_uncertainty, point),
+        _slices(result.crop_baseline, point),
+        _slices(result.crop_labels, point),
+        strict=True,
+    ):
+        heat = np.clip(2.0 * wrong.astype(np.float32), 0.0, 1.0)
+        colour = np.stack([heat, heat**2, 0.35 * np.sqrt(heat) * (1.0 - heat)], axis=-1)
+        tiles.append(_outlined((255 * colour).astype(np.uint8), before, after, result.report.labels["edema"]))
+    return tiles
+
+
+def _outlined(rgb: npt.NDArray[np.uint8], before: Plane, after: Plane, edema: int) -> Image.Image:
+    """Scale up and draw one-pixel outlines of WT and TC."""
+    big = np.repeat(np.repeat(rgb, SCALE, axis=0), SCALE, axis=1)
+    for labels, colour in ((before, BASELINE_COLOUR), (after, REFINED_COLOUR)):
+        for mask in (labels != 0, (labels != 0) & (labels != edema)):
+            big[_outline(np.repeat(np.repeat(mask, SCALE, axis=0), SCALE, axis=1))] = colour
+    return Image.fromarray(np.ascontiguousarray(big))
+
+
+def _outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Pixels of the mask with a 4-neighbour outside it; the image edge counts as outside."""
+    padded = np.pad(mask, 1)
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inner

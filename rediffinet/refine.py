@@ -1,0 +1,149 @@
+"""Sampling the discrepancy over a case: which windows, and the loop on the engine's device."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rediffinet.bundle import Bundle, RefinerSettings
+from rediffinet.engines.base import Buffer, Engine, Graph
+from rediffinet.noise import window_noise
+from rediffinet.sampling import ddim
+from rediffinet.schedule import Schedule
+from rediffinet.windows import Blend, Start, extract, overlap_slices, plan_windows
+
+Volume = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+Done = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Discrepancy:
+    """What sampling found, on the crop.
+
+    delta: float32 (3, X, Y, Z), mean Δ̂x0 over samples; 0 where not sampled.
+    disagreement: float32 (X, Y, Z), standard deviation over samples, mean of the regions.
+    sampled: bool (X, Y, Z).
+    """
+
+    delta: Volume
+    disagreement: Volume
+    sampled: Mask
+    windows: int
+
+
+def refinement_windows(probability: Volume, settings: RefinerSettings, *, everywhere: bool) -> list[Start]:
+    """Starts of the windows in which discrepancy can be: those that hold a voxel with p > unsure.
+
+    They tile the box of these voxels grown by the margin. `everywhere` tiles the whole crop (the paper's way).
+    """
+    shape = (probability.shape[1], probability.shape[2], probability.shape[3])
+    if everywhere:
+        return plan_windows(shape, settings.window, settings.overlap)
+    unsure = (probability > settings.unsure).any(axis=0)
+    if not unsure.any():
+        return []
+    low, high = [], []
+    for axis, (size, width) in enumerate(zip(shape, settings.window, strict=True)):
+        occupied = np.flatnonzero(unsure.any(axis=tuple(a for a in range(3) if a != axis)))
+        first = max(0, int(occupied[0]) - settings.margin)
+        last = min(size, int(occupied[-1]) + 1 + settings.margin)
+        # a box narrower than a window is widened inside the volume: real neighbours, not padding
+        missing = max(0, min(size, width) - (last - first))
+        first = max(0, min(first - missing // 2, size - max(last - first + missing, 0)))
+        low.append(first)
+        high.append(max(last, min(size, first + width)))
+    box = (high[0] - low[0], high[1] - low[1], high[2] - low[2])
+    starts = [
+        (x + low[0], y + low[1], z + low[2]) for x, y, z in plan_windows(box, settings.window, settings.overlap)
+    ]
+    return [start for start in starts if unsure[overlap_slices(shape, start, settings.window)[0]].any()]
+
+
+class Sampler:
+    """The conditioner and denoiser graphs with their device buffers; one per call, so that calls may run in parallel."""
+
+    def __init__(self, engine: Engine, conditioner: Graph, denoiser: Graph, schedule: Schedule) -> None:
+        self._engine = engine
+        self._conditioner = conditioner
+        self._denoiser = denoiser
+        self._schedule = schedule
+        self._features = {
+            tensor.name: engine.empty([1, *(int(size) for size in tensor.shape[1:])], tensor.dtype)
+            for tensor in conditioner.spec.outputs
+        }
+        x_t = next(tensor for tensor in denoiser.spec.inputs if tensor.name == "x_t")
+        self._shape = (1, *(int(size) for size in x_t.shape[1:]))
+        self._state = [engine.empty(self._shape, "float32") for _ in range(2)]
+        self._x0 = engine.empty(self._shape, "float32")
+        self._scalars: dict[float, Buffer] = {}
+
+    def _scalar(self, value: float) -> Buffer:
+        if value not in self._scalars:
+            self._scalars[value] = self._engine.upload(np.array([value], np.float32))
+        return self._scalars[value]
+
+    def window(self, condition: Volume, noises: list[Volume]) -> tuple[Volume, Volume]:
+        """Condition (7, x, y, z) and one noise (3, x, y, z) per sample → (mean Δ̂x0, its standard deviation)."""
+        given = self._engine.upload(condition[None])
+        self._conditioner.run({"condition": given}, self._features)
+
+        def step(x_t: Buffer, t: int, c0: float, c1: float) -> tuple[Buffer, Buffer]:
+            x_prev = self._state[1] if x_t is self._state[0] else self._state[0]
+            inputs = {
+                "x_t": x_t,
+                "condition": given,
+                "t": self._scalar(float(t)),
+                "c0": self._scalar(c0),
+                "c1": self._scalar(c1),
+                **self._features,
+            }
+            self._denoiser.run(inputs, {"x_prev": x_prev, "x0": self._x0})
+            return x_prev, self._x0
+
+        samples = np.stack(
+            [
+                self._engine.download(ddim(step, self._engine.upload(noise[None]), self._schedule))[0]
+                for noise in noises
+            ]
+        )
+        return samples.mean(axis=0), samples.std(axis=0)
+
+
+def sample_discrepancy(
+    sampler: Sampler,
+    bundle: Bundle,
+    image: Volume,
+    probability: Volume,
+    starts: list[Start],
+    *,
+    key: tuple[int, str],
+    samples: int,
+    done: Done | None = None,
+) -> Discrepancy:
+    """Sample every window and blend.
+
+    image (4, X, Y, Z) and probability (3, X, Y, Z) on the crop; `key` (seed, case name) fixes the noise together with
+    each window's start, so that it depends on neither engine, order nor batch.
+    """
+    settings = bundle.manifest.refiner
+    shape = (image.shape[1], image.shape[2], image.shape[3])
+    prior = probability if settings.condition == "probability" else mask_of(bundle, probability).astype(np.float32)
+    condition = np.concatenate([2.0 * prior - 1.0, image])
+    fill = [-1.0] * len(prior) + [bundle.manifest.normalisation.background] * len(image)
+    blend = Blend(len(prior) + 1, shape, settings.window)
+    for index, start in enumerate(starts):
+        given = extract(condition, start, settings.window, fill)
+        noises = [window_noise(*key, start, k, (len(prior), *settings.window)) for k in range(samples)]
+        mean, deviation = sampler.window(given, noises)
+        blend.add(start, np.concatenate([mean, deviation.mean(axis=0, keepdims=True)]))
+        if done is not None:
+            done(index + 1, len(starts))
+    blended = blend.mean()
+    return Discrepancy(blended[:-1], blended[-1], blend.covered, len(starts))
+
+
+def mask_of(bundle: Bundle, probability: Volume) -> Mask:
+    """U(I): probability (3, X, Y, Z) over the bundle's thresholds."""
+    return probability > np.array(bundle.manifest.baseline.thresholds, np.float32)[:, None, None, None]

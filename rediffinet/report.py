@@ -1,0 +1,148 @@
+"""The report of a case: what ran, on what, how long, and what came out. The same object becomes report.json."""
+
+import platform
+import resource
+import sys
+from importlib.metadata import version
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+REPORT_SCHEMA = "rediffinet-report/1"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class BundleInfo(_Part):
+    """The bundle used; sha256 of its manifest, which holds the hashes of its graphs."""
+
+    name: str
+    sha256: str
+    model: str
+
+
+class EngineInfo(_Part):
+    """Requested is what was asked for; the rest is what really ran, read back from the engine."""
+
+    requested: str
+    used: str
+    provider: str
+    device: str
+    precision: str
+    version: str
+    choice: str
+
+
+class SamplingInfo(_Part):
+    """windows: refinement windows; denoiser_calls = windows × samples × steps."""
+
+    scheduler: str
+    steps: int
+    samples: int
+    seed: int
+    windows: int
+    denoiser_calls: int
+
+
+class Seconds(_Part):
+    """Wall-clock seconds per stage."""
+
+    load: float = 0.0
+    normalise: float = 0.0
+    baseline: float = 0.0
+    refine: float = 0.0
+    decode: float = 0.0
+    write: float = 0.0
+    total: float = 0.0
+
+
+class InputInfo(_Part):
+    """One image as it was read; spacing in mm."""
+
+    contrast: str
+    path: str
+    sha256: str
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+
+
+class PerRegionMl(_Part):
+    """Millilitres of the three regions."""
+
+    WT: float
+    TC: float
+    ET: float
+
+
+class PerRegionCount(_Part):
+    """Voxels of the three regions."""
+
+    WT: int
+    TC: int
+    ET: int
+
+
+class Volumes(_Part):
+    """Volumes of the two written label maps, after postprocessing."""
+
+    baseline: PerRegionMl
+    refined: PerRegionMl
+
+
+class UncertaintyInfo(_Part):
+    """Probability of a wrong label as the samples see it.
+
+    mean_in_tumour: mean over the refined whole tumour; uncertain_ml: volume where it exceeds 0.25;
+    sample_disagreement: mean standard deviation of Δ̂ over samples in the refined windows, 0 for a single sample.
+    """
+
+    mean_in_tumour: float
+    uncertain_ml: float
+    sample_disagreement: float
+
+
+class Warning_(_Part):  # noqa: N801 (Warning is a builtin)
+    """Something a reader of the result should know."""
+
+    code: str
+    message: str
+
+
+class Report(_Part):
+    """Everything about one case; see docs/report.md."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    schema_: str = Field(REPORT_SCHEMA, alias="schema")
+    case: str
+    rediffinet: str = Field(default_factory=lambda: version("rediffinet"))
+    platform: str = Field(default_factory=lambda: f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
+    intended_use: str
+    bundle: BundleInfo
+    engine: EngineInfo
+    sampling: SamplingInfo
+    seconds: Seconds
+    peak_rss_mb: float
+    inputs: list[InputInfo]
+    labels: dict[str, int]
+    volumes_ml: Volumes
+    flipped_voxels: PerRegionCount
+    uncertainty: UncertaintyInfo
+    warnings: list[Warning_]
+    outputs: dict[str, str] = Field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """JSON text with the documented key names."""
+        return self.model_dump_json(by_alias=True, indent=2) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready dictionary with the documented key names."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

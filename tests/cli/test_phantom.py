@@ -1,0 +1,44 @@
+"""`rediff phantom` as a command function, registered on a bare app."""
+
+from pathlib import Path
+
+import pytest
+import typer
+from rediffinet.cli.phantom import phantom
+from typer.testing import CliRunner
+
+from rediffinet.errors import ConfigError, OutputError
+
+SMALL = ["--shape", "40", "44", "36"]
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer()
+    app.command()(phantom)
+    return app
+
+
+def test_writes_cases_and_prints_their_folders(app: typer.Typer, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, [str(tmp_path), "--cases", "2", "--seed", "3", *SMALL], catch_exceptions=False)
+    assert result.exit_code == 0
+    folders = [Path(line) for line in result.stdout.split()]
+    assert folders == sorted(tmp_path.iterdir())
+    assert all(len(list(folder.glob("*.nii.gz"))) == 5 for folder in folders)
+
+
+def test_second_run_needs_overwrite(app: typer.Typer, tmp_path: Path) -> None:
+    command = [str(tmp_path), *SMALL]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert isinstance(CliRunner().invoke(app, command).exception, OutputError)
+    assert CliRunner().invoke(app, [*command, "--overwrite"]).exit_code == 0
+
+
+def test_unknown_tumour_names_the_choices(app: typer.Typer, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, [str(tmp_path), "--tumour", "cyst", *SMALL])
+    assert isinstance(result.exception, ConfigError)
+    assert "non-enhancing" in str(result.exception)
+
+
+def test_zero_cases_is_a_usage_error(app: typer.Typer, tmp_path: Path) -> None:
+    assert CliRunner().invoke(app, [str(tmp_path), "--cases", "0"]).exit_code == 2

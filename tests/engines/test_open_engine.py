@@ -1,0 +1,190 @@
+"""Choosing an engine: by name, automatically, and what is said when it cannot run."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from rediffinet.engines import ENGINES, GraphSpec, TensorSpec, open_engine, survey
+from rediffinet.engines.base import Device
+
+from rediffinet.errors import EngineError, MissingExtraError
+
+needs_onnxruntime = pytest.mark.skipif(not importlib.util.find_spec("onnxruntime"), reason="needs onnxruntime")
+needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs torch")
+
+Block = Callable[..., None]
+
+
+@pytest.fixture
+def block(monkeypatch: pytest.MonkeyPatch) -> Block:
+    """Make packages look as if they were not installed."""
+    real = importlib.import_module
+
+    def blocking(*packages: str) -> None:
+        def find(name: str, package: str | None = None) -> ModuleType:
+            if name in packages:
+                raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+            return real(name, package)
+
+        monkeypatch.setattr(importlib, "import_module", find)
+
+    return blocking
+
+
+@pytest.mark.parametrize(
+    ("text", "device"),
+    [("cpu", Device("cpu")), ("CPU", Device("cpu")), ("cuda", Device("cuda", 0)), ("cuda:3", Device("cuda", 3))],
+)
+def test_devices(text: str, device: Device) -> None:
+    assert Device.parse(text) == device
+
+
+@pytest.mark.parametrize("text", ["gpu", "cuda:", "cuda:-1", "cuda:x", "", "cpu:0"])
+def test_unknown_device(text: str) -> None:
+    with pytest.raises(EngineError, match=f"device '{text}' is not known; expected 'cpu' or 'cuda:N'"):
+        open_engine("auto", text)
+
+
+def test_unknown_engine_lists_what_exists() -> None:
+    with pytest.raises(EngineError, match="'tensorflow' does not exist; there is: auto, onnxruntime, torch"):
+        open_engine("tensorflow")
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_threads_below_one(threads: int) -> None:
+    with pytest.raises(EngineError, match=rf"threads = {threads}: expected a number from 1"):
+        open_engine(threads=threads)
+
+
+@needs_onnxruntime
+def test_auto_takes_onnxruntime_first() -> None:
+    with open_engine() as engine:
+        assert engine.name == "onnxruntime"
+        assert "the first of onnxruntime, torch that works on cpu" in engine.choice
+        assert "passed over" not in engine.choice
+
+
+@needs_torch
+def test_auto_says_what_it_passed_over(block: Block) -> None:
+    block("onnxruntime")
+    with open_engine() as engine:
+        assert engine.name == "torch"
+        assert "onnxruntime was passed over" in engine.choice
+        assert "not installed" in engine.choice
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "extra"),
+    [
+        ("onnxruntime", "cpu", "cpu"),
+        ("onnxruntime", "cuda:0", "gpu"),
+        ("torch", "cpu", "train"),
+        ("torch", "cuda:0", "train"),
+    ],
+)
+def test_absent_package_names_the_pip_command(block: Block, name: str, device: str, extra: str) -> None:
+    block("onnxruntime", "torch")
+    with pytest.raises(MissingExtraError, match=rf"'{name}'.*\n.*pip install 'rediffinet\[{extra}\]'"):
+        open_engine(name, device)
+
+
+def test_auto_without_any_engine_gives_every_reason(block: Block) -> None:
+    block("onnxruntime", "torch")
+    with pytest.raises(EngineError, match=r"(?s)no engine works on cpu.*onnxruntime: .*\[cpu\].*torch: .*\[train\]"):
+        open_engine()
+
+
+def test_package_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str, package: str | None = None) -> ModuleType:
+        raise ImportError("libfoo.so.12: cannot open shared object file")
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(EngineError, match=r"'onnxruntime' is installed but does not load: libfoo\.so\.12"):
+        open_engine("onnxruntime")
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "torch"])
+def test_gpu_that_is_not_there_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "torch":
+        torch = pytest.importorskip("torch", reason="the torch engine needs torch")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        message = r"cannot run on cuda:0: torch .* sees cpu"
+    else:
+        ort = pytest.importorskip("onnxruntime", reason="the onnxruntime engine needs onnxruntime")
+        monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+        message = r"(?s)cannot run on cuda:0: .*CPUExecutionProvider, not CUDAExecutionProvider.*rediffinet\[gpu\]"
+    with pytest.raises(EngineError, match=message):
+        open_engine(name, "cuda:0")
+
+
+@needs_onnxruntime
+def test_listed_provider_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime-gpu without CUDA lists the provider, then takes the CPU and only logs it."""
+    import onnxruntime as ort
+
+    real = ort.InferenceSession
+
+    def falls_back(model: object, options: object, providers: object) -> object:
+        return real(model, ort.SessionOptions(), providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(ort, "InferenceSession", falls_back)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
+    with pytest.raises(EngineError, match="asked for CUDAExecutionProvider, ONNX Runtime took CPUExecutionProvider"):
+        open_engine("onnxruntime", "cuda:0")
+
+
+@needs_onnxruntime
+def test_the_probe_is_a_valid_graph() -> None:
+    onnx = pytest.importorskip("onnx", reason="reads the probe")
+    from rediffinet.engines.onnxruntime_engine import PROBE
+
+    model = onnx.load_from_string(PROBE)
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["Conv"]
+    weight = onnx.numpy_helper.to_array(model.graph.initializer[0])
+    np.testing.assert_array_equal(weight, np.ones((1, 1, 1, 1, 1), np.float32))
+
+
+def test_survey_covers_every_engine_and_device() -> None:
+    found = survey(("cpu", "cuda:99"))
+    assert [(row.engine, row.device) for row in found] == [(n, d) for n in ENGINES for d in ("cpu", "cuda:99")]
+    assert not any(row.works for row in found if row.device == "cuda:99")
+    assert all(row.detail for row in found)
+
+
+@needs_torch
+def test_operator_without_an_implementation_is_named(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="makes a graph")
+    from onnx import TensorProto, helper
+
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch"])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch"])
+    graph = helper.make_graph([helper.make_node("Acosh", ["x"], ["y"])], "g", [value], [out])
+    path = tmp_path / "g.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    tensors = (TensorSpec("x", "float32", ("batch",)),), (TensorSpec("y", "float32", ("batch",)),)
+    with (
+        open_engine("torch") as engine,
+        pytest.raises(EngineError, match="'g'.*cannot run the operator Acosh; use the engine 'onnxruntime'"),
+    ):
+        engine.load(GraphSpec("g", path, *tensors))
+
+
+@needs_torch
+def test_old_opset_is_refused(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="makes a graph")
+    from onnx import TensorProto, helper
+
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch"])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch"])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [value], [out])
+    path = tmp_path / "g.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=8), path)
+    tensors = (TensorSpec("x", "float32", ("batch",)),), (TensorSpec("y", "float32", ("batch",)),)
+    with open_engine("torch") as engine, pytest.raises(EngineError, match="opset 9, expected 13 or newer"):
+        engine.load(GraphSpec("g", path, *tensors))

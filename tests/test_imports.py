@@ -1,0 +1,211 @@
+"""Who may import whom, and what may be imported at all without the extras.
+
+The map of the house, which CONTRIBUTING.md tells in words:
+
+    cli       →  anything, but inside its functions; at import only itself, the errors and small core modules
+    export    →  nets, training, engines, core, ext
+    training  →  nets, core, ext
+    nets      →  core
+    core      →  engines, ext
+    engines   →  errors
+    ext       →  nothing of ours
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("export", "engines", "cli", "ext")
+MAY_IMPORT = {
+    "cli": {"cli", "core", "ext", "engines", "export", "nets", "training"},
+    "export": {"export", "core", "ext", "engines", "nets", "training"},
+    "training": {"training", "core", "ext", "nets"},
+    "nets": {"nets", "core"},
+    "core": {"core", "ext", "engines"},
+    "engines": {"engines"},
+    "ext": {"ext"},
+}
+ERRORS = "rediffinet.errors"  # every group but ext may raise them
+RUNTIME = {"numpy", "nibabel", "typer", "click", "rich", "pydantic", "PIL"}
+HEAVY = ("torch", "monai", "onnx", "onnxruntime", "openvino", "tensorrt", "scipy")
+BACKENDS = ("_engine", "_ops")
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module; `lazy` when it happens inside a function."""
+
+    importer: str
+    module: str
+    lazy: bool
+
+    def __str__(self) -> str:
+        return f"{self.importer} imports {self.module}{' inside a function' if self.lazy else ''}"
+
+
+def modules() -> dict[str, Path]:
+    """Every Python module of the package by its installed name."""
+    found = {}
+    for folder in ("rediffinet", *FOLDERS):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = list(path.relative_to(ROOT).with_suffix("").parts)
+            if folder != "rediffinet":
+                parts.insert(0, "rediffinet")
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def group(module: str) -> str:
+    """The part of the house a module belongs to."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in MAY_IMPORT else "core"
+
+
+def imports(name: str, path: Path, known: dict[str, Path]) -> Iterator[Import]:
+    """All imports of a module but those for type checkers only."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+
+    def visit(node: ast.AST, lazy: bool) -> Iterator[Import]:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for child in node.orelse:
+                yield from visit(child, lazy)
+            return
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(name, alias.name, lazy)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, base] if base else above)
+            for alias in node.names:  # `from package import module` imports the module
+                deeper = f"{base}.{alias.name}"
+                yield Import(name, deeper if deeper in known else base, lazy)
+        inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, inside)
+
+    yield from visit(ast.parse(path.read_text(encoding="utf-8")), False)
+
+
+KNOWN = modules()
+IMPORTS = [found for name, path in KNOWN.items() for found in imports(name, path, KNOWN)]
+
+
+def light(module: str) -> bool:
+    """Whether a module must import with the runtime dependencies alone."""
+    return group(module) in ("core", "cli", "ext", "engines") and not module.endswith(BACKENDS)
+
+
+def test_the_five_folders_are_seen() -> None:
+    assert {group(name) for name in KNOWN} == set(MAY_IMPORT)
+    assert len(IMPORTS) > len(KNOWN)
+
+
+def test_directions() -> None:
+    ours = [found for found in IMPORTS if found.module.partition(".")[0] == "rediffinet"]
+    wrong = [
+        str(found)
+        for found in ours
+        if group(found.module) not in MAY_IMPORT[group(found.importer)]
+        and not (found.module == ERRORS and group(found.importer) != "ext")
+    ]
+    assert not wrong
+
+
+def test_engines_import_their_back_ends_lazily() -> None:
+    wrong = [
+        str(found)
+        for found in IMPORTS
+        if found.module.startswith("rediffinet.engines.")
+        and found.module.endswith(BACKENDS)
+        and not found.lazy
+        and not found.importer.endswith(BACKENDS)
+    ]
+    assert not wrong
+
+
+def test_the_command_line_is_lazy() -> None:
+    wrong = [
+        str(found)
+        for found in IMPORTS
+        if group(found.importer) == "cli"
+        and not found.lazy
+        and group(found.module) in {"export", "engines", "nets", "training", "ext"}
+        and found.module.startswith("rediffinet.")
+    ]
+    assert not wrong
+
+
+def test_light_modules_import_the_runtime_dependencies_only() -> None:
+    allowed = RUNTIME | set(sys.stdlib_module_names) | {"rediffinet"}
+    outside = [found for found in IMPORTS if found.module.partition(".")[0] not in allowed and light(found.importer)]
+    assert not [str(found) for found in outside if not found.lazy]
+    # The core never reaches for torch, not even late; the command line may, for training and export.
+    assert not [
+        str(found)
+        for found in outside
+        if group(found.importer) in ("core", "ext") and found.module.partition(".")[0] in HEAVY
+    ]
+
+
+def test_ext_imports_numpy_only() -> None:
+    allowed = {"numpy", "rediffinet"} | set(sys.stdlib_module_names)
+    outside = [found for found in IMPORTS if group(found.importer) == "ext"]
+    assert not [str(found) for found in outside if found.module.partition(".")[0] not in allowed]
+
+
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT.parent)
+
+
+BLOCKED_IMPORTS = """
+import importlib, importlib.abc, sys
+
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"blocked: {name}", name=name)
+
+BLOCKED = sys.argv[1].split(",")
+sys.meta_path.insert(0, Blocked())
+for module in sys.argv[2:]:
+    importlib.import_module(module)
+"""
+
+
+def test_light_modules_import_without_the_extras() -> None:
+    names = [name for name in KNOWN if light(name) and not name.endswith("__main__")]
+    done = run(BLOCKED_IMPORTS, ",".join((*HEAVY, "safetensors", "onnxscript")), *names)
+    assert done.returncode == 0, done.stderr
+
+
+def test_blocking_works() -> None:
+    done = run(BLOCKED_IMPORTS, "numpy", "rediffinet.labels")
+    assert done.returncode != 0
+    assert "blocked: numpy" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["segment", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    """What makes `rediff --help` start at once, without a clock."""
+    program = f"""
+import sys
+sys.argv = ["rediff", *{arguments!r}]
+from rediffinet.cli.main import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+heavy = {{name.partition(".")[0] for name in sys.modules}} & set({(*HEAVY, "nibabel", "PIL", "pydantic", "numpy")!r})
+assert not heavy, f"imported for --help: {{sorted(heavy)}}"
+"""
+    done = run(program)
+    assert done.returncode == 0, done.stderr
+    assert "Usage: rediff" in done.stdout
