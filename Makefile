@@ -87,8 +87,7 @@ demo: $(DEMO)/.installed
 	@find demo/out -type f | sort
 
 sdist: setup
-	$(BIN)/python -m pip install -q build
-	$(BIN)/python -m build --sdist
+	$(BIN)/python setup.py -q sdist
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist demo/cases demo/out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

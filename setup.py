@@ -5,7 +5,6 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import BaseError
 
 ROOT = Path(__file__).parent
 FOLDERS = {
@@ -31,7 +30,7 @@ class BuildExtensions(build_ext):
         """Build everything, or exit with `NO_COMPILER`."""
         try:
             super().run()
-        except (BaseError, OSError) as error:
+        except Exception as error:  # setuptools' compiler errors have no common base
             sys.exit(f"{NO_COMPILER}\nThe compiler step said: {error}")
 
 

@@ -41,8 +41,14 @@ def export(
     if weights not in ("float32", "float16"):
         message = f"--weights: got '{weights}', expected float32 or float16"
         raise ConfigError(message)
+    if not all(0.0 <= threshold <= 1.0 for threshold in (wt, tc, et)):
+        message = f"--thresholds: got '{thresholds}', expected numbers from 0 to 1"
+        raise ConfigError(message)
     if not (0.0 <= overlap < 1.0 and 0.0 <= min_fraction <= 1.0 and steps >= 1 and samples >= 1):
-        message = "--overlap is in [0, 1), --min-fraction in [0, 1], --steps and --samples are 1 or more"
+        message = (
+            f"got --overlap {overlap}, --min-fraction {min_fraction}, --steps {steps}, --samples {samples}; expected "
+            "an overlap in [0, 1), a fraction in [0, 1], one step or more, one sample or more"
+        )
         raise ConfigError(message)
     settings = ExportSettings(
         name=name,

@@ -34,9 +34,9 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
-def training_progress(every_seconds: float = 30.0) -> Iterator[
-    tuple[Callable[[int, int, float], None], Callable[[str, int, int], None]]
-]:
+def training_progress(
+    every_seconds: float = 30.0,
+) -> Iterator[tuple[Callable[[int, int, float], None], Callable[[str, int, int], None]]]:
     """(step callback, stage callback); without a terminal, one line on stderr every half minute."""
     with stages() as stage:
         last = -every_seconds

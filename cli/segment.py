@@ -3,16 +3,21 @@
 import json
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rediffinet.report import Report
 
 
 def segment(
     source: Annotated[
         Path | None, typer.Argument(metavar="INPUT", help="A case folder, or a folder of case folders.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Output folder; default: one named after the case.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Output folder; default: one named after the case.")
+    ] = None,
     bundle: Annotated[Path | None, typer.Option(help="Bundle folder; default: the one in the package.")] = None,
     engine: Annotated[str, typer.Option(help="auto, onnxruntime or torch.")] = "auto",
     device: Annotated[str, typer.Option(help="cpu or cuda:N.")] = "cpu",
@@ -25,13 +30,19 @@ def segment(
     t1c: Annotated[Path | None, typer.Option("--t1c", help="The contrast-enhanced T1 image.")] = None,
     t2w: Annotated[Path | None, typer.Option("--t2w", help="The T2 image.")] = None,
     t2f: Annotated[Path | None, typer.Option("--t2f", help="The T2 FLAIR image.")] = None,
-    save_probabilities: Annotated[bool, typer.Option("--save-probabilities", help="Write X-probabilities.nii.gz.")] = False,
+    save_probabilities: Annotated[
+        bool, typer.Option("--save-probabilities", help="Write X-probabilities.nii.gz.")
+    ] = False,
     save_uncertainty: Annotated[bool, typer.Option("--save-uncertainty", help="Write X-uncertainty.nii.gz.")] = False,
     preview: Annotated[bool, typer.Option(help="Write X-preview.png.")] = True,
-    refine_everywhere: Annotated[bool, typer.Option("--refine-everywhere", help="Refine the whole brain (slow).")] = False,
+    refine_everywhere: Annotated[
+        bool, typer.Option("--refine-everywhere", help="Refine the whole brain (slow).")
+    ] = False,
     postprocess: Annotated[bool, typer.Option(help="Remove small components.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report (a list for several cases) on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report (a list for several cases) on stdout.")
+    ] = False,
 ) -> None:
     """Segment a case: label map, baseline, report and preview, on the input's own grid."""
     from rediffinet.cli.progress import stages
@@ -40,7 +51,9 @@ def segment(
     from rediffinet.outputs import OutputChoice
     from rediffinet.segmenter import Segmenter, SegmentOptions
 
-    explicit = {name: path for name, path in zip(("t1n", "t1c", "t2w", "t2f"), (t1n, t1c, t2w, t2f), strict=True) if path}
+    explicit = {
+        name: path for name, path in zip(("t1n", "t1c", "t2w", "t2f"), (t1n, t1c, t2w, t2f), strict=True) if path
+    }
     if bool(explicit) == (source is not None):
         raise CaseError("Give either INPUT (a case folder or a folder of case folders) or --t1n --t1c --t2w --t2f.")
     contrasts = channels.split(",") if channels else None
@@ -48,9 +61,7 @@ def segment(
     options = SegmentOptions(steps, samples, refine_everywhere, postprocess)
     choice = OutputChoice(preview, save_uncertainty, save_probabilities, overwrite)
     with Segmenter.open(bundle, engine, device, threads) as segmenter, stages() as progress:
-        run = partial(
-            segment_case, segmenter, out=out, seed=seed, options=options, choice=choice, progress=progress
-        )
+        run = partial(segment_case, segmenter, out=out, seed=seed, options=options, choice=choice, progress=progress)
         # one case alone: its error is the command's
         outcomes = [run(inputs[0])] if len(inputs) == 1 else list(segment_cohort(inputs, run))
     reports = [outcome.report for outcome in outcomes if outcome.report is not None]
@@ -68,7 +79,7 @@ def segment(
         raise typer.Exit(3)
 
 
-def _tell(report: "Report", folder: Path | None, *, quiet: bool) -> None:  # noqa: F821
+def _tell(report: "Report", folder: Path | None, *, quiet: bool) -> None:
     for warning in report.warnings:
         typer.echo(f"{report.case}: warning ({warning.code}): {warning.message}", err=True)
     if quiet:

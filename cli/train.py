@@ -14,7 +14,7 @@ def train(
     preset: Annotated[str, typer.Option(help="tiny (CPU) or paper.")] = "tiny",
     config: Annotated[Path | None, typer.Option(help="JSON file of settings laid over the preset.")] = None,
     fold: Annotated[int | None, typer.Option(help="Hold this fold out of training.")] = None,
-    folds: Annotated[int, typer.Option(help="Number of folds, grouped by patient.")] = 5,
+    folds: Annotated[int | None, typer.Option(help="Number of folds, grouped by patient; default: 5.")] = None,
     baseline: Annotated[list[Path] | None, typer.Option(help="Baseline runs for the refiner; repeat per fold.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, for example steps=500.")] = None,
@@ -36,7 +36,10 @@ def train(
         except (OSError, ValueError) as error:
             message = f"--config {config}: {error}. Expected a JSON file of settings."
             raise ConfigError(message) from None
-    changes = {**changes, "folds": folds, **({} if fold is None else {"fold": fold})}
+        if not isinstance(changes, dict):
+            message = f"--config {config}: holds a {type(changes).__name__}, expected a JSON object of settings"
+            raise ConfigError(message)
+    changes |= {key: value for key, value in (("fold", fold), ("folds", folds)) if value is not None}
     resolved = resolve_config(model, preset, changes, tuple(settings or ()))
     with training_progress() as (progress, stage):
         path = run(resolved, data, out, baselines=baseline or (), resume=resume, progress=progress, stage=stage)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rediffinet.engines.base import Array, Buffer, Device, Engine, Graph, GraphSpec, TensorSpec
-
 from rediffinet.errors import EngineError, MissingExtraError, RediffError
 
 __all__ = [

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from rediffinet.engines.base import Array, Buffer, Device, Engine, Graph, GraphSpec, TensorSpec
 
+from rediffinet.engines.base import Array, Buffer, Device, Engine, Graph, GraphSpec, TensorSpec
 from rediffinet.errors import EngineError
 
 DTYPES = {

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from rediffinet.engines.base import Array, Buffer, Device, Engine, Graph, GraphSpec, TensorSpec
-from rediffinet.engines.torch_ops import OPERATORS, Node, UnsupportedError, placed, torch_dtype
 
+from rediffinet.engines.base import Array, Buffer, Device, Engine, Graph, GraphSpec, TensorSpec
+from rediffinet.engines.torch_operators import OPERATORS, Node, UnsupportedError, placed, torch_dtype
 from rediffinet.errors import EngineError
 
 OLDEST_OPSET = 13

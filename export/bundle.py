@@ -4,7 +4,8 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from rediffinet.bundle import (
 )
 from rediffinet.engines import open_engine
 from rediffinet.engines.base import GraphSpec, TensorSpec
-from rediffinet.errors import ExportError, OutputError
+from rediffinet.errors import ConfigError, ExportError, OutputError
 from rediffinet.export.graphs import (
     GraphSource,
     Weights,
@@ -38,10 +39,11 @@ from rediffinet.export.graphs import (
     run_torch,
     write_graph,
 )
+from rediffinet.labels import labels_to_regions
 from rediffinet.nets.refiner import Refiner
 from rediffinet.nets.unet import UNet
 from rediffinet.noise import philox
-from rediffinet.normalise import brain_box, normalise
+from rediffinet.normalise import Normalisation, brain_box, normalise
 from rediffinet.phantom import make_phantom
 from rediffinet.training.runs import Run, describe
 from rediffinet.windows import extract
@@ -61,7 +63,7 @@ class ExportSettings:
     samples: int = 4
     thresholds: PerRegion = (0.5, 0.5, 0.5)
     overlap: float = 0.25
-    postprocess: PostprocessSettings = PostprocessSettings()
+    postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
 
 
 def export_bundle(
@@ -76,13 +78,16 @@ def export_bundle(
     """Write a bundle folder and open it.
 
     Raises ExportError when a run is of the wrong model, the runs do not fit together, or a graph is further from
-    torch than its tolerance; OutputError when `out` exists and `overwrite` is false.
+    torch than its tolerance; ConfigError when more sampling steps are asked for than were trained; OutputError when
+    `out` exists and `overwrite` is false, or when it is no bundle that could be replaced.
     """
     settings = settings or ExportSettings()
     _check_runs(refiner, baseline)
-    if out.exists() and not overwrite:
-        message = f"{out} exists already. Use --overwrite to replace it, or another --out."
-        raise OutputError(message)
+    train_steps = refiner.config.refiner.train_steps
+    if not 1 <= settings.steps <= train_steps:
+        message = f"--steps: got {settings.steps}, expected 1 to {train_steps} (the number of training steps)"
+        raise ConfigError(message)
+    _check_out(out, overwrite=overwrite)
     assert isinstance(baseline.model, UNet) and isinstance(refiner.model, Refiner)
     sources = (baseline_source(baseline.model), *refiner_sources(refiner.model))
     with _replaced_whole(out) as folder:
@@ -104,6 +109,18 @@ def _check_runs(refiner: Run, baseline: Run) -> None:
     if refiner.config.normalisation != baseline.config.normalisation:
         message = f"{refiner.path} and {baseline.path} were trained with different normalisation; train both alike"
         raise ExportError(message)
+
+
+def _check_out(out: Path, *, overwrite: bool) -> None:
+    if not out.exists():
+        return
+    if not overwrite:
+        message = f"{out} exists already. Use --overwrite to replace it, or another --out."
+        raise OutputError(message)
+    # --overwrite removes the whole folder: never one that may hold other things
+    if not (out / MANIFEST).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        message = f"{out} is not a bundle (it has no {MANIFEST}), so it is not overwritten. Use another --out."
+        raise OutputError(message)
 
 
 @contextmanager
@@ -164,31 +181,34 @@ def gate_inputs(source: GraphSource, baseline: Run) -> dict[str, Arrays]:
     rng = philox("parity", source.name)
     random: Arrays = {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
     if "t" in random:
-        random |= {"t": np.float32([999.0]), "c0": np.float32([0.7]), "c1": np.float32([0.3])}
+        values = {"t": 999.0, "c0": 0.7, "c1": 0.3}
+        random |= {name: np.array([value], np.float32) for name, value in values.items()}
     shaped = dict(random)
     recipe = baseline.config.normalisation
-    phantom = make_phantom(0)
-    box = brain_box(phantom.images.astype(np.float32))
-    image = normalise(phantom.images[(slice(None), *box)].astype(np.float32), recipe)
-    if "image" in shaped:
-        window = shapes["image"][2:]
-        shaped["image"] = extract(image, _centre(image, window), window, recipe.background)[None]  # type: ignore[arg-type]
-    if "condition" in shaped:
-        window = shapes["condition"][2:]
-        regions = np.stack([phantom.labels[box] > 0, phantom.labels[box] % 2 == 1, phantom.labels[box] == 3])
-        start = tuple(int(c) - w // 2 for c, w in zip(np.argwhere(regions[0]).mean(axis=0), window, strict=True))
-        prior = extract(2.0 * regions.astype(np.float32) - 1.0, start, window, -1.0)  # type: ignore[arg-type]
-        shaped["condition"] = np.concatenate([prior, extract(image, start, window, recipe.background)])[None]  # type: ignore[arg-type]
+    image, regions = _phantom(recipe)
+    x, y, z = (int(centre) for centre in np.argwhere(regions[0]).mean(axis=0))
+    given = shaped.get("image", shaped.get("condition"))
+    if given is not None:
+        window = (given.shape[2], given.shape[3], given.shape[4])
+        start = (x - window[0] // 2, y - window[1] // 2, z - window[2] // 2)
+        contrasts = extract(image, start, window, recipe.background)
+        prior = extract(2.0 * regions.astype(np.float32) - 1.0, start, window, -1.0)
+        shaped |= {"image": contrasts[None]} if "image" in shaped else {}
+        shaped |= {"condition": np.concatenate([prior, contrasts])[None]} if "condition" in shaped else {}
     return {"random": random, "phantom": shaped}
 
 
-def _centre(image: np.ndarray[Any, Any], window: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple((size - width) // 2 for size, width in zip(image.shape[1:], window, strict=True))
+@cache
+def _phantom(recipe: Normalisation) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Image (4, X, Y, Z) and regions (3, X, Y, Z) of a phantom, cropped to its brain."""
+    phantom = make_phantom(0)
+    box = brain_box(phantom.images)
+    return normalise(phantom.images[(slice(None), *box)], recipe), labels_to_regions(phantom.labels[box])
 
 
 def check_parity(source: GraphSource, rounded: Any, spec: GraphSpec, inputs: dict[str, Arrays]) -> Parity:
     """Hold the written graph against torch; raises ExportError naming the graph, the input and the difference."""
-    graph_error = storage_error = 0.0
+    graph_errors, storage_errors = [], []
     with open_engine("onnxruntime") as engine:
         graph = engine.load(spec)
         for arrays in inputs.values():
@@ -196,9 +216,11 @@ def check_parity(source: GraphSource, rounded: Any, spec: GraphSpec, inputs: dic
             stored = run_torch(source, rounded, arrays)
             trained = run_torch(source, source.module, arrays)
             for name, same, original in zip(source.outputs, stored, trained, strict=True):
-                scale = max(float(original.abs().max()), 1e-6)
-                graph_error = max(graph_error, float(np.abs(got[name] - same.numpy()).max()) / scale)
-                storage_error = max(storage_error, float((same - original).abs().max()) / scale)
+                scale = np.maximum(float(original.abs().max()), 1e-6)
+                graph_errors.append(float(np.abs(got[name] - same.numpy()).max()) / scale)
+                storage_errors.append(float((same - original).abs().max()) / scale)
+    # np.max keeps NaN, Python's max may lose it: a network that computes NaN must not pass
+    graph_error, storage_error = float(np.max(graph_errors)), float(np.max(storage_errors))
     for what, error, tolerance in (
         ("the exported graph against torch", graph_error, GRAPH_TOLERANCE),
         ("the stored weights against the trained ones", storage_error, STORAGE_TOLERANCE),

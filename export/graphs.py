@@ -7,6 +7,7 @@ arithmetic stays float32. It halves the file.
 import copy
 import logging
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -86,10 +87,14 @@ def round_weights(module: nn.Module, weights: Weights) -> nn.Module:
     rounded = copy.deepcopy(module)
     if weights == "float16":
         with torch.no_grad():
-            for parameter in rounded.parameters():
-                if parameter.numel() >= SMALL:
-                    parameter.copy_(parameter.half().float())
+            for parameter in _large(rounded).values():
+                parameter.copy_(parameter.half().float())
     return rounded
+
+
+def _large(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters stored as float16. Not the buffers: the frequencies of the timestep are needed to the last bit."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.numel() >= SMALL}
 
 
 def write_graph(source: GraphSource, path: Path, weights: Weights) -> None:
@@ -114,8 +119,9 @@ def write_graph(source: GraphSource, path: Path, weights: Weights) -> None:
     assert program is not None
     model = program.model_proto
     if weights == "float16":
-        _store_as_float16(model)
+        _store_as_float16(model, _large(source.module))
     del model.metadata_props[:]
+    del model.graph.metadata_props[:]
     for node in model.graph.node:  # the exporter's stack traces name files of the machine it ran on
         del node.metadata_props[:]
         node.doc_string = ""
@@ -125,14 +131,15 @@ def write_graph(source: GraphSource, path: Path, weights: Weights) -> None:
     onnx.save_model(model, str(path))
 
 
-def _store_as_float16(model: onnx.ModelProto) -> None:
-    """Replace large float32 initialisers by float16 ones behind a Cast."""
+def _store_as_float16(model: onnx.ModelProto, names: Collection[str]) -> None:
+    """Replace the initialisers of these names by float16 ones behind a Cast."""
     casts = []
     for tensor in model.graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < SMALL:
+        if tensor.name not in names or tensor.data_type != TensorProto.FLOAT:
             continue
         stored = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{tensor.name}.half")
-        casts.append(helper.make_node("Cast", [stored.name], [tensor.name], f"{tensor.name}.cast", to=TensorProto.FLOAT))
+        cast = helper.make_node("Cast", [stored.name], [tensor.name], f"{tensor.name}.cast", to=TensorProto.FLOAT)
+        casts.append(cast)
         tensor.CopyFrom(stored)
     nodes = list(model.graph.node)
     del model.graph.node[:]

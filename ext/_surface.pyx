@@ -244,31 +244,36 @@ cdef inline double gap(Py_ssize_t at, Py_ssize_t block, double spacing) noexcept
     return d * d
 
 
-cdef void search_block_rows(Search *s, Py_ssize_t bx, Py_ssize_t by) noexcept nogil:
-    """Search the rows of a column of blocks that can hold something nearer."""
+cdef void search_block(Search *s, Py_ssize_t bx, Py_ssize_t by, Py_ssize_t bz) noexcept nogil:
+    """Offer the block's elements, row by row, where they can be nearer."""
     cdef Py_ssize_t x, y
-    cdef double dx, dy
+    cdef double dx, dy, along = gap(s.z, bz, s.sz)
+    cdef uint64_t row
     for x in range(8 * bx, min(8 * bx + 8, s.X)):
         dx = s.sx * (s.x - x)
-        if dx * dx >= s.best:
+        if dx * dx + along >= s.best:
             continue
         for y in range(8 * by, min(8 * by + 8, s.Y)):
             dy = s.sy * (s.y - y)
-            if dx * dx + dy * dy < s.best:
-                search_row(s, x, y)
+            if dx * dx + dy * dy + along >= s.best:
+                continue
+            row = (s.surface[(x * s.Y + y) * s.words + (bz >> 3)] >> (8 * (bz & 7))) & 0xFF
+            while row != 0:
+                offer(s, x, y, 8 * bz + lowest_bit(row))
+                row &= row - 1
 
 
 cdef inline void search_column(Search *s, Py_ssize_t bx, Py_ssize_t by, double aside) noexcept nogil:
-    """Search a column of blocks (aside: its squared distance across) where an occupied block is near enough."""
+    """Search the occupied blocks that are near enough in a column (aside: its squared distance across)."""
     cdef const uint64_t *blocks = s.blocks + (bx * s.BY + by) * s.block_words
-    cdef Py_ssize_t w
+    cdef Py_ssize_t w, bz
     cdef uint64_t word
     for w in range(s.block_words):
         word = blocks[w]
         while word != 0:
-            if aside + gap(s.z, 64 * w + lowest_bit(word), s.sz) < s.best:
-                search_block_rows(s, bx, by)
-                return
+            bz = 64 * w + lowest_bit(word)
+            if aside + gap(s.z, bz, s.sz) < s.best:
+                search_block(s, bx, by, bz)
             word &= word - 1
 
 

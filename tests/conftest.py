@@ -1,8 +1,14 @@
 """Fixtures shared by all tests."""
 
+import hashlib
+import json
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -15,3 +21,269 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} is not a folder (set REDIFF_REAL_DATA to one)")
     return folder
+
+
+# --- a bundle in closed form ----------------------------------------------------------------------------------------
+#
+# Graphs without training: every voxel's answer is a formula of that voxel, so plain NumPy says what a whole
+# segmentation must be, whatever the windows and their blending were.
+
+CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
+BASELINE_WINDOW = (12, 14, 10)
+REFINER_WINDOW = (10, 8, 12)
+
+
+def _rows(*rows: list[float]) -> np.ndarray:
+    return np.array(rows, np.float32)
+
+
+@dataclass(frozen=True)
+class ToyFormula:
+    """Weights of the toy graphs; images are t1n, t1c, t2w, t2f, a condition is the prior of WT, TC, ET and then these.
+
+    probability = sigmoid(baseline · image + bias)
+    feature_0 = prior × (contrast · condition),  feature_1 = second · condition
+    x0 = sigmoid(−steep · feature_0 + from_second · feature_1 + from_condition · condition + noise · x_t + time · t)
+
+    With the last four terms small, Δ > 1/2 exactly where prior and contrast have opposite signs.
+    """
+
+    baseline: np.ndarray = field(default_factory=lambda: _rows([0, 0, 0, 12], [0, 12, 0, 0], [0, 24, 0, 0]))
+    bias: np.ndarray = field(default_factory=lambda: _rows(0.5, 0.0, -18.0))
+    contrast: np.ndarray = field(
+        default_factory=lambda: _rows([0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 1, 0, 0, 0], [0, 0, 0, 0.8, 0.8, 0, 0])
+    )
+    second: np.ndarray = field(
+        default_factory=lambda: _rows([0.1, 0.2, 0, 0.3, 0, 0.1, -0.2], [0, 0, 0.3, 0, -0.2, 0, 0.1])
+    )
+    from_second: np.ndarray = field(default_factory=lambda: _rows([0.4, -0.1], [0.2, 0.3], [-0.5, 0.1]))
+    from_condition: np.ndarray = field(
+        default_factory=lambda: _rows([0, 0.1, 0, 0, 0, 0.2, 0], [0.1, 0, 0, 0, 0.3, 0, 0], [0, 0, 0, 0.1, 0, 0, -0.3])
+    )
+    steep: float = 8.0
+    noise: float = 0.0
+    time: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    signal_scale: float = 1.0
+
+    def probability(self, image: np.ndarray) -> np.ndarray:
+        """(4, …) → (3, …) in float64, as all results here."""
+        return _sigmoid(_mix(self.baseline, image) + np.float64(self.bias).reshape(-1, *[1] * (image.ndim - 1)))
+
+    def features(self, condition: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(7, …) → (3, …), (2, …)."""
+        return np.float64(condition[:3]) * _mix(self.contrast, condition), _mix(self.second, condition)
+
+    def x0(self, condition: np.ndarray, x_t: np.ndarray | float = 0.0, t: float = 0.0) -> np.ndarray:
+        """Condition (7, …), x_t (3, …) → the discrepancy (3, …) that one call of the denoiser finds."""
+        first, second = self.features(condition)
+        logits = -self.steep * first + _mix(self.from_second, second) + _mix(self.from_condition, condition)
+        time = np.float64(self.time).reshape(-1, *[1] * (condition.ndim - 1))
+        return _sigmoid(logits + self.noise * np.float64(x_t) + time * t)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def _mix(weights: np.ndarray, channels: np.ndarray) -> np.ndarray:
+    return np.tensordot(np.float64(weights), np.float64(channels), axes=1)
+
+
+@dataclass(frozen=True)
+class ToyBundle:
+    """A bundle folder and the formula that its graphs compute."""
+
+    path: Path
+    formula: ToyFormula
+    manifest: dict[str, Any]
+
+
+def write_toy_bundle(folder: Path, formula: ToyFormula | None = None, **changes: Any) -> ToyBundle:
+    """Write the toy bundle; `changes` replace entries of the manifest, dictionaries entry by entry."""
+    formula = formula or ToyFormula()
+    folder.mkdir(parents=True)
+    graphs = {}
+    for name, model in _toy_models(formula).items():
+        content = model.SerializeToString()
+        (folder / f"{name}.onnx").write_bytes(content)
+        graphs[name] = {
+            "file": f"{name}.onnx",
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "precision": "fp32",
+            "weights": "float32",
+            "inputs": [_toy_tensor(value) for value in model.graph.input],
+            "outputs": [_toy_tensor(value) for value in model.graph.output],
+            "parity": {
+                "inputs": ["none"],
+                **dict.fromkeys(("graph", "graph_tolerance", "storage", "storage_tolerance"), 0.0),
+            },
+        }
+    manifest: dict[str, Any] = {
+        "schema_version": "rediffinet-bundle/1",
+        "name": "toy",
+        "model": "rediffinet",
+        "rediffinet": "0",
+        "graphs": graphs,
+        "normalisation": {},
+        "baseline": {"window": BASELINE_WINDOW, "overlap": 0.25, "thresholds": [0.5, 0.5, 0.5]},
+        "refiner": {
+            "window": REFINER_WINDOW,
+            "overlap": 0.25,
+            "margin": 2,
+            "unsure": 0.1,
+            "condition": "probability",
+            "thresholds": [0.5, 0.5, 0.5],
+        },
+        "diffusion": {"steps": 2, "samples": 3, "signal_scale": formula.signal_scale},
+        "postprocess": {"connectivity": 26, "min_voxels": 0, "min_fraction": 0.0},
+        "training": {},
+    }
+    for key, value in changes.items():
+        manifest[key] = {**manifest[key], **value} if isinstance(value, dict) and key in manifest else value
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return ToyBundle(folder, formula, manifest)
+
+
+def _toy_tensor(value: Any) -> dict[str, Any]:
+    shape = [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+    return {"name": value.name, "dtype": "float32", "shape": shape}
+
+
+def _toy_models(formula: ToyFormula) -> dict[str, Any]:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    node = helper.make_node
+
+    def tensor(name: str, channels: int | None = None, window: tuple[int, ...] = ()) -> Any:
+        return helper.make_tensor_value_info(
+            name, TensorProto.FLOAT, ["batch"] if channels is None else ["batch", channels, *window]
+        )
+
+    def model(nodes: list[Any], inputs: list[Any], outputs: list[Any], **weights: Any) -> Any:
+        stored = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
+        graph = helper.make_graph(nodes, "toy", inputs, outputs, stored)
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        onnx.checker.check_model(made, full_check=True)
+        return made
+
+    def kernel(weights: np.ndarray) -> np.ndarray:
+        return weights[..., None, None, None].astype(np.float32)
+
+    prior = np.eye(3, 7, dtype=np.float32)
+    baseline = model(
+        [node("Conv", ["image", "weights", "bias"], ["logits"]), node("Sigmoid", ["logits"], ["probability"])],
+        [tensor("image", 4, BASELINE_WINDOW)],
+        [tensor("probability", 3, BASELINE_WINDOW)],
+        weights=kernel(formula.baseline),
+        bias=formula.bias.astype(np.float32),
+    )
+    conditioner = model(
+        [
+            node("Conv", ["condition", "prior"], ["u"]),
+            node("Conv", ["condition", "contrast"], ["v"]),
+            node("Mul", ["u", "v"], ["feature_0"]),
+            node("Conv", ["condition", "second"], ["feature_1"]),
+        ],
+        [tensor("condition", 7, REFINER_WINDOW)],
+        [tensor("feature_0", 3, REFINER_WINDOW), tensor("feature_1", 2, REFINER_WINDOW)],
+        prior=kernel(prior),
+        contrast=kernel(formula.contrast),
+        second=kernel(formula.second),
+    )
+    denoiser = model(
+        [
+            node("Mul", ["feature_0", "steep"], ["a"]),
+            node("Conv", ["feature_1", "from_second"], ["b"]),
+            node("Conv", ["condition", "from_condition"], ["c"]),
+            node("Mul", ["x_t", "noise"], ["d"]),
+            *(node("Unsqueeze", [name, "axes"], [f"{name}_"]) for name in ("t", "c0", "c1")),
+            node("Mul", ["t_", "time"], ["e"]),
+            node("Sum", ["a", "b", "c", "d", "e"], ["logits"]),
+            node("Sigmoid", ["logits"], ["x0"]),
+            node("Mul", ["x0", "twice"], ["f"]),
+            node("Sub", ["f", "scale"], ["signal"]),
+            node("Mul", ["signal", "c0_"], ["g"]),
+            node("Mul", ["x_t", "c1_"], ["h"]),
+            node("Add", ["g", "h"], ["x_prev"]),
+        ],
+        [
+            tensor("x_t", 3, REFINER_WINDOW),
+            tensor("condition", 7, REFINER_WINDOW),
+            *(tensor(name) for name in ("t", "c0", "c1")),
+            tensor("feature_0", 3, REFINER_WINDOW),
+            tensor("feature_1", 2, REFINER_WINDOW),
+        ],
+        [tensor("x_prev", 3, REFINER_WINDOW), tensor("x0", 3, REFINER_WINDOW)],
+        steep=np.float32(-formula.steep),
+        noise=np.float32(formula.noise),
+        time=np.float32(formula.time).reshape(1, 3, 1, 1, 1),
+        from_second=kernel(formula.from_second),
+        from_condition=kernel(formula.from_condition),
+        twice=np.float32(2.0 * formula.signal_scale),
+        scale=np.float32(formula.signal_scale),
+        axes=np.array([1, 2, 3, 4]),
+    )
+    return {"baseline": baseline, "conditioner": conditioner, "denoiser": denoiser}
+
+
+@pytest.fixture(scope="session")
+def make_toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ToyBundle]:
+    """make_toy_bundle(*, manifest entries…, **fields of the formula) → ToyBundle in a folder of its own."""
+    fields = set(ToyFormula.__dataclass_fields__) - {"baseline"}
+
+    def make(**changes: Any) -> ToyBundle:
+        own = {name: changes.pop(name) for name in list(changes) if name in fields}
+        return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy", ToyFormula(**own), **changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def toy_bundle(make_toy_bundle: Callable[..., ToyBundle]) -> ToyBundle:
+    """The toy bundle as it is: two steps, three samples, no influence of noise or time. Do not change its folder."""
+    return make_toy_bundle()
+
+
+def toy_images(shape: tuple[int, int, int] = (26, 30, 24), centre: tuple[int, int, int] = (12, 15, 11)) -> np.ndarray:
+    """Images float32 (4, X, Y, Z): an ellipsoid of noise with a bright ball in each contrast, a little displaced."""
+    rng = np.random.default_rng(3)
+    places = np.stack(np.indices(shape))
+    middle = (np.array(shape) - 1) / 2
+    brain = (((places - middle[:, None, None, None]) / (middle[:, None, None, None] - 1)) ** 2).sum(axis=0) <= 1
+    images = rng.uniform(100, 200, (4, *shape)).astype(np.float32)
+
+    def ball(offset: tuple[int, int, int], radius: float) -> np.ndarray:
+        at = np.add(centre, offset)[:, None, None, None]
+        return ((places - at) ** 2).sum(axis=0) <= radius**2
+
+    for channel, (offset, radius) in enumerate((((0, 1, 0), 4), ((0, 0, 0), 4), ((2, 0, 0), 5), ((0, 0, 0), 6))):
+        inside = ball(offset, radius)
+        images[channel][inside] = rng.uniform(300, 340, inside.sum())
+    core = ball((0, 0, 0), 2.5)
+    images[1][core] = rng.uniform(380, 400, core.sum())
+    return np.where(brain, images, np.float32(0))
+
+
+TOY_AFFINE = np.array([[-1, 0, 0, 7], [0, -1, 0, 40], [0, 0, 1, -12], [0, 0, 0, 1.0]])
+
+
+@pytest.fixture
+def toy_case() -> Any:
+    """The case of `toy_images` in memory, named `toy`, LPS, 1 mm."""
+    from rediffinet.cases import Case
+
+    return Case.from_arrays("toy", toy_images(), TOY_AFFINE)
+
+
+@pytest.fixture
+def make_toy_images() -> Callable[..., np.ndarray]:
+    """`toy_images` for tests, which cannot import this file."""
+    return toy_images
+
+
+@pytest.fixture
+def toy_folder(tmp_path: Path, toy_case: Any) -> Path:
+    """The toy case as four files `toy-t1n.nii.gz` … in a folder."""
+    toy_case.save(tmp_path / "toy")
+    return tmp_path / "toy"

@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Window = tuple[int, int, int]
 Positive = Annotated[int, Field(gt=0)]
+Window = tuple[Positive, Positive, Positive]
+Features = Annotated[tuple[Positive, ...], Field(min_length=2)]
 
 
 class Frozen(BaseModel):
@@ -21,7 +22,7 @@ class UNetConfig(Frozen):
     a window on a CPU; the logits are then interpolated to full resolution.
     """
 
-    features: tuple[Positive, ...] = (16, 32, 64, 128)
+    features: Features = (16, 32, 64, 128)
     stem_stride: Literal[1, 2] = 1
     deep_supervision: bool = False
     window: Window = (128, 128, 128)
@@ -29,19 +30,20 @@ class UNetConfig(Frozen):
     @property
     def divisor(self) -> int:
         """Every side of a window must be a multiple of this."""
-        return self.stem_stride * 2 ** int(len(self.features) - 1)
+        return int(self.stem_stride * 2 ** (len(self.features) - 1))
 
 
 class RefinerConfig(Frozen):
     """Discrepancy denoiser and its conditioning encoder (paper §2.2).
 
-    features: channels per level of both encoders; decoder_features: channels of the full-resolution decoder output.
+    features: channels per level of both encoders; head_features: channels of the full-resolution decoder output;
+    time_features: width of the timestep embedding; train_steps: T; signal_scale: b, the discrepancy is diffused as ±b.
     soft_condition: condition on the baseline's probabilities (2p − 1) instead of its mask.
     """
 
-    features: tuple[Positive, ...] = (16, 32, 64, 128)
+    features: Features = (16, 32, 64, 128)
     head_features: Positive = 16
-    time_features: Positive = 64
+    time_features: Annotated[int, Field(ge=2)] = 64
     window: Window = (64, 64, 64)
     soft_condition: bool = True
     train_steps: Positive = 1000

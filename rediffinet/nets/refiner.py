@@ -6,6 +6,7 @@ neither x_t nor t it runs once per window, whatever the number of steps and samp
 """
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ CONDITION_CHANNELS = len(REGIONS) + len(CONTRASTS)
 
 
 class TimeEmbedding(nn.Module):
-    """Timestep (N,) → features (N, width): sinusoids (Vaswani et al. 2017), then a two-layer perceptron, in float32."""
+    """Timestep (N,) → features (N, width): float32 sinusoids (Vaswani et al. 2017), then a two-layer perceptron."""
 
     frequencies: Tensor
 
@@ -65,8 +66,7 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [inputs, *features]
         self.blocks = nn.ModuleList(
-            Block(i, o, 1 if level == 0 else 2, time_features)
-            for level, (i, o) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+            Block(i, o, 1 if level == 0 else 2, time_features) for level, (i, o) in enumerate(pairwise(widths))
         )
 
     def forward(self, x: Tensor, time: Tensor | None = None, add: list[Tensor] | None = None) -> list[Tensor]:

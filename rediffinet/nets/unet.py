@@ -1,9 +1,9 @@
 """The baseline: an optimized U-Net over MONAI's U-Net blocks."""
 
 import torch
-import torch.nn.functional as F
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetOutBlock, UnetUpBlock
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rediffinet.labels import CONTRASTS, REGIONS
 from rediffinet.nets.config import UNetConfig
@@ -29,8 +29,7 @@ class UNet(nn.Module):
             UnetBasicBlock(3, i, o, 3, s, NORM, ACT) for i, o, s in zip(inputs, widths, strides, strict=True)
         )
         self.up = nn.ModuleList(
-            UnetUpBlock(3, i, o, 3, 2, 2, NORM, ACT)
-            for i, o in zip(widths[:0:-1], widths[-2::-1], strict=True)
+            UnetUpBlock(3, i, o, 3, 2, 2, NORM, ACT) for i, o in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
         heads = min(3, len(widths) - 1) if config.deep_supervision else 1
         self.heads = nn.ModuleList(UnetOutBlock(3, w, out_channels) for w in widths[:heads])
@@ -51,7 +50,7 @@ class UNet(nn.Module):
 
     def _full(self, logits: Tensor, level: int) -> Tensor:
         if level == 0 and self.config.stem_stride == 2:
-            return F.interpolate(logits, scale_factor=2.0, mode="trilinear", align_corners=False)
+            return functional.interpolate(logits, scale_factor=2.0, mode="trilinear", align_corners=False)
         return logits
 
 

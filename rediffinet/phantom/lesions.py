@@ -55,8 +55,9 @@ def _split(rng: np.random.Generator, kind: str, whole: float) -> tuple[float, fl
     """Volumes of core and enhancing tissue for a whole-tumour volume."""
     core = whole * float(np.clip(rng.beta(2.0, 2.4), 0.06, 0.93))
     if kind == "enhancing":
-        return core, core * float(np.clip(rng.beta(2.6, 2.6), 0.18, 0.90))
+        return core, min(core * float(np.clip(rng.beta(2.6, 2.6), 0.18, 0.90)), 80e3)
     if kind == "solid":
+        core = min(core, 45e3)
         return core, core * float(rng.uniform(0.93, 1.0))
     if kind == "tiny-enhancing":
         return core, min(float(np.exp(rng.uniform(np.log(120), np.log(1500)))), 0.3 * core)
@@ -71,7 +72,7 @@ def plan_lesions(rng: np.random.Generator, head: Head, tumour: Tumour) -> list[L
     if tumour == "none":
         return []
     kind = tumour if tumour != "random" else str(rng.choice(list(_SHARES), p=list(_SHARES.values())))
-    whole = float(np.clip(np.exp(rng.normal(np.log(68e3), 0.75)), 6e3, 200e3))
+    whole = float(np.clip(np.exp(rng.normal(np.log(90e3), 0.7)), 6e3, 210e3))
     shares = [1.0]
     if rng.random() < 0.28:
         shares = [0.8, 0.2] if rng.random() < 0.65 else [0.72, 0.18, 0.10]

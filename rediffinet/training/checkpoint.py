@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rediffinet.errors import TrainingError
+from rediffinet.errors import OutputError, TrainingError
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -17,7 +17,10 @@ CHECKPOINT = "checkpoint.safetensors"
 def save_checkpoint(
     path: Path, model: nn.Module, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer, metadata: dict[str, Any]
 ) -> None:
-    """Write weights, their moving average, the AdamW moments and `metadata` (JSON) to `path` atomically."""
+    """Write weights, their moving average, the AdamW moments and `metadata` (JSON) to `path` atomically.
+
+    Raises OutputError when it cannot be written; a checkpoint that was there before stays as it was.
+    """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in ema.items()}
     for name, parameter in model.named_parameters():
@@ -25,19 +28,28 @@ def save_checkpoint(
         tensors |= {f"adam.{key}.{name}": value for key, value in state.items()}
     temporary = path.with_name(f".{path.name}.tmp")
     flat = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
-    save_file(flat, temporary, {"rediffinet": json.dumps(metadata)})
-    temporary.replace(path)
+    try:
+        save_file(flat, temporary, {"rediffinet": json.dumps(metadata)})
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        message = f"checkpoint {path} cannot be written: {error}. Make room or choose another --out, then --resume."
+        raise OutputError(message) from None
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors, metadata) of a checkpoint. Raises TrainingError when it is missing or not one of ours."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {})["rediffinet"])
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+            metadata = json.loads((file.metadata() or {}).get("rediffinet", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError, ValueError) as error:
         message = f"checkpoint {path}: {error}. Expected the run folder that `rediff train --out` made."
         raise TrainingError(message) from None
+    if not isinstance(metadata, dict) or not {"config", "step", "provenance"} <= metadata.keys():
+        message = f"checkpoint {path} is not one of rediffinet. Expected the run folder that `rediff train --out` made."
+        raise TrainingError(message)
+    return tensors, metadata
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """The resolved configuration of a training run and its presets."""
 
+import json
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
@@ -10,6 +12,7 @@ from rediffinet.normalise import Normalisation
 
 ModelName = Literal["unet", "rediffinet"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
 class Augmentation(Frozen):
@@ -17,8 +20,8 @@ class Augmentation(Frozen):
 
     flip_axes: tuple[Literal[0, 1, 2], ...] = (0,)
     affine: Fraction = 0.3
-    rotation_degrees: float = 15.0
-    scaling: float = 0.15
+    rotation_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = 15.0
+    scaling: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.15
     gamma: Fraction = 0.5
     gain: Fraction = 0.5
     noise: Fraction = 0.2
@@ -35,10 +38,10 @@ class TrainConfig(Frozen):
     augmentation: Augmentation = Augmentation()
     steps: Annotated[int, Field(gt=0)] = 1500
     batch: Annotated[int, Field(gt=0)] = 1
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
+    learning_rate: PositiveFloat = 2e-3
+    weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 1e-4
     warmup: Annotated[int, Field(ge=0)] = 100
-    clip_norm: float = 5.0
+    clip_norm: PositiveFloat = 5.0
     ema: Fraction = 0.995
     autocast: bool = True
     tumour_fraction: Fraction = 0.67
@@ -107,12 +110,17 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parse_setting(setting: str) -> dict[str, Any]:
-    """'refiner.signal_scale=0.3' → {'refiner': {'signal_scale': '0.3'}}; commas make a list."""
+    """'refiner.signal_scale=0.3' → {'refiner': {'signal_scale': 0.3}}: commas make a list, values are JSON or text."""
     key, separator, value = setting.partition("=")
     if not separator or not key:
         message = f"--set: got '{setting}', expected KEY=VALUE, for example --set steps=500"
         raise ConfigError(message)
-    parsed: Any = value.split(",") if "," in value else value
+    listed = "," in value and not value.startswith(("[", "{"))
+    parsed: Any
+    try:
+        parsed = json.loads(f"[{value}]" if listed else value)
+    except ValueError:
+        parsed = value.split(",") if listed else value
     for part in reversed(key.split(".")):
         parsed = {part: parsed}
     return dict(parsed)
@@ -140,14 +148,23 @@ def resolve_config(
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
         message = f"training configuration: {problems}"
         raise ConfigError(message) from None
-    _check_windows(config)
+    if config.model != model:
+        message = f"model: the settings are those of '{config.model}', asked for '{model}'"
+        raise ConfigError(message)
+    _check(config)
     return config
 
 
-def _check_windows(config: TrainConfig) -> None:
+def _check(config: TrainConfig) -> None:
     net = config.unet if config.model == "unet" else config.refiner
     if any(side % net.divisor for side in net.window):
         message = f"window: got {net.window}, expected sides that are multiples of {net.divisor} for this network"
+        raise ConfigError(message)
+    if math.prod(side // net.divisor for side in net.window) == 1:
+        message = (
+            f"window: got {net.window}, which the network shrinks to a single voxel, where instance norm has nothing "
+            "to normalise. Use a larger window or fewer levels."
+        )
         raise ConfigError(message)
     if config.fold is not None and not 0 <= config.fold < config.folds:
         message = f"fold: got {config.fold}, expected 0 to {config.folds - 1} for {config.folds} folds"

@@ -1,7 +1,7 @@
 """Training cases in memory, and folds grouped by patient."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ def patient_of(name: str) -> str:
     return match.group(1) if match else name
 
 
-def assign_folds(names: Iterable[str], folds: int, seed: int = 0) -> dict[str, int]:
+def assign_folds(names: Collection[str], folds: int, seed: int = 0) -> dict[str, int]:
     """Fold of every case; all cases of a patient share one. Depends on the set of patients and the seed alone."""
     patients = sorted({patient_of(name) for name in names})
     order = philox("folds", seed).permutation(len(patients))
@@ -48,7 +48,7 @@ def load_training_case(folder: Path, recipe: Normalisation) -> TrainingCase:
     case = load_case(folder)
     path = find_labels(folder)
     if path is None:
-        message = f"{folder}: no reference segmentation (expected a file {case.name}-seg.nii.gz or {case.name}_seg.nii.gz)"
+        message = f"{folder}: no reference segmentation, expected {case.name}-seg.nii.gz or {case.name}_seg.nii.gz"
         raise TrainingError(message)
     labels, schema = load_labels(path, case.grid)
     box = brain_box(case.images)

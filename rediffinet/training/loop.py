@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,8 +53,8 @@ def new_state(task: Task) -> State:
     return State(model, {name: value.detach().clone() for name, value in model.state_dict().items()}, optimizer)
 
 
-def restore_state(task: Task, path: Path) -> State:
-    """The state of a checkpoint. Raises TrainingError when it belongs to another configuration."""
+def restore_state(task: Task, path: Path, provenance: dict[str, Any]) -> State:
+    """The state of a checkpoint. Raises TrainingError when it belongs to another configuration or other data."""
     state = new_state(task)
     tensors, metadata = read_checkpoint(path)
     wanted = json.loads(task.config.model_dump_json())
@@ -61,13 +62,30 @@ def restore_state(task: Task, path: Path) -> State:
     differing = sorted(key for key in wanted if wanted[key] != found.get(key))
     if differing:
         changes = "; ".join(f"{key}: checkpoint has {found.get(key)}, asked for {wanted[key]}" for key in differing)
-        message = f"--resume: {path} was made with another configuration ({changes}). Use the same settings or a new --out."
+        message = f"--resume: {path} has another configuration ({changes}). Use the same settings or a new --out."
+        raise TrainingError(message)
+    changed = _changed_provenance(metadata["provenance"], json.loads(json.dumps(provenance)))
+    if changed:
+        message = f"--resume: {path} was trained on other data ({changed}). Give the same data or a new --out."
         raise TrainingError(message)
     state.model.load_state_dict(part(tensors, "model"))
     state.ema = part(tensors, "ema")
     restore_optimizer(tensors, state.model, state.optimizer)
     state.step = metadata["step"]
     return state
+
+
+def _changed_provenance(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """What differs, in words; empty when nothing does."""
+    changes = []
+    for key in sorted(found.keys() | wanted.keys()):
+        before, now = found.get(key), wanted.get(key)
+        if before != now and isinstance(before, list) and isinstance(now, list):
+            gone, new = [x for x in before if x not in now], [x for x in now if x not in before]
+            changes.append(f"{key}: without {gone}, with {new} in addition")
+        elif before != now:
+            changes.append(f"{key}: checkpoint has {before}, got {now}")
+    return "; ".join(changes)
 
 
 def advance(task: Task, state: State, batch: tuple[Tensor, ...]) -> float:
@@ -82,7 +100,10 @@ def advance(task: Task, state: State, batch: tuple[Tensor, ...]) -> float:
         message = f"the loss became {value} at step {state.step}: lower learning_rate, or set autocast=false"
         raise TrainingError(message)
     loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm)
+    norm = float(torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm))
+    if not math.isfinite(norm):  # the step would ruin the weights, and the next checkpoint with them
+        message = f"the gradient became {norm} at step {state.step}: lower learning_rate, or set autocast=false"
+        raise TrainingError(message)
     state.optimizer.step()
     # a short run must not average in its random start
     decay = min(config.ema, (1.0 + state.step) / (10.0 + state.step))
@@ -93,26 +114,36 @@ def advance(task: Task, state: State, batch: tuple[Tensor, ...]) -> float:
     return value
 
 
+def check_folder(out: Path, *, resume: bool) -> None:
+    """Raise OutputError when `out` holds a run and `resume` is false, or cannot be written. Makes nothing."""
+    if (out / CHECKPOINT).exists() and not resume:
+        message = f"{out} holds a run already. Use --resume to go on with it, or another --out."
+        raise OutputError(message)
+    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        message = f"run folder {out} cannot be made: {there} is not a folder that can be written. Use another --out."
+        raise OutputError(message)
+
+
 def run_training(
     task: Task, out: Path, provenance: dict[str, Any], *, resume: bool = False, progress: Progress | None = None
 ) -> Path:
     """Train to the end and return the path of the checkpoint.
 
     provenance: JSON-ready facts about the data (cases trained on and held out, hashes of baselines), kept in the
-    checkpoint. Raises OutputError when `out` holds a run already and `resume` is false.
+    checkpoint. Raises OutputError when `out` holds a run already and `resume` is false, TrainingError when the run
+    to resume has another configuration or other data, or when the loss is no longer a number.
     """
-    path = out / CHECKPOINT
+    check_folder(out, resume=resume)
     out.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not resume:
-        message = f"{out} holds a run already. Use --resume to go on with it, or another --out."
-        raise OutputError(message)
-    state = restore_state(task, path) if path.exists() else new_state(task)
+    path = out / CHECKPOINT
+    state = restore_state(task, path, provenance) if path.exists() else new_state(task)
     config = task.config
     _write_json(out / "config.json", json.loads(config.model_dump_json()))
     rows = _read_log(out / LOG, state.step)
     losses: list[float] = []
     state.model.train()
-    started = time.monotonic()
+    started = time.monotonic() - (float(rows[-1][3]) if rows else 0.0)
     with ThreadPoolExecutor(1) as ahead:
         following = ahead.submit(task.batch, state.step)
         while state.step < config.steps:
@@ -130,8 +161,8 @@ def run_training(
                     "step": state.step,
                     "provenance": provenance,
                 }
+                _write_log(out / LOG, rows)  # first: on resume, rows past the checkpoint are dropped, never missing
                 save_checkpoint(path, state.model, state.ema, state.optimizer, metadata)
-                _write_log(out / LOG, rows)
     return path
 
 

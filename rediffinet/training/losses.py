@@ -1,8 +1,8 @@
 """The compound loss of the paper: Dice + binary cross-entropy (+ mean squared error for the discrepancy)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 
 def dice_loss(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
@@ -16,16 +16,17 @@ def dice_loss(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tenso
 def compound_loss(logits: Tensor, target: Tensor, *, squared_error: bool) -> Tensor:
     """Dice + BCE, and + MSE of the probabilities when asked. logits and target (N, 3, …) float32."""
     probability = torch.sigmoid(logits)
-    loss = dice_loss(probability, target) + F.binary_cross_entropy_with_logits(logits, target)
-    return loss + F.mse_loss(probability, target) if squared_error else loss
+    loss = dice_loss(probability, target) + functional.binary_cross_entropy_with_logits(logits, target)
+    return loss + functional.mse_loss(probability, target) if squared_error else loss
 
 
 def deep_supervision_loss(logits: Tensor | list[Tensor], target: Tensor) -> Tensor:
     """Compound loss at every resolution given, halving the weight per level; targets by nearest neighbour."""
     levels = logits if isinstance(logits, list) else [logits]
     weights = [0.5**i for i in range(len(levels))]
+    targets = [functional.interpolate(target, level.shape[2:], mode="nearest") for level in levels]
     losses = [
-        w * compound_loss(level.float(), F.interpolate(target, level.shape[2:], mode="nearest"), squared_error=False)
-        for w, level in zip(weights, levels, strict=True)
+        weight * compound_loss(level.float(), small, squared_error=False)
+        for weight, level, small in zip(weights, levels, targets, strict=True)
     ]
     return torch.stack(losses).sum() / sum(weights)

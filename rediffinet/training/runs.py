@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from rediffinet.errors import TrainingError
@@ -17,7 +18,7 @@ from rediffinet.nets.unet import BaselineGraph, UNet
 from rediffinet.training.checkpoint import CHECKPOINT, part, read_checkpoint
 from rediffinet.training.config import TrainConfig
 from rediffinet.training.data import TrainingCase, assign_folds, load_training_cases, patient_of
-from rediffinet.training.loop import Progress, run_training
+from rediffinet.training.loop import Progress, check_folder, run_training
 from rediffinet.training.tasks import BaselineTask, Probability, RefinerTask, Task
 from rediffinet.windows import slide
 
@@ -38,17 +39,21 @@ class Run:
 
     @property
     def seen_patients(self) -> frozenset[str]:
-        """Patients whose labels this run was trained on, directly or through its baselines."""
+        """Patients whose labels this run was trained on."""
         return frozenset(patient_of(name) for name in self.provenance["trained_on"])
 
 
 def open_run(folder: Path) -> Run:
-    """Read a run folder. Raises TrainingError when it holds no checkpoint of ours."""
+    """Read a run folder. Raises TrainingError when it holds no checkpoint of ours, or one of another version."""
     path = folder / CHECKPOINT
     tensors, metadata = read_checkpoint(path)
-    config = TrainConfig.model_validate(metadata["config"])
-    model: nn.Module = UNet(config.unet) if config.model == "unet" else Refiner(config.refiner)
-    model.load_state_dict(part(tensors, "ema"))
+    try:
+        config = TrainConfig.model_validate(metadata["config"])
+        model: nn.Module = UNet(config.unet) if config.model == "unet" else Refiner(config.refiner)
+        model.load_state_dict(part(tensors, "ema"))
+    except (ValidationError, RuntimeError) as error:
+        message = f"checkpoint {path} does not fit this version of rediffinet: {error}"
+        raise TrainingError(message) from None
     model.eval()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Run(folder, config, model, metadata["provenance"], metadata["step"], digest)
@@ -74,23 +79,23 @@ def out_of_fold(
 ) -> list[Probability]:
     """Predictions for every case by a baseline that has not seen its patient.
 
-    Cached in `cache`, one file a case, keyed by the baseline's hash. Raises TrainingError when a case was seen by all
-    baselines: a refiner trained on such predictions would meet too few errors to learn from.
+    Cached in `cache`, one file a case, keyed by the baseline's hash and the image's. Raises TrainingError when a case
+    was seen by all baselines: a refiner trained on such predictions would meet too few errors to learn from.
     """
-    cache.mkdir(parents=True, exist_ok=True)
     chosen = [next((b for b in baselines if case.patient not in b.seen_patients), None) for case in cases]
     seen = [case.name for case, baseline in zip(cases, chosen, strict=True) if baseline is None]
     if seen:
         message = (
             f"{len(seen)} training cases were seen by every baseline given: {', '.join(seen)}.\n"
-            "The refiner learns from out-of-fold predictions: train baselines with --fold 0 … --folds N on the same "
-            "data and give each with --baseline."
+            "The refiner learns from out-of-fold predictions: train one baseline per fold on the same data (--folds N, "
+            "--fold 0 to N − 1) and give each with --baseline."
         )
         raise TrainingError(message)
+    cache.mkdir(parents=True, exist_ok=True)
     predictions = []
     for index, (case, baseline) in enumerate(zip(cases, chosen, strict=True)):
         assert baseline is not None
-        path = cache / f"{case.name}-{baseline.sha256[:12]}.npy"
+        path = cache / f"{case.name}-{_prediction_key(baseline, case)}.npy"
         if not path.exists():
             temporary = path.with_name(f".{path.name}.tmp")
             with temporary.open("wb") as file:
@@ -100,6 +105,25 @@ def out_of_fold(
         if stage is not None:
             stage("out-of-fold predictions", index + 1, len(cases))
     return predictions
+
+
+def _prediction_key(baseline: Run, case: TrainingCase) -> str:
+    digest = hashlib.sha256(baseline.sha256.encode())
+    digest.update(case.image.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _open_baselines(folders: Sequence[Path], config: TrainConfig) -> list[Run]:
+    """Runs that can predict for the refiner of `config`; raises TrainingError for any other."""
+    runs = [open_run(folder) for folder in folders]
+    for run in runs:
+        if run.config.model != "unet":
+            message = f"--baseline {run.path} is a run of '{run.config.model}', expected one of 'unet'"
+            raise TrainingError(message)
+        if run.config.normalisation != config.normalisation:
+            message = f"--baseline {run.path} was trained with another normalisation; train both alike"
+            raise TrainingError(message)
+    return runs
 
 
 def train(
@@ -115,7 +139,7 @@ def train(
     """Train one model and return its checkpoint.
 
     With config.fold = K the cases of fold K (patients are never split) are held out, whatever the model. A refiner
-    needs `baselines`: runs of which at least one has not seen each training case.
+    needs `baselines`: runs of which at least one has not seen each training case. Raises TrainingError, OutputError.
     """
     if (config.model == "unet") == bool(baselines):
         message = (
@@ -123,25 +147,31 @@ def train(
             "(trained with --fold, so that each case is out of fold for one of them); a U-Net takes none."
         )
         raise TrainingError(message)
+    check_folder(out, resume=resume)
+    runs = _open_baselines(baselines, config)
     cases = load_training_cases(
         data, config.normalisation, (lambda i, n: stage("reading cases", i, n)) if stage else None
     )
     folds = assign_folds([case.name for case in cases], config.folds)
     kept = [case for case in cases if config.fold is None or folds[case.name] != config.fold]
-    provenance = {
+    held_out = [case for case in cases if folds[case.name] == config.fold]
+    if not kept or (config.fold is not None and not held_out):
+        message = (
+            f"--fold {config.fold} of {config.folds} leaves {len(kept)} cases to train on and {len(held_out)} held "
+            f"out: the {len(cases)} cases found are of {len({case.patient for case in cases})} patients, which are "
+            "never split. Give more data, or fewer --folds."
+        )
+        raise TrainingError(message)
+    provenance: dict[str, Any] = {
         "trained_on": [case.name for case in kept],
-        "held_out": [case.name for case in cases if folds[case.name] == config.fold],
+        "held_out": [case.name for case in held_out],
         "folds": config.folds,
         "fold": config.fold,
     }
-    if not kept:
-        message = f"no training cases are left: {len(cases)} found, all in fold {config.fold}"
-        raise TrainingError(message)
     task: Task
     if config.model == "unet":
         task = BaselineTask(config, kept)
     else:
-        runs = [open_run(folder) for folder in baselines]
         provenance["baselines"] = [{"sha256": run.sha256, "fold": run.config.fold} for run in runs]
         task = RefinerTask(config, kept, out_of_fold(kept, runs, out / "out_of_fold", stage))
     return run_training(task, out, provenance, resume=resume, progress=progress)

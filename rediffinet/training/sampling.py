@@ -5,8 +5,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from rediffinet.training.config import Augmentation
 from rediffinet.windows import Shape, Start, extract
@@ -58,9 +58,9 @@ def augment_space(
     """Rotate, scale and flip image (C, …) and masks (R, …) together."""
     if settings.affine and rng.random() < settings.affine:
         window = (image.shape[1], image.shape[2], image.shape[3])
-        grid = F.affine_grid(_rotation_and_scale(rng, settings, window), [1, 1, *window], align_corners=False)
-        image = F.grid_sample((image - fill)[None], grid, mode="bilinear", align_corners=False)[0] + fill
-        masks = F.grid_sample(masks[None], grid, mode="nearest", align_corners=False)[0]
+        grid = functional.affine_grid(_rotation_and_scale(rng, settings, window), [1, 1, *window], align_corners=False)
+        image = functional.grid_sample((image - fill)[None], grid, mode="bilinear", align_corners=False)[0] + fill
+        masks = functional.grid_sample(masks[None], grid, mode="nearest", align_corners=False)[0]
     axes = [axis + 1 for axis in settings.flip_axes if rng.random() < 0.5]
     return (image.flip(axes), masks.flip(axes)) if axes else (image, masks)
 

@@ -28,7 +28,8 @@ class Task(ABC):
     def __init__(self, config: TrainConfig, cases: Sequence[TrainingCase]) -> None:
         self.config = config
         self.cases = cases
-        self.fill = config.normalisation.background
+        # as the images hold it, or background voxels would not be recognised
+        self.fill = float(np.float16(config.normalisation.background))
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -62,7 +63,7 @@ class BaselineTask(Task):
 
     def sample(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
         """Image (4, window), regions (3, window)."""
-        case = self.cases[rng.integers(len(self.cases))]
+        case = self.cases[int(rng.integers(len(self.cases)))]
         window = self.config.unet.window
         wanted = rng.random() < self.config.tumour_fraction
         inside = random_voxel(rng, case.regions[0]) if wanted else None
@@ -83,9 +84,7 @@ class RefinerTask(Task):
     `predictions[i]`: float16 (3, X, Y, Z) for cases[i], from a baseline that has not seen that patient.
     """
 
-    def __init__(
-        self, config: TrainConfig, cases: Sequence[TrainingCase], predictions: Sequence[Probability]
-    ) -> None:
+    def __init__(self, config: TrainConfig, cases: Sequence[TrainingCase], predictions: Sequence[Probability]) -> None:
         super().__init__(config, cases)
         self.predictions = predictions
         self.alpha_bar = cumulative_alphas(linear_betas(config.refiner.train_steps))

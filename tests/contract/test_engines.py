@@ -13,8 +13,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from rediffinet.engines import ENGINES, Engine, Graph, GraphSpec, TensorSpec, open_engine
 
+from rediffinet.engines import ENGINES, Engine, Graph, GraphSpec, TensorSpec, open_engine
 from rediffinet.errors import EngineError, MissingExtraError
 
 SIZE = 8

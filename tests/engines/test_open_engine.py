@@ -8,9 +8,9 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+
 from rediffinet.engines import ENGINES, GraphSpec, TensorSpec, open_engine, survey
 from rediffinet.engines.base import Device
-
 from rediffinet.errors import EngineError, MissingExtraError
 
 needs_onnxruntime = pytest.mark.skipif(not importlib.util.find_spec("onnxruntime"), reason="needs onnxruntime")

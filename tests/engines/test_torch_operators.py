@@ -13,8 +13,7 @@ import pytest
 pytest.importorskip("torch", reason="the torch engine needs torch")
 
 from rediffinet.engines import Engine, GraphSpec, TensorSpec, open_engine
-from rediffinet.engines.torch_ops import OPERATORS, Node, UnsupportedError
-
+from rediffinet.engines.torch_operators import OPERATORS, Node, UnsupportedError
 from rediffinet.errors import EngineError
 
 DTYPES = {"float16", "float32", "float64", "int8", "uint8", "int32", "int64", "bool"}
