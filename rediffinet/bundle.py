@@ -11,14 +11,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from rediffinet.engines.base import GraphSpec, TensorSpec
 from rediffinet.errors import BundleError
 from rediffinet.labels import BRATS_2023, CONTRASTS, REGIONS, SCHEMAS, LabelSchema
 from rediffinet.normalise import Normalisation
 
-SCHEMA = "rediffinet-bundle/1"
+SCHEMA: Literal["rediffinet-bundle/1"] = "rediffinet-bundle/1"
 MANIFEST = "manifest.json"
 INTENDED_USE = "Research use only, not a medical device. No clinical decision may rest on its output."
 
@@ -29,6 +29,12 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _inside(file: str) -> str:
+    if Path(file).is_absolute() or ".." in Path(file).parts:
+        raise ValueError(f"'{file}' is outside the bundle")
+    return file
 
 
 class TensorEntry(_Part):
@@ -56,7 +62,7 @@ class Parity(_Part):
 class GraphEntry(_Part):
     """One ONNX file of the bundle."""
 
-    file: str
+    file: Annotated[str, AfterValidator(_inside)]
     sha256: str
     precision: Literal["fp32"]
     weights: Literal["float32", "float16"]
@@ -135,6 +141,14 @@ class Manifest(_Part):
     licence: str = "Apache-2.0"
     intended_use: str = INTENDED_USE
 
+    @field_validator("channels", "regions")
+    @classmethod
+    def _in_order(cls, names: tuple[str, ...], field: ValidationInfo) -> tuple[str, ...]:
+        expected = CONTRASTS if field.field_name == "channels" else REGIONS
+        if names != expected:
+            raise ValueError(f"got {', '.join(names)}, this version runs {', '.join(expected)} in this order only")
+        return names
+
     @property
     def label_schema(self) -> LabelSchema:
         """The integers of the label maps this bundle writes."""
@@ -175,7 +189,7 @@ def default_bundle() -> Path:
     """The bundle shipped in the package. Raises BundleError when this install has none."""
     path = Path(str(resources.files("rediffinet"))) / "bundles" / "default"
     if not (path / MANIFEST).is_file():
-        message = f"this install of rediffinet has no default bundle (expected {path}). Reinstall, or give --bundle DIR."
+        message = f"this install has no default bundle (expected {path}). Reinstall rediffinet, or give --bundle DIR."
         raise BundleError(message)
     return path
 

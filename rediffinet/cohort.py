@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rediffinet.cases import find_cases, load_case
-from rediffinet.errors import RediffError
+from rediffinet.errors import CaseError, RediffError
 from rediffinet.naming import case_name, find_contrasts
 from rediffinet.outputs import OutputChoice, check_output, save_result
 from rediffinet.report import Report
@@ -76,12 +76,18 @@ def segment_case(
     return Outcome(name, result.report, folder)
 
 
-def segment_cohort(
-    inputs: Sequence[CaseInput], segment: Callable[[CaseInput], Outcome]
-) -> Iterator[Outcome]:
-    """Segment case after case; an error the user can fix becomes that case's outcome."""
+def segment_cohort(inputs: Sequence[CaseInput], segment: Callable[[CaseInput], Outcome]) -> Iterator[Outcome]:
+    """Segment case after case; an error the user can fix becomes that case's outcome.
+
+    So does a name that an earlier case has: its outputs would replace that one's.
+    """
+    first: dict[str, CaseInput] = {}
     for given in inputs:
         try:
+            other = first.setdefault(given.name, given)
+            if other is not given:
+                message = f"{given.folder} and {other.folder} are both named {given.name}. Segment them one by one."
+                raise CaseError(message)
             yield segment(given)
         except RediffError as error:
             yield Outcome(str(given.folder), error=error)

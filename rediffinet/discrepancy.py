@@ -8,7 +8,7 @@ Volume = npt.NDArray[np.float32]
 
 def discrepancy(mask: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Δx0 = |U(I) − x0| of boolean regions of any equal shape (eq. 4)."""
-    return mask != truth
+    return np.asarray(mask != truth)
 
 
 def refined_probability(

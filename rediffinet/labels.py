@@ -35,7 +35,7 @@ SCHEMAS = {schema.name: schema for schema in (BRATS_2023, BRATS_2021)}
 
 
 def labels_to_regions(labels: npt.NDArray[np.integer], schema: LabelSchema = BRATS_2023) -> npt.NDArray[np.bool_]:
-    """Label map (X, Y, Z) → boolean regions (3, X, Y, Z) in the order WT, TC, ET. Values outside the schema are background."""
+    """Label map (X, Y, Z) → boolean regions (3, X, Y, Z): WT, TC, ET. Values outside the schema are background."""
     et = labels == schema.et
     tc = et | (labels == schema.ncr)
     return np.stack([tc | (labels == schema.ed), tc, et])

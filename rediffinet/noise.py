@@ -15,5 +15,5 @@ def philox(*key: int | str) -> np.random.Generator:
 def window_noise(
     seed: int, case: str, window: tuple[int, ...], sample: int, shape: tuple[int, ...]
 ) -> npt.NDArray[np.float32]:
-    """Standard normal float32 noise for one sample of one window (`window`: its start in the canonical volume)."""
+    """Standard normal float32 noise for one sample of one window (`window`: its start in the brain crop)."""
     return philox("window", seed, case, *window, sample).standard_normal(shape, dtype=np.float32)

@@ -40,7 +40,11 @@ def render_preview(result: Result) -> Image.Image:
             left += tile.width
         top += height + BAR
     x = 6
-    legend = ((f"{result.report.case}   outlines WT and TC:", (220, 220, 220)), ("baseline", BASELINE_COLOUR), ("refined", REFINED_COLOUR))
+    legend = (
+        (f"{result.report.case}   outlines WT and TC:", (220, 220, 220)),
+        ("baseline", BASELINE_COLOUR),
+        ("refined", REFINED_COLOUR),
+    )
     for text, colour in (*legend, ("research use only", (150, 150, 150))):
         draw.text((x, top + 3), text, fill=colour, font=font)
         x += int(draw.textlength(text, font=font)) + 14

@@ -41,28 +41,32 @@ def refinement_windows(probability: Volume, settings: RefinerSettings, *, everyw
     shape = (probability.shape[1], probability.shape[2], probability.shape[3])
     if everywhere:
         return plan_windows(shape, settings.window, settings.overlap)
-    unsure = (probability > settings.unsure).any(axis=0)
+    unsure: Mask = np.asarray((probability > settings.unsure).any(axis=0))
     if not unsure.any():
         return []
     low, high = [], []
     for axis, (size, width) in enumerate(zip(shape, settings.window, strict=True)):
         occupied = np.flatnonzero(unsure.any(axis=tuple(a for a in range(3) if a != axis)))
-        first = max(0, int(occupied[0]) - settings.margin)
-        last = min(size, int(occupied[-1]) + 1 + settings.margin)
-        # a box narrower than a window is widened inside the volume: real neighbours, not padding
-        missing = max(0, min(size, width) - (last - first))
-        first = max(0, min(first - missing // 2, size - max(last - first + missing, 0)))
+        first, last = int(occupied[0]) - settings.margin, int(occupied[-1]) + 1 + settings.margin
+        first, last = _widened(max(0, first), min(size, last), size, width)
         low.append(first)
-        high.append(max(last, min(size, first + width)))
+        high.append(last)
     box = (high[0] - low[0], high[1] - low[1], high[2] - low[2])
-    starts = [
-        (x + low[0], y + low[1], z + low[2]) for x, y, z in plan_windows(box, settings.window, settings.overlap)
-    ]
+    starts = [(x + low[0], y + low[1], z + low[2]) for x, y, z in plan_windows(box, settings.window, settings.overlap)]
     return [start for start in starts if unsure[overlap_slices(shape, start, settings.window)[0]].any()]
 
 
+def _widened(first: int, last: int, size: int, width: int) -> tuple[int, int]:
+    """Widen first:last to a window's width where the volume allows: real neighbours, not padding."""
+    missing = min(size, width) - (last - first)
+    if missing <= 0:
+        return first, last
+    first = min(max(0, first - missing // 2), size - min(size, width))
+    return first, first + min(size, width)
+
+
 class Sampler:
-    """The conditioner and denoiser graphs with their device buffers; one per call, so that calls may run in parallel."""
+    """The conditioner and denoiser graphs with their device buffers, one per call: calls may run in parallel."""
 
     def __init__(self, engine: Engine, conditioner: Graph, denoiser: Graph, schedule: Schedule) -> None:
         self._engine = engine
@@ -103,10 +107,7 @@ class Sampler:
             return x_prev, self._x0
 
         samples = np.stack(
-            [
-                self._engine.download(ddim(step, self._engine.upload(noise[None]), self._schedule))[0]
-                for noise in noises
-            ]
+            [self._engine.download(ddim(step, self._engine.upload(noise[None]), self._schedule))[0] for noise in noises]
         )
         return samples.mean(axis=0), samples.std(axis=0)
 

@@ -1,7 +1,6 @@
 """The report of a case: what ran, on what, how long, and what came out. The same object becomes report.json."""
 
 import platform
-import resource
 import sys
 from importlib.metadata import version
 from typing import Any
@@ -77,7 +76,7 @@ class PerRegionMl(_Part):
 
 
 class PerRegionCount(_Part):
-    """Voxels of the three regions."""
+    """Voxels whose membership in a region differs between the two written label maps, after postprocessing."""
 
     WT: int
     TC: int
@@ -110,15 +109,21 @@ class Warning_(_Part):  # noqa: N801 (Warning is a builtin)
     message: str
 
 
+def _platform() -> str:
+    return f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+
+
 class Report(_Part):
     """Everything about one case; see docs/report.md."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    schema_: str = Field(REPORT_SCHEMA, alias="schema")
+    schema_: str = Field(default=REPORT_SCHEMA, alias="schema")
     case: str
     rediffinet: str = Field(default_factory=lambda: version("rediffinet"))
-    platform: str = Field(default_factory=lambda: f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
+    platform: str = Field(
+        default_factory=lambda: f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    )
     intended_use: str
     bundle: BundleInfo
     engine: EngineInfo
@@ -143,6 +148,10 @@ class Report(_Part):
 
 
 def peak_rss_mb() -> float:
-    """Peak resident memory of this process in MB."""
+    """Peak resident memory of this process in MB (2²⁰ bytes); 0 on Windows, which keeps no such count."""
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -39,7 +39,7 @@ def linear_betas(train_steps: int = 1000, first: float = 1e-4, last: float = 0.0
 
 def cumulative_alphas(betas: FloatArray) -> FloatArray:
     """alpha_bar_t = prod_{s ≤ t} (1 − beta_s), float64 (T,)."""
-    return np.cumprod(1.0 - betas)
+    return np.cumprod(1.0 - betas, dtype=np.float64)
 
 
 def respace(alpha_bar: FloatArray, steps: int) -> Schedule:

@@ -206,6 +206,7 @@ class Segmenter:
             baseline_labels, _ = self._postprocess(baseline.labels, options)
             refined = refined_probability(mask, probability, found.delta, found.sampled)
             regions = labels_to_regions(labels, manifest.label_schema)
+            baseline_regions = labels_to_regions(baseline_labels, manifest.label_schema)
             uncertainty = wrong_probability(regions, refined)
         seconds.total = time.perf_counter() - started
         tell("decode", 1, 1)
@@ -248,10 +249,10 @@ class Segmenter:
                 zip(("edema", "necrosis", "enhancing"), values, strict=True),
             ),
             volumes_ml=Volumes(
-                baseline=_millilitres(labels_to_regions(baseline_labels, manifest.label_schema), voxel_ml),
+                baseline=_millilitres(baseline_regions, voxel_ml),
                 refined=_millilitres(regions, voxel_ml),
             ),
-            flipped_voxels=PerRegionCount(**dict(zip(REGIONS, flip.flipped.tolist(), strict=True))),
+            flipped_voxels=_count(regions != baseline_regions),
             uncertainty=_uncertainty(regions[0], uncertainty, found.disagreement, found.sampled, voxel_ml),
             warnings=_warnings(case, regions, removed * voxel_ml),
         )
@@ -290,10 +291,13 @@ def _check_spacing(case: Case, expected_mm: tuple[float, float, float]) -> None:
 
 
 def _millilitres(regions: npt.NDArray[np.bool_], voxel_ml: float) -> PerRegionMl:
-    counts = regions.reshape(len(regions), -1).sum(axis=1)
-    return PerRegionMl(
-        **{name: round(float(count) * voxel_ml, 3) for name, count in zip(REGIONS, counts, strict=True)}
-    )
+    counts = _count(regions).model_dump()
+    return PerRegionMl(**{name: round(count * voxel_ml, 3) for name, count in counts.items()})
+
+
+def _count(regions: npt.NDArray[np.bool_]) -> PerRegionCount:
+    counts = regions.reshape(len(regions), -1).sum(axis=1).tolist()
+    return PerRegionCount(**dict(zip(REGIONS, counts, strict=True)))
 
 
 def _uncertainty(
@@ -317,6 +321,6 @@ def _warnings(case: Case, regions: npt.NDArray[np.bool_], removed_ml: float) -> 
     elif not regions[2].any():
         warnings.append(Warning_(code="no-enhancing-tumour", message="No enhancing tumour was found."))
     if removed_ml >= 1.0:
-        message = f"Postprocessing removed {removed_ml:.1f} ml of tumour in separate components (--no-postprocess keeps them)."
+        message = f"Postprocessing removed {removed_ml:.1f} ml of separate components (--no-postprocess keeps them)."
         warnings.append(Warning_(code="components-removed", message=message))
     return warnings

@@ -68,7 +68,7 @@ def gaussian_importance(window: Shape, sigma: float = 0.125, floor: float = 1e-3
     """
     profiles = [np.exp(-0.5 * (((np.arange(n) - (n - 1) / 2) / (sigma * n)) ** 2)) for n in window]
     weight = profiles[0][:, None, None] * profiles[1][None, :, None] * profiles[2][None, None, :]
-    return np.maximum(weight, floor).astype(np.float32)
+    return np.asarray(np.maximum(weight, floor), dtype=np.float32)
 
 
 class Blend:

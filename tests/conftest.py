@@ -49,7 +49,7 @@ class ToyFormula:
     """
 
     baseline: np.ndarray = field(default_factory=lambda: _rows([0, 0, 0, 12], [0, 12, 0, 0], [0, 24, 0, 0]))
-    bias: np.ndarray = field(default_factory=lambda: _rows(0.5, 0.0, -18.0))
+    bias: np.ndarray = field(default_factory=lambda: np.float32([-1.0, -1.5, -18.0]))
     contrast: np.ndarray = field(
         default_factory=lambda: _rows([0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 1, 0, 0, 0], [0, 0, 0, 0.8, 0.8, 0, 0])
     )
@@ -287,3 +287,44 @@ def toy_folder(tmp_path: Path, toy_case: Any) -> Path:
     """The toy case as four files `toy-t1n.nii.gz` … in a folder."""
     toy_case.save(tmp_path / "toy")
     return tmp_path / "toy"
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one `rediff` command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def rediff(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """rediff("segment", path, …) → Ran: the entry point itself, in this process."""
+    from rediffinet.cli.main import main
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr("sys.argv", ["rediff", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(bool(end.code))
+        else:
+            code = 0
+        return Ran(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two small phantom cases. Do not change it."""
+    from rediffinet.phantom import write_phantoms
+
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(folder, 2, seed=3, shape=(64, 72, 56), tumour="enhancing")
+    return folder

@@ -167,18 +167,30 @@ class Recorder:
 
 @pytest.mark.parametrize("kind", ["probability", "mask"])
 def test_the_condition_is_the_prior_then_the_images_and_background_outside(make_toy_bundle: Any, kind: str) -> None:
-    toy = make_toy_bundle(refiner={"condition": kind}, normalisation={"background": -3.0}, baseline={"thresholds": (0.3, 0.5, 0.7)})
+    toy = make_toy_bundle(
+        refiner={"condition": kind}, normalisation={"background": -3.0}, baseline={"thresholds": (0.3, 0.5, 0.7)}
+    )
     bundle = open_bundle(toy.path)
     rng = np.random.default_rng(6)
     image = rng.uniform(-1, 1, (4, 6, 8, 12)).astype(np.float32)
     probability = rng.uniform(0, 1, (3, 6, 8, 12)).astype(np.float32)
     recorder, seen = Recorder(), []
     found = sample_discrepancy(
-        recorder, bundle, image, probability, [(-2, 0, 0)], key=(0, "X"), samples=3,  # type: ignore[arg-type]
+        recorder,
+        bundle,
+        image,
+        probability,
+        [(-2, 0, 0)],
+        key=(0, "X"),
+        samples=3,  # type: ignore[arg-type]
         done=lambda done, of: seen.append((done, of)),
     )
     ((condition, noises),) = recorder.given
-    prior = probability if kind == "probability" else np.stack([p > t for p, t in zip(probability, (0.3, 0.5, 0.7), strict=True)])
+    prior = (
+        probability
+        if kind == "probability"
+        else np.stack([p > t for p, t in zip(probability, (0.3, 0.5, 0.7), strict=True)])
+    )
     assert np.allclose(condition[:3, 2:8], 2.0 * prior - 1.0)
     assert np.array_equal(condition[3:, 2:8], image)
     assert (condition[:3, [0, 1, 8, 9]] == -1).all()
@@ -194,7 +206,13 @@ def test_without_windows_nothing_is_found(toy_bundle: Any) -> None:
     recorder = Recorder()
     image, probability = np.zeros((4, 6, 7, 8), np.float32), np.zeros((3, 6, 7, 8), np.float32)
     found = sample_discrepancy(
-        recorder, open_bundle(toy_bundle.path), image, probability, [], key=(0, "X"), samples=1  # type: ignore[arg-type]
+        recorder,
+        open_bundle(toy_bundle.path),
+        image,
+        probability,
+        [],
+        key=(0, "X"),
+        samples=1,  # type: ignore[arg-type]
     )
     assert not recorder.given
     assert not found.delta.any()

@@ -45,7 +45,9 @@ def test_plan_is_the_product_of_the_axes_in_c_order() -> None:
 def test_extract_is_a_cut_of_the_padded_volume(start: tuple[int, int, int]) -> None:
     volume = np.random.default_rng(0).normal(size=(2, 6, 7, 8)).astype(np.float32)
     window = (4, 5, 6)
-    padded = np.stack([np.pad(channel, 9, constant_values=value) for channel, value in zip(volume, (5, -7), strict=True)])
+    padded = np.stack(
+        [np.pad(channel, 9, constant_values=value) for channel, value in zip(volume, (5, -7), strict=True)]
+    )
     x, y, z = (slice(9 + s, 9 + s + w) for s, w in zip(start, window, strict=True))
     got = extract(volume, start, window, (5.0, -7.0))
     assert np.array_equal(got, padded[:, x, y, z])

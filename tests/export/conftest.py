@@ -1,0 +1,72 @@
+"""Runs with random weights and the bundles made of them, once per session: an ONNX export takes seconds."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rediffinet.phantom import make_phantom
+
+TINY = {
+    "unet": {"unet": {"features": (4, 8, 8), "window": (32, 40, 32), "stem_stride": 2, "deep_supervision": True}},
+    "rediffinet": {
+        # wide timestep features: more frequencies than the size from which weights are stored as float16
+        "refiner": {"features": (4, 8), "head_features": 6, "time_features": 256, "window": (16, 16, 24)}
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def runs() -> dict[str, Any]:
+    """An untrained run of each model."""
+    for module in ("torch", "monai", "onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(module, reason=f"export needs {module} (extras 'train' and 'cpu')")
+    import torch
+
+    from rediffinet.nets.refiner import Refiner
+    from rediffinet.nets.unet import UNet
+    from rediffinet.training.config import resolve_config
+    from rediffinet.training.runs import Run
+
+    torch.manual_seed(11)
+    made = {}
+    for model, changes in TINY.items():
+        config = resolve_config(model, changes=changes)
+        net = UNet(config.unet) if model == "unet" else Refiner(config.refiner)
+        for parameter in net.parameters():  # as after training: no two norms alike, no shift zero
+            if parameter.ndim == 1:
+                parameter.data += 0.1 * torch.randn_like(parameter)
+        provenance = {"trained_on": ["BraTS-GLI-00001-000"], "held_out": [], "folds": 5, "fold": None}
+        made[model] = Run(Path(model), config, net.eval(), provenance, 3, "ab" * 32)
+    return made
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_phantom() -> Any:
+    """The parity gate's phantom, small: a full one takes seconds to make."""
+    pytest.importorskip("torch", reason="export needs torch (extra 'train')")
+    pytest.importorskip("onnx", reason="export needs onnx (extra 'train')")
+    from rediffinet.export import bundle
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundle, "make_phantom", lambda seed: make_phantom(seed, (64, 72, 56)))
+        yield
+
+
+@pytest.fixture(scope="session")
+def bundle(runs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A bundle with float32 weights."""
+    from rediffinet.export.bundle import ExportSettings, export_bundle
+
+    settings = ExportSettings(name="tiny", steps=3, samples=2, thresholds=(0.7, 0.6, 0.5), overlap=0.5)
+    return export_bundle(runs["rediffinet"], runs["unet"], tmp_path_factory.mktemp("export") / "full", settings)
+
+
+@pytest.fixture(scope="session")
+def half_bundle(runs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The same with weights stored as float16."""
+    from rediffinet.export.bundle import ExportSettings, export_bundle
+
+    settings = replace(ExportSettings(), weights="float16")
+    return export_bundle(runs["rediffinet"], runs["unet"], tmp_path_factory.mktemp("export") / "half", settings)

@@ -1,0 +1,75 @@
+"""Losses against closed forms and MONAI."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="training needs torch (extra 'train')")
+
+import torch
+from torch import Tensor
+
+from rediffinet.training.losses import compound_loss, deep_supervision_loss, dice_loss
+
+
+@pytest.fixture
+def pair() -> tuple[Tensor, Tensor]:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (2, 3, 8, 6, 4)).astype(np.float32)
+    target = (rng.random((2, 3, 8, 6, 4)) < np.array([0.5, 0.3, 0.0]).reshape(1, 3, 1, 1, 1)).astype(np.float32)
+    return torch.from_numpy(logits), torch.from_numpy(target)
+
+
+def test_dice_closed_form() -> None:
+    target = torch.zeros(1, 3, 4, 4, 4)
+    target[:, 0, :2] = 1.0  # 32 voxels; half of them found, and no others
+    target[:, 1] = 1.0  # 64 voxels, all found
+    probability = torch.zeros_like(target)
+    probability[:, 0, :1] = 1.0
+    probability[:, 1] = 1.0
+    expected = 1.0 - ((2 * 16 + 1) / (16 + 32 + 1) + 1.0 + 1.0) / 3.0
+    assert dice_loss(probability, target).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_dice_is_monais_over_the_batch(pair: tuple[Tensor, Tensor]) -> None:
+    losses = pytest.importorskip("monai.losses", reason="MONAI is the oracle (extra 'train')")
+    logits, target = pair
+    oracle = losses.DiceLoss(sigmoid=True, batch=True, smooth_nr=1.0, smooth_dr=1.0)
+    assert dice_loss(torch.sigmoid(logits), target).item() == pytest.approx(oracle(logits, target).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("squared_error", [False, True])
+def test_compound_is_dice_and_cross_entropy_and_squared_error(pair: tuple[Tensor, Tensor], squared_error: bool) -> None:
+    logits, target = pair
+    z, y = logits.numpy().astype(np.float64), target.numpy().astype(np.float64)
+    p = 1 / (1 + np.exp(-z))
+    axes = (0, 2, 3, 4)
+    dice = np.mean(1 - (2 * (p * y).sum(axes) + 1) / (p.sum(axes) + y.sum(axes) + 1))
+    entropy = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p))
+    expected = dice + entropy + (np.mean((p - y) ** 2) if squared_error else 0.0)
+    assert compound_loss(logits, target, squared_error=squared_error).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_perfect_answer_costs_nothing_even_for_an_empty_region(pair: tuple[Tensor, Tensor]) -> None:
+    _, target = pair
+    assert not target[:, 2].any()
+    assert compound_loss(40.0 * (2 * target - 1), target, squared_error=True).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_deep_supervision_weighs_levels_by_halves(pair: tuple[Tensor, Tensor]) -> None:
+    logits, target = pair
+    half = torch.randn(2, 3, 4, 3, 2)
+    expected = (
+        compound_loss(logits, target, squared_error=False)
+        + 0.5 * compound_loss(half, target[:, :, ::2, ::2, ::2], squared_error=False)
+    ) / 1.5
+    torch.testing.assert_close(deep_supervision_loss([logits, half], target), expected)
+    torch.testing.assert_close(
+        deep_supervision_loss(logits, target), compound_loss(logits, target, squared_error=False)
+    )
+
+
+def test_half_precision_logits_are_summed_in_float32() -> None:
+    logits = torch.full((1, 3, 32, 32, 32), 1.0, dtype=torch.bfloat16)
+    target = torch.ones(1, 3, 32, 32, 32)
+    exact = deep_supervision_loss(logits.float(), target)
+    torch.testing.assert_close(deep_supervision_loss(logits, target), exact)

@@ -1,0 +1,102 @@
+"""Presets, the config file and --set, merged and checked."""
+
+import json
+
+import pytest
+
+from rediffinet.errors import ConfigError
+from rediffinet.training.config import PRESETS, TrainConfig, resolve_config
+
+
+@pytest.mark.parametrize("preset", ["tiny", "paper"])
+@pytest.mark.parametrize("model", ["unet", "rediffinet"])
+def test_every_preset_resolves_and_survives_json(preset: str, model: str) -> None:
+    config = resolve_config(model, preset)
+    assert config.model == model
+    assert TrainConfig.model_validate(json.loads(config.model_dump_json())) == config
+
+
+def test_presets_are_not_changed_by_use() -> None:
+    before = json.dumps(PRESETS)
+    resolve_config("unet", changes={"unet": {"features": (4, 8)}, "steps": 3}, settings=("unet.stem_stride=1",))
+    assert json.dumps(PRESETS) == before
+
+
+def test_set_wins_over_file_wins_over_preset() -> None:
+    preset = resolve_config("rediffinet")
+    changes = {"steps": 70, "refiner": {"signal_scale": 0.5, "head_features": 8}}
+    config = resolve_config("rediffinet", changes=changes, settings=("refiner.signal_scale=0.75", "seed=5"))
+    assert (config.steps, config.seed) == (70, 5)
+    assert (config.refiner.signal_scale, config.refiner.head_features) == (0.75, 8)
+    assert config.refiner.window == preset.refiner.window and config.batch == preset.batch
+
+
+def test_later_set_wins() -> None:
+    assert resolve_config("unet", settings=("steps=4", "steps=6")).steps == 6
+
+
+@pytest.mark.parametrize(
+    ("setting", "path", "value"),
+    [
+        ("unet.features=4,8,16", ("unet", "features"), (4, 8, 16)),
+        ("unet.features=[4,8,16]", ("unet", "features"), (4, 8, 16)),
+        ("unet.stem_stride=1", ("unet", "stem_stride"), 1),
+        ("unet.deep_supervision=true", ("unet", "deep_supervision"), True),
+        ("augmentation.flip_axes=0,2", ("augmentation", "flip_axes"), (0, 2)),
+        ("augmentation.flip_axes=[1]", ("augmentation", "flip_axes"), (1,)),
+        ("augmentation.flip_axes=[]", ("augmentation", "flip_axes"), ()),
+        ("learning_rate=1e-4", ("learning_rate",), 1e-4),
+        ("learning_rate=.5", ("learning_rate",), 0.5),
+        ("autocast=False", ("autocast",), False),
+        ("fold=2", ("fold",), 2),
+        ("fold=null", ("fold",), None),
+        ("normalisation.range=-2,2", ("normalisation", "range"), (-2.0, 2.0)),
+    ],
+)
+def test_set_takes_every_kind_of_value(setting: str, path: tuple[str, ...], value: object) -> None:
+    found: object = resolve_config("unet", settings=(setting,))
+    for name in path:
+        found = getattr(found, name)
+    assert found == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"model": "unet", "preset": "huge"}, ["preset", "huge", "tiny", "paper"]),
+        ({"model": "diffnet"}, ["model", "diffnet", "unet", "rediffinet"]),
+        ({"model": "unet", "settings": ("step=5",)}, ["step", "not permitted"]),
+        ({"model": "unet", "settings": ("unet.depth=5",)}, ["unet.depth", "not permitted", "5"]),
+        ({"model": "unet", "changes": {"refiner": {"x": 1}}}, ["refiner.x"]),
+        ({"model": "unet", "settings": ("steps=many",)}, ["steps", "integer", "many"]),
+        ({"model": "unet", "settings": ("steps=0",)}, ["steps", "greater than 0"]),
+        ({"model": "unet", "settings": ("learning_rate=-1",)}, ["learning_rate"]),
+        ({"model": "unet", "settings": ("learning_rate=nan",)}, ["learning_rate"]),
+        ({"model": "unet", "settings": ("unet.stem_stride=3",)}, ["unet.stem_stride", "1 or 2"]),
+        ({"model": "unet", "settings": ("unet.features=4",)}, ["unet.features"]),
+        ({"model": "unet", "settings": ("steps",)}, ["--set", "steps", "KEY=VALUE"]),
+        ({"model": "unet", "settings": ("=5",)}, ["--set", "KEY=VALUE"]),
+        ({"model": "unet", "settings": ("unet.window=32,32,24",)}, ["window", "(32, 32, 24)", "multiples of 16"]),
+        ({"model": "rediffinet", "settings": ("refiner.window=32,32,20",)}, ["window", "multiples of 8"]),
+        ({"model": "rediffinet", "settings": ("refiner.window=8,8,8",)}, ["single voxel"]),
+        ({"model": "unet", "changes": {"fold": 5}}, ["fold", "5", "0 to 4"]),
+        ({"model": "unet", "changes": {"fold": -1}}, ["fold", "-1"]),
+        ({"model": "unet", "changes": {"folds": 1}}, ["folds"]),
+        ({"model": "unet", "changes": {"model": "rediffinet"}}, ["rediffinet", "asked for 'unet'"]),
+        ({"model": "unet", "settings": ("normalisation.range=1,-1",)}, ["normalisation", "low < high"]),
+    ],
+)
+def test_what_does_not_fit_is_named(arguments: dict, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        resolve_config(**arguments)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        resolve_config("unet", settings=("stepz=5", "batch=0"))
+    assert "stepz" in str(error.value) and "batch" in str(error.value)
+
+
+def test_only_the_trained_networks_window_is_checked() -> None:
+    assert resolve_config("unet", settings=("refiner.window=30,30,30",)).model == "unet"

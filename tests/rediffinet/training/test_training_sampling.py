@@ -1,0 +1,189 @@
+"""Random windows and their augmentation."""
+
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="training needs torch (extra 'train')")
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rediffinet.training.config import Augmentation
+from rediffinet.training.sampling import augment_intensity, augment_space, cut, random_start, random_voxel
+
+STILL = Augmentation(flip_axes=(), affine=0.0, gamma=0.0, gain=0.0, noise=0.0)
+sizes = st.tuples(*[st.integers(1, 40)] * 3)
+
+
+def changed(**values: object) -> Augmentation:
+    return Augmentation.model_validate({**STILL.model_dump(), **values})
+
+
+@settings(deadline=None, max_examples=200)
+@given(shape=sizes, window=sizes, seed=st.integers(0, 10_000), data=st.data())
+def test_the_window_holds_the_chosen_voxel(
+    shape: tuple[int, int, int], window: tuple[int, int, int], seed: int, data: st.DataObject
+) -> None:
+    inside = np.array([data.draw(st.integers(0, size - 1)) for size in shape])
+    start = random_start(np.random.default_rng(seed), shape, window, inside)
+    for first, width, voxel, size in zip(start, window, inside, shape, strict=True):
+        assert first <= voxel < first + width
+        # as much of the volume as fits, and padding only where the window is larger
+        assert min(0, size - width) <= first <= max(0, size - width)
+
+
+def test_every_possible_start_is_drawn() -> None:
+    rng = np.random.default_rng(0)
+    free = {random_start(rng, (6, 3, 4), (4, 5, 4)) for _ in range(300)}
+    assert free == {(x, y, 0) for x in range(3) for y in range(-2, 1)}
+    held = {random_start(rng, (20, 3, 4), (4, 3, 4), np.array([1, 0, 0])) for _ in range(100)}
+    assert held == {(0, 0, 0), (1, 0, 0)}
+
+
+def test_random_voxel_is_uniform_over_the_mask() -> None:
+    mask = np.zeros((5, 6, 7), bool)
+    wanted = {(0, 0, 0), (4, 5, 6), (2, 3, 1)}
+    for voxel in wanted:
+        mask[voxel] = True
+    rng = np.random.default_rng(1)
+    drawn = [tuple(int(i) for i in random_voxel(rng, mask)) for _ in range(600)]  # type: ignore[union-attr]
+    assert set(drawn) == wanted
+    assert all(150 < drawn.count(voxel) < 250 for voxel in wanted)
+    assert random_voxel(rng, np.zeros((3, 3, 3), bool)) is None
+
+
+def test_cut_pads_with_the_fill() -> None:
+    volume = np.arange(2 * 3 * 3 * 3, dtype=np.float16).reshape(2, 3, 3, 3)
+    window = cut(volume, (-1, 0, 1), (3, 3, 3), -1.0)
+    assert window.dtype == torch.float32
+    expected = np.full((2, 3, 3, 3), -1.0)
+    expected[:, 1:, :, :2] = volume[:, :2, :, 1:]
+    np.testing.assert_array_equal(window.numpy(), expected)
+
+
+def marked(window: tuple[int, int, int], voxel: tuple[int, int, int], radius: float = 3.0) -> tuple[Tensor, Tensor]:
+    """An image (4, …) and masks (3, …) with the same ball in both, on a background of −1."""
+    axes = np.meshgrid(*[np.arange(n) for n in window], indexing="ij")
+    ball = sum((axis - centre) ** 2 for axis, centre in zip(axes, voxel, strict=True)) <= radius**2
+    ball = torch.from_numpy(ball.astype(np.float32))
+    return (2.0 * ball - 1.0).repeat(4, 1, 1, 1), ball.repeat(3, 1, 1, 1)
+
+
+def centre(weights: Tensor) -> np.ndarray:
+    """Centre of mass relative to the middle of the window, in voxels."""
+    grids = np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in weights.shape], indexing="ij")
+    values = weights.numpy()
+    return np.array([(grid * values).sum() / values.sum() for grid in grids])
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_flips_mirror_image_and_masks_along_their_axis_half_of_the_time(axis: int) -> None:
+    image, masks = marked((16, 20, 24), (4, 5, 6))
+    flipped = 0
+    for seed in range(40):
+        got, labels = augment_space(np.random.default_rng(seed), changed(flip_axes=(axis,)), image, masks, -1.0)
+        mirrored = np.flip(masks.numpy(), axis + 1)
+        if np.array_equal(labels.numpy(), mirrored):
+            flipped += 1
+            np.testing.assert_array_equal(got.numpy(), np.flip(image.numpy(), axis + 1))
+        else:
+            assert torch.equal(labels, masks) and torch.equal(got, image)
+    assert 8 <= flipped <= 32
+
+
+def test_several_axes_flip_independently() -> None:
+    image, masks = marked((16, 20, 24), (4, 5, 6))
+    places = set()
+    for seed in range(80):
+        _, labels = augment_space(np.random.default_rng(seed), changed(flip_axes=(0, 1, 2)), image, masks, -1.0)
+        places.add(tuple(np.sign(centre(labels[0])).astype(int)))
+    assert len(places) == 8
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_rotation_and_scaling_keep_image_and_masks_together(seed: int) -> None:
+    window, voxel = (48, 64, 40), (33, 22, 27)  # sides differ: a rotation in normalised coordinates would shear
+    image, masks = marked(window, voxel)
+    rule = changed(affine=1.0, rotation_degrees=20.0, scaling=0.2)
+    turned, labels = augment_space(np.random.default_rng(seed), rule, image, masks, -1.0)
+    assert set(torch.unique(labels).tolist()) == {0.0, 1.0}
+    before, after = centre(masks[0]), centre(turned[0] + 1.0)
+    np.testing.assert_allclose(centre(labels[0]), after, atol=0.5)  # the mask is cut at whole voxels
+    # the ball moves as a rigid turn about the third axis and one scale would move it
+    scale = after[2] / before[2]
+    assert 0.8 - 0.02 <= scale <= 1.2 + 0.02
+    assert np.hypot(*after[:2]) / np.hypot(*before[:2]) == pytest.approx(scale, abs=0.02)
+    angle = math.degrees(math.atan2(after[1], after[0]) - math.atan2(before[1], before[0]))
+    assert abs((angle + 180) % 360 - 180) <= 20.5
+    # and grows with the scale, in all directions alike
+    assert float(labels[0].sum() / masks[0].sum()) == pytest.approx(scale**3, rel=0.25)
+    extent = [int(labels[0].any(dim=d1).any(dim=d2).sum()) for d1, d2 in ((2, 1), (2, 0), (1, 0))]
+    assert max(extent) - min(extent) <= 2
+
+
+def test_rotation_goes_both_ways_and_scaling_too() -> None:
+    image, masks = marked((48, 64, 40), (33, 22, 27))
+    rule = changed(affine=1.0, rotation_degrees=20.0, scaling=0.2)
+    after = [centre(augment_space(np.random.default_rng(seed), rule, image, masks, -1.0)[1][0]) for seed in range(12)]
+    before = centre(masks[0])
+    turns = [before[0] * place[1] - before[1] * place[0] for place in after]
+    assert min(turns) < 0 < max(turns)
+    assert min(place[2] for place in after) < before[2] < max(place[2] for place in after)
+
+
+def test_rotation_brings_background_into_the_corners() -> None:
+    image = torch.full((4, 24, 24, 16), 0.5)
+    turned, _ = augment_space(
+        np.random.default_rng(3), changed(affine=1.0, rotation_degrees=40.0), image, torch.ones(3, 24, 24, 16), -1.0
+    )
+    assert turned.min() == -1.0 and turned.max() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("limits", [(-1.0, 1.0), (0.0, 5.0)])
+def test_intensities_stay_in_range_and_background_stays_background(limits: tuple[float, float]) -> None:
+    low, high = limits
+    image = torch.rand(4, 12, 12, 12, generator=torch.Generator().manual_seed(0)) * (high - low) + low
+    image[:, :4] = low
+    image[0, 4:6] = low  # background of one contrast, brain of the others
+    original = image.clone()
+    rule = changed(gamma=1.0, gain=1.0, noise=1.0)
+    for seed in range(10):
+        got = augment_intensity(np.random.default_rng(seed), rule, image, limits, low)
+        assert got.min() >= low and got.max() <= high
+        assert (got[:, :4] == low).all()
+        assert not torch.equal(got[:, 4:], original[:, 4:])
+    assert torch.equal(image, original)  # the case in memory is not touched
+
+
+def test_gamma_keeps_the_order_and_the_ends_of_the_range() -> None:
+    ramp = torch.linspace(-1, 1, 64).reshape(1, 4, 4, 4).repeat(4, 1, 1, 1)
+    got = augment_intensity(np.random.default_rng(0), changed(gamma=1.0), ramp, (-1.0, 1.0), -5.0)
+    for contrast in got:
+        flat = contrast.flatten()
+        assert (flat.diff() > 0).all() and flat[0] == -1.0 and flat[-1] == pytest.approx(1.0)
+    assert len({float(contrast[2, 2, 2]) for contrast in got}) == 4  # each contrast its own
+
+
+def test_a_dropped_contrast_is_empty_and_the_others_stay() -> None:
+    image = torch.rand(4, 6, 6, 6)
+    seen = set()
+    for seed in range(30):
+        got = augment_intensity(np.random.default_rng(seed), changed(drop_contrast=0.5), image, (-1.0, 1.0), -1.0)
+        for channel in range(4):
+            dropped = bool((got[channel] == -1.0).all())
+            seen.add((channel, dropped))
+            if not dropped:
+                torch.testing.assert_close(got[channel], image[channel])
+    assert len(seen) == 8
+
+
+def test_nothing_changes_when_all_is_off() -> None:
+    image, masks = marked((8, 8, 8), (4, 4, 4))
+    rng = np.random.default_rng(0)
+    got, labels = augment_space(rng, STILL, image, masks, -1.0)
+    torch.testing.assert_close(augment_intensity(rng, STILL, got, (-1.0, 1.0), -1.0), image)
+    assert torch.equal(labels, masks)
