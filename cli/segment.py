@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from rediffinet.report import Report
+    pass
 
 
 def segment(
@@ -60,26 +60,32 @@ def segment(
     inputs = [CaseInput(files=explicit)] if source is None else list_inputs(source, contrasts)
     options = SegmentOptions(steps, samples, refine_everywhere, postprocess)
     choice = OutputChoice(preview, save_uncertainty, save_probabilities, overwrite)
+    outcomes = []
     with Segmenter.open(bundle, engine, device, threads) as segmenter, stages() as progress:
+        segmenter.plan(options)  # a wrong option is the command's error, not every case's
         run = partial(segment_case, segmenter, out=out, seed=seed, options=options, choice=choice, progress=progress)
-        # one case alone: its error is the command's
-        outcomes = [run(inputs[0])] if len(inputs) == 1 else list(segment_cohort(inputs, run))
+        # so is the error of a case that is alone
+        for outcome in [run(inputs[0])] if len(inputs) == 1 else segment_cohort(inputs, run):
+            outcomes.append(outcome)
+            _tell(outcome, quiet=as_json)
     reports = [outcome.report for outcome in outcomes if outcome.report is not None]
     if as_json:
         content = [report.to_dict() for report in reports]
         typer.echo(json.dumps(content[0] if len(inputs) == 1 else content, indent=2))
-    for outcome in outcomes:
-        if outcome.report is not None:
-            _tell(outcome.report, outcome.folder, quiet=as_json)
-        else:
-            typer.echo(f"{outcome.source}: failed: {outcome.error}", err=True)
-    failed = sum(outcome.report is None for outcome in outcomes)
-    if failed:
-        typer.echo(f"{failed} of {len(outcomes)} cases failed, {len(reports)} were written.", err=True)
+    if len(reports) < len(outcomes):
+        failed = ", ".join(outcome.source for outcome in outcomes if outcome.report is None)
+        message = (
+            f"{len(outcomes) - len(reports)} of {len(outcomes)} cases failed, {len(reports)} were written: {failed}"
+        )
+        typer.echo(message, err=True)
         raise typer.Exit(3)
 
 
-def _tell(report: "Report", folder: Path | None, *, quiet: bool) -> None:
+def _tell(outcome: "Outcome", *, quiet: bool) -> None:
+    report = outcome.report
+    if report is None:
+        typer.echo(f"{outcome.source}: failed: {outcome.error}", err=True)
+        return
     for warning in report.warnings:
         typer.echo(f"{report.case}: warning ({warning.code}): {warning.message}", err=True)
     if quiet:
@@ -89,5 +95,5 @@ def _tell(report: "Report", folder: Path | None, *, quiet: bool) -> None:
         f"{report.case}: WT {refined.WT:.1f} ml, TC {refined.TC:.1f} ml, ET {refined.ET:.1f} ml "
         f"(baseline {baseline.WT:.1f}, {baseline.TC:.1f}, {baseline.ET:.1f}); {report.engine.used} on "
         f"{report.engine.device}, {report.sampling.windows} windows × {report.sampling.samples} samples × "
-        f"{report.sampling.steps} steps, {report.seconds.total:.1f} s → {folder}"
+        f"{report.sampling.steps} steps, {report.seconds.total:.1f} s → {outcome.folder}"
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rediffinet.cases import Case, load_case
-    from rediffinet.segmenter import Result, SegmentOptions, Segmenter
+    from rediffinet.segmenter import Result, Segmenter, SegmentOptions
 
 __all__ = ["Case", "Result", "SegmentOptions", "Segmenter", "load_case"]
 

@@ -129,7 +129,7 @@ def _token(path: Path) -> str | None:
 
 def _children(folder: Path) -> list[Path]:
     try:
-        return sorted(folder.iterdir())
+        return sorted(child for child in folder.iterdir() if not child.name.startswith("."))
     except OSError as error:
         message = f"Cannot list {folder}: {error.strerror}.\nExpected a case folder, or a folder of case folders."
         raise CaseError(message) from error

@@ -13,30 +13,16 @@ import numpy.typing as npt
 
 from rediffinet.bundle import Bundle, open_bundle
 from rediffinet.cases import Case, to_input_grid
-from rediffinet.discrepancy import refined_probability, wrong_probability
+from rediffinet.decode import decode
 from rediffinet.engines import open_engine
 from rediffinet.errors import CaseError, ConfigError
-from rediffinet.ext import flip_and_decode
+from rediffinet.findings import findings
 from rediffinet.geometry import Grid
-from rediffinet.labels import REGIONS, labels_to_regions
+from rediffinet.labels import REGIONS
 from rediffinet.normalise import Box, brain_box, normalise
-from rediffinet.postprocess import remove_small_components
-from rediffinet.refine import Sampler, mask_of, refinement_windows, sample_discrepancy
-from rediffinet.report import (
-    BundleInfo,
-    EngineInfo,
-    InputInfo,
-    PerRegionCount,
-    PerRegionMl,
-    Report,
-    SamplingInfo,
-    Seconds,
-    UncertaintyInfo,
-    Volumes,
-    Warning_,
-    peak_rss_mb,
-)
-from rediffinet.schedule import cumulative_alphas, linear_betas, respace
+from rediffinet.refine import Sampler, refinement_windows, sample_discrepancy
+from rediffinet.report import BundleInfo, EngineInfo, Report, SamplingInfo, Seconds, peak_rss_mb
+from rediffinet.schedule import Schedule, cumulative_alphas, linear_betas, respace
 from rediffinet.windows import slide
 
 Progress = Callable[[str, int, int], None]
@@ -59,6 +45,26 @@ class SegmentOptions:
     samples: int | None = None
     refine_everywhere: bool = False
     postprocess: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the discrepancy is sampled: the respaced schedule, samples per window, the seed of the noise."""
+
+    schedule: Schedule
+    samples: int
+    seed: int
+
+    def info(self, scheduler: str, windows: int) -> SamplingInfo:
+        """The report's account of it."""
+        return SamplingInfo(
+            scheduler=scheduler,
+            steps=len(self.schedule),
+            samples=self.samples,
+            seed=self.seed,
+            windows=windows,
+            denoiser_calls=windows * self.samples * len(self.schedule),
+        )
 
 
 @dataclass(frozen=True)
@@ -165,18 +171,12 @@ class Segmenter:
         samples out of range.
         """
         options = options or SegmentOptions()
+        plan = self.plan(options, seed)
         manifest = self.bundle.manifest
         _check_spacing(case, manifest.spacing_mm)
-        samples = manifest.diffusion.samples if options.samples is None else options.samples
-        if samples < 1:
-            message = f"samples: got {samples}, expected 1 or more"
-            raise ConfigError(message)
-        steps = manifest.diffusion.steps if options.steps is None else options.steps
-        schedule = respace(self._alpha_bar, steps)
         tell = progress or (lambda stage, done, of: None)
         seconds = Seconds()
         started = time.perf_counter()
-
         with _timed(seconds, "normalise"):
             tell("normalise", 0, 1)
             box = brain_box(case.images)
@@ -185,78 +185,67 @@ class Segmenter:
             probability = self._baseline(image, lambda done, of: tell("baseline", done, of))
         with _timed(seconds, "refine"):
             starts = refinement_windows(probability, manifest.refiner, everywhere=options.refine_everywhere)
-            sampler = Sampler(self._engine, self._graphs["conditioner"], self._graphs["denoiser"], schedule)
             found = sample_discrepancy(
-                sampler,
+                Sampler(self._engine, self._graphs["conditioner"], self._graphs["denoiser"], plan.schedule),
                 self.bundle,
                 image,
                 probability,
                 starts,
                 key=(seed, case.name),
-                samples=samples,
+                samples=plan.samples,
                 done=lambda done, of: tell("refine", done, of),
             )
         with _timed(seconds, "decode"):
             tell("decode", 0, 1)
-            mask = mask_of(self.bundle, probability)
-            values = manifest.label_schema.values
-            flip = flip_and_decode(found.delta, mask, manifest.refiner.thresholds, values)
-            baseline = flip_and_decode(np.zeros_like(found.delta), mask, (1.0, 1.0, 1.0), values)
-            labels, removed = self._postprocess(flip.labels, options)
-            baseline_labels, _ = self._postprocess(baseline.labels, options)
-            refined = refined_probability(mask, probability, found.delta, found.sampled)
-            regions = labels_to_regions(labels, manifest.label_schema)
-            baseline_regions = labels_to_regions(baseline_labels, manifest.label_schema)
-            uncertainty = wrong_probability(regions, refined)
+            decoded = decode(self.bundle, probability, found, postprocess=options.postprocess)
         seconds.total = time.perf_counter() - started
         tell("decode", 1, 1)
-
-        voxel_ml = float(np.prod(case.spacing_mm)) / 1000.0
         report = Report(
             case=case.name,
             intended_use=manifest.intended_use,
             bundle=BundleInfo(name=manifest.name, sha256=self.bundle.sha256, model=manifest.model),
-            engine=EngineInfo(
-                requested=self._requested,
-                used=self._engine.name,
-                provider=self._engine.provider,
-                device=self._engine.device,
-                precision=self._engine.precision,
-                version=self._engine.version,
-                choice=self._engine.choice,
-            ),
-            sampling=SamplingInfo(
-                scheduler=manifest.diffusion.scheduler,
-                steps=steps,
-                samples=samples,
-                seed=seed,
-                windows=found.windows,
-                denoiser_calls=found.windows * samples * steps,
-            ),
+            engine=self._engine_info(),
+            sampling=plan.info(manifest.diffusion.scheduler, found.windows),
             seconds=seconds,
             peak_rss_mb=peak_rss_mb(),
-            inputs=[
-                InputInfo(
-                    contrast=source.contrast,
-                    path=source.path,
-                    sha256=source.sha256,
-                    shape=source.shape,
-                    spacing=source.spacing_mm,
-                )
-                for source in case.sources
-            ],
-            labels=dict(
-                zip(("edema", "necrosis", "enhancing"), values, strict=True),
-            ),
-            volumes_ml=Volumes(
-                baseline=_millilitres(baseline_regions, voxel_ml),
-                refined=_millilitres(regions, voxel_ml),
-            ),
-            flipped_voxels=_count(regions != baseline_regions),
-            uncertainty=_uncertainty(regions[0], uncertainty, found.disagreement, found.sampled, voxel_ml),
-            warnings=_warnings(case, regions, removed * voxel_ml),
+            labels=dict(zip(("edema", "necrosis", "enhancing"), manifest.label_schema.values, strict=True)),
+            **findings(case, decoded, found),
         )
-        return Result(case.grid, box, report, image, labels, baseline_labels, refined, uncertainty)
+        return Result(
+            grid=case.grid,
+            box=box,
+            report=report,
+            crop_image=image,
+            crop_labels=decoded.labels,
+            crop_baseline=decoded.baseline,
+            crop_probability=decoded.probability,
+            crop_uncertainty=decoded.uncertainty,
+        )
+
+    def plan(self, options: SegmentOptions, seed: int = 0) -> Plan:
+        """The sampling that the options and the bundle's defaults amount to.
+
+        Raises ConfigError for steps or samples out of range.
+        """
+        diffusion = self.bundle.manifest.diffusion
+        samples = diffusion.samples if options.samples is None else options.samples
+        if samples < 1:
+            message = f"samples: got {samples}, expected 1 or more"
+            raise ConfigError(message)
+        steps = diffusion.steps if options.steps is None else options.steps
+        return Plan(respace(self._alpha_bar, steps), samples, seed)
+
+    def _engine_info(self) -> EngineInfo:
+        engine = self._engine
+        return EngineInfo(
+            requested=self._requested,
+            used=engine.name,
+            provider=engine.provider,
+            device=engine.device,
+            precision=engine.precision,
+            version=engine.version,
+            choice=engine.choice,
+        )
 
     def _baseline(self, image: Volume, done: Callable[[int, int], None]) -> Volume:
         settings = self.bundle.manifest.baseline
@@ -267,11 +256,6 @@ class Segmenter:
             return np.asarray(graph(image=window)["probability"], np.float32)
 
         return slide(image, settings.window, settings.overlap, predict, len(REGIONS), fill, done)
-
-    def _postprocess(self, labels: Labels, options: SegmentOptions) -> tuple[Labels, int]:
-        if not options.postprocess:
-            return labels, 0
-        return remove_small_components(labels, **self.bundle.manifest.postprocess.model_dump())
 
 
 @contextmanager
@@ -288,39 +272,3 @@ def _check_spacing(case: Case, expected_mm: tuple[float, float, float]) -> None:
             f"at {expected_mm} mm. Resample the four images to that spacing first."
         )
         raise CaseError(message)
-
-
-def _millilitres(regions: npt.NDArray[np.bool_], voxel_ml: float) -> PerRegionMl:
-    counts = _count(regions).model_dump()
-    return PerRegionMl(**{name: round(count * voxel_ml, 3) for name, count in counts.items()})
-
-
-def _count(regions: npt.NDArray[np.bool_]) -> PerRegionCount:
-    counts = regions.reshape(len(regions), -1).sum(axis=1).tolist()
-    return PerRegionCount(**dict(zip(REGIONS, counts, strict=True)))
-
-
-def _uncertainty(
-    tumour: npt.NDArray[np.bool_],
-    uncertainty: Volume,
-    disagreement: Volume,
-    sampled: npt.NDArray[np.bool_],
-    voxel_ml: float,
-) -> UncertaintyInfo:
-    return UncertaintyInfo(
-        mean_in_tumour=float(uncertainty[tumour].mean()) if tumour.any() else 0.0,
-        uncertain_ml=round(float((uncertainty > 0.25).sum()) * voxel_ml, 3),
-        sample_disagreement=float(disagreement[sampled].mean()) if sampled.any() else 0.0,
-    )
-
-
-def _warnings(case: Case, regions: npt.NDArray[np.bool_], removed_ml: float) -> list[Warning_]:
-    warnings = [Warning_(code=warning.code, message=warning.message) for warning in case.warnings]
-    if not regions[0].any():
-        warnings.append(Warning_(code="no-tumour", message="No tumour was found; check the images and their order."))
-    elif not regions[2].any():
-        warnings.append(Warning_(code="no-enhancing-tumour", message="No enhancing tumour was found."))
-    if removed_ml >= 1.0:
-        message = f"Postprocessing removed {removed_ml:.1f} ml of separate components (--no-postprocess keeps them)."
-        warnings.append(Warning_(code="components-removed", message=message))
-    return warnings

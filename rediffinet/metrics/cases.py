@@ -53,7 +53,7 @@ def evaluate_case(
     check_spacing(spacing_mm)
     pairs = region_pairs(pred_labels, ref_labels, rules.lesions.dilation if rules.lesions else 0)
     with ThreadPoolExecutor(threads) as pool:
-        scores = list(pool.map(lambda pair: _score(*pair, spacing_mm, rules), pairs))
+        scores = list(pool.map(lambda pair: _score(pair[0], pair[1], spacing_mm, rules), pairs))
     return dict(zip(REGIONS, scores, strict=True))
 
 

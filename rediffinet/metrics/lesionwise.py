@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.errors import ConfigError
-from rediffinet.ext import component_boxes, dilate, joint_box, label_components, surface_distances
+from rediffinet.ext import component_boxes, component_sizes, dilate, joint_box, label_components, surface_distances
 from rediffinet.labels import REGIONS
 from rediffinet.metrics.masks import Spacing, check_spacing
 from rediffinet.metrics.protocols import LesionRules, find_protocol
@@ -69,9 +69,9 @@ def score_lesions(pred: _Mask, ref: _Mask, spacing_mm: Spacing, rules: LesionRul
     reach, lesion_count = label_components(dilate(ref, rules.dilation), 26)
     touching = _pairs(reach, components, component_count)
     false_positives = component_count - len(np.unique(touching[:, 1]))
-    lesions = np.where(ref, reach, 0)
-    sizes = np.bincount(lesions.ravel(order="K"), minlength=lesion_count + 1)[1:]
-    component_boxes_, lesion_boxes = component_boxes(components, component_count), component_boxes(lesions, lesion_count)
+    lesions = reach * ref
+    sizes = component_sizes(lesions, lesion_count)
+    boxes_found, boxes_own = component_boxes(components, component_count), component_boxes(lesions, lesion_count)
 
     total_dice, total_hd95, hit, missed = 0.0, penalty_mm * false_positives, 0, 0
     for lesion in np.flatnonzero(sizes > rules.left_out_voxels) + 1:
@@ -81,7 +81,7 @@ def score_lesions(pred: _Mask, ref: _Mask, spacing_mm: Spacing, rules: LesionRul
             total_hd95 += penalty_mm
             continue
         hit += 1
-        around = _union([lesion_boxes[lesion - 1], *component_boxes_[matched - 1]])
+        around = _union([boxes_own[lesion - 1], *boxes_found[matched - 1]])
         own, found = lesions[around] == lesion, _is_any(components[around], matched)
         overlap, total = np.count_nonzero(own & found), np.count_nonzero(own) + np.count_nonzero(found)
         total_dice += 2.0 * overlap / total
@@ -107,7 +107,8 @@ def _union(boxes: list[npt.NDArray[np.intp]]) -> tuple[slice, slice, slice]:
 
 def _is_any(components: _Labels, numbers: npt.NDArray[np.int64]) -> _Mask:
     if len(numbers) == 1:
-        return components == numbers[0]
+        alone: _Mask = components == numbers[0]
+        return alone
     wanted = np.zeros(int(components.max()) + 1, np.bool_)
     wanted[numbers] = True
     return wanted[components]

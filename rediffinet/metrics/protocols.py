@@ -35,11 +35,11 @@ class Protocol:
     def describe(self) -> str:
         """One line that belongs under every table of its numbers."""
         unit = "voxels" if self.in_voxels else "mm"
-        lesions = (
-            f"; lesion-wise: dilation {self.lesions.dilation}, lesions of ≤ {self.lesions.left_out_voxels} voxels left out"
-            if self.lesions
-            else ""
-        )
+        lesions = ""
+        if self.lesions:
+            lesions = (
+                f"; lesion-wise: dilation {self.lesions.dilation}, ≤ {self.lesions.left_out_voxels} voxels left out"
+            )
         return (
             f"protocol {self.name} ({self.source}); HD95 definition: {self.definition}, in {unit}; "
             f"missed or invented region: Dice 0, HD95 {self.penalty_mm:g}; absent in both: Dice 1, HD95 0{lesions}"
