@@ -12,15 +12,18 @@ def pack(mask: _Bytes, box: _Indices, bits: _Words) -> None: ...
 def find_surfels(bits: _Words, surface: _Words) -> int: ...
 def find_border_voxels(bits: _Words, surface: _Words) -> int: ...
 def list_elements(bits: _Words, surface: _Words, places: _Places, codes: _Bytes) -> None: ...
-def coarsen(surface: _Words, blocks: _Words) -> None: ...
+def coarsen(bits: _Words, shift: int, cells: _Words) -> None: ...
 def nearest(
     places: _Places,
     surface: _Words,
+    cells: _Words,
     blocks: _Words,
+    columns: _Places,
+    first: _Places,
     spacing: _Numbers,
     offsets: _Places,
     reach: _Numbers,
-    anchor: _Places,
+    anchors: _Places,
     distances: _Numbers,
     start: int,
     stop: int,

@@ -3,7 +3,7 @@
 
 A mask is cropped and packed to one bit per voxel along its last axis, with one empty voxel around. Surfaces are then
 found 64 voxels at a time, and the nearest element of the other surface is searched outwards from each element, rows
-first, then blocks of 8 × 8 × 8. The work grows with the surfaces, not with the volume.
+first, then cubes of 8 and in them of 4. The work grows with the surfaces, not with the volume.
 """
 
 from libc.math cimport sqrt
@@ -174,25 +174,28 @@ def list_elements(
                         i += 1
 
 
-def coarsen(const uint64_t[:, :, ::1] surface, uint64_t[:, :, ::1] blocks):
-    """One bit per 8 × 8 × 8 block that holds an element; blocks are zeros before."""
-    cdef Py_ssize_t x, y, w, k, z
+def coarsen(const uint64_t[:, :, ::1] bits, int shift, uint64_t[:, :, ::1] cells):
+    """Set one bit per cube of side 2^shift that holds a set bit; cells are zeros before."""
+    cdef Py_ssize_t x, y, w, z
     cdef uint64_t word
     with nogil:
-        for x in range(surface.shape[0]):
-            for y in range(surface.shape[1]):
-                for w in range(surface.shape[2]):
-                    word = surface[x, y, w]
-                    for k in range(8):
-                        if (word >> (8 * k)) & 0xFF:
-                            z = 8 * w + k
-                            blocks[x >> 3, y >> 3, z >> 6] |= (<uint64_t>1) << (z & 63)
+        for x in range(bits.shape[0]):
+            for y in range(bits.shape[1]):
+                for w in range(bits.shape[2]):
+                    word = bits[x, y, w]
+                    while word != 0:
+                        z = (64 * w + lowest_bit(word)) >> shift
+                        word &= word - 1
+                        cells[x >> shift, y >> shift, z >> 6] |= (<uint64_t>1) << (z & 63)
 
 
 cdef struct Search:
     const uint64_t *surface
-    const uint64_t *blocks
-    Py_ssize_t X, Y, words, BX, BY, block_words
+    const uint64_t *cells  # one bit per 4 × 4 × 4
+    const uint64_t *blocks  # one bit per 8 × 8 × 8
+    const int32_t *columns  # y of the columns of blocks that are not empty, by x
+    const int32_t *first  # the first of them for each x, and their number
+    Py_ssize_t X, Y, words, CX, CY, cell_words, BX, BY, block_words
     double sx, sy, sz
     Py_ssize_t x, y, z  # the element asked about
     double best  # squared distance of the nearest found so far, mm²
@@ -233,38 +236,53 @@ cdef inline void search_row(Search *s, Py_ssize_t x, Py_ssize_t y) noexcept nogi
                 break
 
 
-cdef inline double gap(Py_ssize_t at, Py_ssize_t block, double spacing) noexcept nogil:
-    """Squared distance from a place to a block of 8 along one axis."""
-    cdef Py_ssize_t first = 8 * block
+cdef inline double gap(Py_ssize_t at, Py_ssize_t cube, int side, double spacing) noexcept nogil:
+    """Squared distance along one axis from a place to a cube, given by its number along the axis and its side."""
+    cdef Py_ssize_t first = side * cube
     cdef double d = 0
     if at < first:
         d = spacing * (first - at)
-    elif at > first + 7:
-        d = spacing * (at - first - 7)
+    elif at > first + side - 1:
+        d = spacing * (at - first - side + 1)
     return d * d
 
 
-cdef void search_block(Search *s, Py_ssize_t bx, Py_ssize_t by, Py_ssize_t bz) noexcept nogil:
-    """Offer the block's elements, row by row, where they can be nearer."""
+cdef inline void search_cell(Search *s, Py_ssize_t cx, Py_ssize_t cy, Py_ssize_t cz, double along) noexcept nogil:
+    """Offer a cell's elements, row by row, where they can be nearer; along: its squared distance in z."""
     cdef Py_ssize_t x, y
-    cdef double dx, dy, along = gap(s.z, bz, s.sz)
+    cdef double dx, dy
     cdef uint64_t row
-    for x in range(8 * bx, min(8 * bx + 8, s.X)):
+    for x in range(4 * cx, min(4 * cx + 4, s.X)):
         dx = s.sx * (s.x - x)
-        if dx * dx + along >= s.best:
-            continue
-        for y in range(8 * by, min(8 * by + 8, s.Y)):
+        for y in range(4 * cy, min(4 * cy + 4, s.Y)):
             dy = s.sy * (s.y - y)
             if dx * dx + dy * dy + along >= s.best:
                 continue
-            row = (s.surface[(x * s.Y + y) * s.words + (bz >> 3)] >> (8 * (bz & 7))) & 0xFF
+            row = (s.surface[(x * s.Y + y) * s.words + (cz >> 4)] >> (4 * (cz & 15))) & 0xF
             while row != 0:
-                offer(s, x, y, 8 * bz + lowest_bit(row))
+                offer(s, x, y, 4 * cz + lowest_bit(row))
                 row &= row - 1
 
 
+cdef inline void search_block(Search *s, Py_ssize_t bx, Py_ssize_t by, Py_ssize_t bz) noexcept nogil:
+    """Search the occupied cells of a block that are near enough."""
+    cdef Py_ssize_t cx, cy, cz
+    cdef double aside, along
+    cdef uint64_t word
+    for cx in range(2 * bx, min(2 * bx + 2, s.CX)):
+        for cy in range(2 * by, min(2 * by + 2, s.CY)):
+            word = (s.cells[(cx * s.CY + cy) * s.cell_words + (bz >> 5)] >> (2 * (bz & 31))) & 3
+            aside = gap(s.x, cx, 4, s.sx) + gap(s.y, cy, 4, s.sy)
+            while word != 0:
+                cz = 2 * bz + lowest_bit(word)
+                along = gap(s.z, cz, 4, s.sz)
+                if aside + along < s.best:
+                    search_cell(s, cx, cy, cz, along)
+                word &= word - 1
+
+
 cdef inline void search_column(Search *s, Py_ssize_t bx, Py_ssize_t by, double aside) noexcept nogil:
-    """Search the occupied blocks that are near enough in a column (aside: its squared distance across)."""
+    """Search the occupied blocks of a column that are near enough; aside: its squared distance across."""
     cdef const uint64_t *blocks = s.blocks + (bx * s.BY + by) * s.block_words
     cdef Py_ssize_t w, bz
     cdef uint64_t word
@@ -272,29 +290,25 @@ cdef inline void search_column(Search *s, Py_ssize_t bx, Py_ssize_t by, double a
         word = blocks[w]
         while word != 0:
             bz = 64 * w + lowest_bit(word)
-            if aside + gap(s.z, bz, s.sz) < s.best:
+            if aside + gap(s.z, bz, 8, s.sz) < s.best:
                 search_block(s, bx, by, bz)
             word &= word - 1
 
 
 cdef void search_blocks(Search *s) noexcept nogil:
-    """Columns of blocks outwards from the element, in x and within that in y, while they can hold something nearer."""
-    cdef Py_ssize_t i, j, bx, by, hx = s.x >> 3, hy = s.y >> 3
+    """Search the columns of blocks that can hold something nearer, outwards in x."""
+    cdef Py_ssize_t i, k, bx, by, home = s.x >> 3
     cdef double across, aside
     for i in range(2 * s.BX):
-        bx = hx + ((i + 1) >> 1) * (1 if i & 1 else -1)
+        bx = home + ((i + 1) >> 1) * (1 if i & 1 else -1)
         if bx < 0 or bx >= s.BX:
             continue
-        across = gap(s.x, bx, s.sx)
+        across = gap(s.x, bx, 8, s.sx)
         if across >= s.best:
-            if i & 1 == 0 and gap(s.x, hx + ((i + 1) >> 1), s.sx) >= s.best:
-                return  # too far on both sides
             continue
-        for j in range(2 * s.BY):
-            by = hy + ((j + 1) >> 1) * (1 if j & 1 else -1)
-            if by < 0 or by >= s.BY:
-                continue
-            aside = across + gap(s.y, by, s.sy)
+        for k in range(s.first[bx], s.first[bx + 1]):
+            by = s.columns[k]
+            aside = across + gap(s.y, by, 8, s.sy)
             if aside < s.best:
                 search_column(s, bx, by, aside)
 
@@ -302,34 +316,44 @@ cdef void search_blocks(Search *s) noexcept nogil:
 def nearest(
     const int32_t[:, ::1] places,
     const uint64_t[:, :, ::1] surface,
+    const uint64_t[:, :, ::1] cells,
     const uint64_t[:, :, ::1] blocks,
+    const int32_t[::1] columns,
+    const int32_t[::1] first,
     const double[::1] spacing,
     const int32_t[:, ::1] offsets,
     const double[::1] reach,
-    const int32_t[::1] anchor,
+    int32_t[:, :, ::1] anchors,
     double[::1] distances,
     Py_ssize_t start,
     Py_ssize_t stop,
 ):
     """Distances (n,) in mm from places start…stop to the nearest bit of surface, which holds at least one.
 
+    cells and blocks: the surface coarsened to cubes of 4 and 8; columns, first: see Search.
     offsets (m, 2): all steps in x and y by growing squared distance reach (m,) in mm², complete up to the last.
-    anchor: the place of any one element of the surface.
+    anchors (Y blocks, Z blocks, 3): places of elements of the surface, any at first; kept up to date with the element
+    last found from each 8 × 8 rows, as good guesses for the places there in the next plane.
     """
     cdef Search s
     cdef Py_ssize_t i, k, x, y, steps = offsets.shape[0]
     cdef double horizon = reach[steps - 1], floor = 0
-    s.surface, s.blocks = &surface[0, 0, 0], &blocks[0, 0, 0]
+    s.surface, s.cells, s.blocks = &surface[0, 0, 0], &cells[0, 0, 0], &blocks[0, 0, 0]
+    s.columns, s.first = &columns[0], &first[0]
     s.X, s.Y, s.words = surface.shape[0], surface.shape[1], surface.shape[2]
+    s.CX, s.CY, s.cell_words = cells.shape[0], cells.shape[1], cells.shape[2]
     s.BX, s.BY, s.block_words = blocks.shape[0], blocks.shape[1], blocks.shape[2]
     s.sx, s.sy, s.sz = spacing[0], spacing[1], spacing[2]
-    s.near_x, s.near_y, s.near_z = anchor[0], anchor[1], anchor[2]
+    cdef int32_t *anchor
+    s.near_x, s.near_y, s.near_z = anchors[0, 0, 0], anchors[0, 0, 1], anchors[0, 0, 2]
     with nogil:
         for i in range(start, stop):
             if i > start:  # the distance cannot have shrunk by more than the step from the last element to this
                 floor = sqrt(s.best) - sqrt(squared(&s, places[i, 0], places[i, 1], places[i, 2]))
             s.x, s.y, s.z = places[i, 0], places[i, 1], places[i, 2]
             s.best = squared(&s, s.near_x, s.near_y, s.near_z)  # the last one's nearest is often near this one too
+            anchor = &anchors[s.y >> 3, s.z >> 3, 0]
+            offer(&s, anchor[0], anchor[1], anchor[2])
             for k in range(steps if floor <= 0 or floor * floor <= horizon else 0):
                 if reach[k] >= s.best:
                     break
@@ -338,4 +362,5 @@ def nearest(
                     search_row(&s, x, y)
             if s.best > horizon:
                 search_blocks(&s)
+            anchor[0], anchor[1], anchor[2] = <int32_t>s.near_x, <int32_t>s.near_y, <int32_t>s.near_z
             distances[i] = sqrt(s.best)

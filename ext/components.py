@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from rediffinet.ext import _components
 
 _CONNECTIVITIES = (6, 18, 26)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from rediffinet.ext import _flip
 from rediffinet.ext._threads import run, slabs
 

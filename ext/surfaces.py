@@ -1,11 +1,12 @@
 """Distances between the surfaces of two masks, both ways, from one call."""
 
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
+from functools import lru_cache, partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
 from rediffinet.ext import _surface
 from rediffinet.ext._threads import run, slabs
 from rediffinet.ext.surfels import surfel_areas
@@ -31,12 +32,11 @@ class SurfaceDistances:
 
 @dataclass(frozen=True, slots=True)
 class _Surface:
-    """Elements of one mask in the joint box: their places (n, 3), pattern codes, bits and occupied blocks."""
+    """Elements of one mask in the joint box: their places (n, 3) and pattern codes (n,)."""
 
     places: npt.NDArray[np.int32]
     codes: npt.NDArray[np.uint8]
     bits: npt.NDArray[np.uint64]
-    blocks: npt.NDArray[np.uint64]
 
 
 def surface_distances(
@@ -58,9 +58,9 @@ def surface_distances(
             "voxels": inside voxels with an outside 6-neighbour, weight 1 (MONAI, MedPy).
         threads: the elements are shared among this many threads; the result does not depend on it.
 
-    Extra memory: per voxel of the joint box of the two masks about half a byte (two masks and two surfaces of one
-    bit, and two arrays of blocks), and about 45 bytes per surface element, not counting copies of masks that are
-    neither C- nor Fortran-contiguous or not of one byte a voxel.
+    Extra memory: about half a byte per voxel of the joint box of the two masks (each mask and each surface as bits)
+    and 30 bytes per surface element; besides that a copy of a mask that is neither C- nor Fortran-contiguous, or not
+    of one byte a voxel.
 
     Raises:
         ValueError: masks of different or not three-dimensional shapes, spacing or threads out of range.
@@ -83,12 +83,12 @@ def surface_distances(
     if len(first.places) and len(second.places):
         steps = np.array(spacing)
         offsets, reach = _offsets(spacing[0], spacing[1])
-        tasks = [
-            (s.places, other.bits, other.blocks, steps, offsets, reach, other.places[0], out, start, stop)
-            for s, other, out in zip(surfaces, surfaces[::-1], distances, strict=True)
-            for start, stop in slabs(len(out), min(threads, len(out) // _BATCH + 1))
-        ]
-        run(lambda k: _surface.nearest(*tasks[k]), len(tasks), threads)
+        tasks = []
+        for surface, other, out in ((first, second, distances[0]), (second, first, distances[1])):
+            search = partial(_surface.nearest, surface.places, *_pyramid(other), steps, offsets, reach)
+            parts = slabs(len(out), min(threads, len(out) // _BATCH + 1))
+            tasks += [partial(search, _anchors(other), out, start, stop) for start, stop in parts]
+        run(lambda k: tasks[k](), len(tasks), threads)
     return SurfaceDistances(*distances, *weights)
 
 
@@ -131,15 +131,46 @@ def _surface_in(mask: npt.NDArray[np.uint8], box: npt.NDArray[np.intp], elements
     x, y, z = box[:, 1] - box[:, 0] + 2  # an empty voxel all around
     bits = np.zeros((x, y, -(-z // 64)), np.uint64)
     surface = np.zeros_like(bits)
-    blocks = np.zeros((-(-x // 8), -(-y // 8), -(-z // 512)), np.uint64)
     _surface.pack(mask, box, bits)
     find = _surface.find_surfels if elements == "surfels" else _surface.find_border_voxels
     count = find(bits, surface)
     places = np.empty((count, 3), np.int32)
     codes = np.empty(count if elements == "surfels" else 0, np.uint8)
     _surface.list_elements(bits, surface, places, codes)
-    _surface.coarsen(surface, blocks)
-    return _Surface(places, codes, surface, blocks)
+    return _Surface(places, codes, surface)
+
+
+class _Pyramid(NamedTuple):
+    """What a search reads of a surface, in the order of the compiled function's arguments."""
+
+    bits: npt.NDArray[np.uint64]
+    cells: npt.NDArray[np.uint64]
+    blocks: npt.NDArray[np.uint64]
+    columns: npt.NDArray[np.int32]
+    first: npt.NDArray[np.int32]
+
+
+def _pyramid(surface: _Surface) -> _Pyramid:
+    """Cells of 4 and blocks of 8 a side that hold an element; the y of the columns of blocks that do, x by x."""
+    cells = _coarser(surface.bits, 2)
+    blocks = _coarser(cells, 1)
+    occupied = blocks.any(axis=2)
+    first = np.concatenate([[0], np.cumsum(occupied.sum(axis=1))])
+    return _Pyramid(surface.bits, cells, blocks, np.nonzero(occupied)[1].astype(np.int32), first.astype(np.int32))
+
+
+def _coarser(bits: npt.NDArray[np.uint64], shift: int) -> npt.NDArray[np.uint64]:
+    side = 2**shift
+    x, y, words = (-(-size // side) for size in bits.shape)
+    coarse = np.zeros((x, y, words), np.uint64)
+    _surface.coarsen(bits, shift, coarse)
+    return coarse
+
+
+def _anchors(surface: _Surface) -> npt.NDArray[np.int32]:
+    """First guesses of the nearest element, one per 8 × 8 rows: the same one for all."""
+    _, y, words = surface.bits.shape
+    return np.tile(surface.places[0], (-(-y // 8), 8 * words, 1))
 
 
 @lru_cache(maxsize=16)

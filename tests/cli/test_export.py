@@ -7,8 +7,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-for module in ("torch", "monai", "onnx", "onnxscript", "onnxruntime"):
-    pytest.importorskip(module, reason=f"the whole way needs {module} (extras 'train' and 'cpu')")
+pytest.importorskip("torch", reason="the whole way needs torch (extra 'train')")
+pytest.importorskip("monai", reason="the whole way needs monai (extra 'train')")
+pytest.importorskip("onnxscript", reason="the whole way needs onnxscript (extra 'train')")
+pytest.importorskip("onnxruntime", reason="the whole way needs onnxruntime (extra 'cpu')")
 
 from typer.testing import CliRunner, Result
 

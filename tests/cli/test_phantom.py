@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import typer
-from rediffinet.cli.phantom import phantom
 from typer.testing import CliRunner
 
+from rediffinet.cli.phantom import phantom
 from rediffinet.errors import ConfigError, OutputError
 
 SMALL = ["--shape", "40", "44", "36"]

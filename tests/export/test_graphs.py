@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="export needs torch (extra 'train')")
-onnx = pytest.importorskip("onnx", reason="export needs onnx (extra 'train')")
-ort = pytest.importorskip("onnxruntime", reason="the graphs are run with onnxruntime (extra 'cpu')")
+pytest.importorskip("onnx", reason="export needs onnx (extra 'train')")
+pytest.importorskip("onnxruntime", reason="the graphs are run with onnxruntime (extra 'cpu')")
 
+import onnx
+import onnxruntime as ort
 import torch
 from onnx import TensorProto
 

@@ -93,7 +93,12 @@ def test_timestep_enters_every_block_of_the_denoiser(net: Refiner, given: dict[s
 def test_conditioning_features_see_neither_noise_nor_timestep(net: Refiner, given: dict[str, Tensor]) -> None:
     seen: list[list[Tensor]] = []
     arguments: list[tuple[Tensor, ...]] = []
-    net.conditioner.register_forward_hook(lambda _, args, out: (arguments.append(args), seen.append(out)) and None)
+
+    def keep(_: nn.Module, given: tuple[Tensor, ...], features: list[Tensor]) -> None:
+        arguments.append(given)
+        seen.append(features)
+
+    net.conditioner.register_forward_hook(keep)
     net(**given)
     net(torch.randn_like(given["x_t"]), given["condition"], torch.tensor([3.0, 500.0]))
     for one, other in zip(*seen, strict=True):

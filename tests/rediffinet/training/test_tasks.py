@@ -142,14 +142,15 @@ def test_discrepancy_is_what_the_conditions_mask_gets_wrong(
 ) -> None:
     rule = {**STILL, "flip_axes": [0, 1, 2]}
     config = refiner_config({"soft_condition": soft}, logit_jitter=jitter, augmentation=rule)
-    task = RefinerTask(config, visible_regions(cases), predictions)
+    hesitant = [0.4 + 0.2 * prediction for prediction in predictions]  # so that the jitter turns some of them
+    task = RefinerTask(config, visible_regions(cases), hesitant)
     wrong = 0.0
     for step in range(8):
         condition, delta, _, _ = task.batch(step)
         prior, truth = condition[:, :3], (condition[:, 3:6] > 0).float()
         mask = (prior > 0).float()
         assert torch.equal(delta, (mask != truth).float())
-        assert soft or set(torch.unique(prior).tolist()) == {-1.0, 1.0}
+        assert soft or set(torch.unique(prior).tolist()) <= {-1.0, 1.0}
         assert set(torch.unique(condition[:, 6]).tolist()) <= {0.5, -1.0}  # the fourth contrast, or padding
         wrong += float(delta.sum())
     assert wrong > 0
