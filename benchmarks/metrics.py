@@ -4,8 +4,8 @@
 
 FOLDER holds CASE/CASE-seg.nii.gz, and the folder beside it named masks holds CASE-other-model.nii.gz; without it
 (REDIFF_REAL_DATA, else ../shared/brats) two smooth random blobs with stray voxels stand in. One thread each; loading
-is not timed. scipy, edt and SimpleITK bring a distance transform only: around it is what a careful user writes, in the
-joint box of the masks.
+is not timed. scipy, edt and SimpleITK bring a distance transform only: around it is what a careful user writes in
+numpy, borders and distances in the joint box of the masks.
 """
 
 import argparse
@@ -66,7 +66,9 @@ def in_box(transform: Callable[[Mask], Mask], pooled: bool = False) -> Function:
         return mask & ~cut
 
     def measure(a: Mask, b: Mask) -> float:
-        box = joint_box(a, b, 1)
+        either = a | b
+        sides = (np.flatnonzero(either.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
+        box = tuple(slice(max(side[0] - 1, 0), side[-1] + 2) for side in sides)
         first, second = border(a[box]), border(b[box])
         there, back = transform(second)[first], transform(first)[second]
         if pooled:

@@ -5,6 +5,7 @@ import traceback
 
 import typer
 
+from rediffinet.cli.evaluate import evaluate
 from rediffinet.cli.export import export
 from rediffinet.cli.info import info
 from rediffinet.cli.phantom import phantom
@@ -19,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (segment, phantom, train, export, info):
+for command in (segment, evaluate, phantom, train, export, info):
     app.command()(command)
 
 

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """Surface elements and exact nearest-surface distances on bit-packed rows.
 
-A mask is cropped and packed to one bit per voxel along its last axis, with one empty voxel around. Surfaces are then
+A mask is cropped and packed to one bit per voxel along its last axis, with an empty margin around. Surfaces are then
 found 64 voxels at a time, and the nearest element of the other surface is searched outwards from each element, rows
 first, then cubes of 8 and in them of 4. The work grows with the surfaces, not with the volume.
 """
@@ -27,6 +27,12 @@ cdef extern from *:
     int lowest_bit(uint64_t w) noexcept nogil
     int highest_bit(uint64_t w) noexcept nogil
     int bit_count(uint64_t w) noexcept nogil
+
+
+cdef enum:
+    WINDOW = 31  # voxels to either side in which a row is searched at once
+    NOTHING = 40  # stands for the distance along a row that holds no element there
+    FIRST = 33  # bit of the first voxel of the box: one empty voxel and a window before it
 
 
 cdef inline uint64_t eight(const uint8_t *row, Py_ssize_t n) noexcept nogil:
@@ -69,8 +75,11 @@ def bounds(const uint8_t[:, :, ::1] mask, Py_ssize_t[:, ::1] box):
                 box[2, 1] = max(box[2, 1], z)
 
 
-def pack(const uint8_t[:, :, ::1] mask, const Py_ssize_t[:, ::1] box, uint64_t[:, :, ::1] bits):
-    """Foreground of mask within box → bits (X + 2, Y + 2, words), zeros before; voxel 0 of the box is bit 1."""
+def pack(const uint8_t[:, :, ::1] mask, const Py_ssize_t[:, ::1] box, Py_ssize_t margin, uint64_t[:, :, ::1] bits):
+    """Foreground of mask within box → bits, zeros before: voxel 0 of the box in row (margin, margin) at bit FIRST.
+
+    bits is (X + 2 margin, Y + 2 margin, (Z + 1) // 64 + 2 or more words).
+    """
     cdef Py_ssize_t x, y, z, n, place, Z = box[2, 1] - box[2, 0]
     cdef const uint8_t *row
     cdef uint64_t *out
@@ -79,7 +88,7 @@ def pack(const uint8_t[:, :, ::1] mask, const Py_ssize_t[:, ::1] box, uint64_t[:
         for x in range(box[0, 0], box[0, 1]):
             for y in range(box[1, 0], box[1, 1]):
                 row = &mask[x, y, box[2, 0]]
-                out = &bits[x - box[0, 0] + 1, y - box[1, 0] + 1, 0]
+                out = &bits[x - box[0, 0] + margin, y - box[1, 0] + margin, 0]
                 z = 0
                 while z < Z:
                     word = eight(row + z, Z - z)
@@ -87,10 +96,10 @@ def pack(const uint8_t[:, :, ::1] mask, const Py_ssize_t[:, ::1] box, uint64_t[:
                         # bytes that are not 0 → 1, then bit i of the top byte is byte i
                         word = ((((word & 0x7F7F7F7F7F7F7F7FULL) + 0x7F7F7F7F7F7F7F7FULL) | word) >> 7)
                         word = ((word & 0x0101010101010101ULL) * 0x0102040810204080ULL) >> 56
-                        place = (z + 1) & 63
-                        out[(z + 1) >> 6] |= word << place
+                        place = (z + FIRST) & 63
+                        out[(z + FIRST) >> 6] |= word << place
                         if place > 56 and word >> (64 - place) != 0:
-                            out[((z + 1) >> 6) + 1] |= word >> (64 - place)
+                            out[((z + FIRST) >> 6) + 1] |= word >> (64 - place)
                     z += 8
 
 
@@ -197,6 +206,7 @@ cdef struct Search:
     const int32_t *first  # the first of them for each x, and their number
     Py_ssize_t X, Y, words, CX, CY, cell_words, BX, BY, block_words
     double sx, sy, sz
+    double steps[NOTHING + 1]  # squared distance of that many voxels along a row
     Py_ssize_t x, y, z  # the element asked about
     double best  # squared distance of the nearest found so far, mm²
     Py_ssize_t near_x, near_y, near_z
@@ -207,33 +217,10 @@ cdef inline double squared(const Search *s, Py_ssize_t x, Py_ssize_t y, Py_ssize
     return dx * dx + dy * dy + dz * dz
 
 
-cdef inline void offer(Search *s, Py_ssize_t x, Py_ssize_t y, Py_ssize_t z) noexcept nogil:
-    cdef double d = squared(s, x, y, z)
-    if d < s.best:
-        s.best = d
+cdef inline void offer(Search *s, Py_ssize_t x, Py_ssize_t y, Py_ssize_t z, double distance) noexcept nogil:
+    if distance < s.best:
+        s.best = distance
         s.near_x, s.near_y, s.near_z = x, y, z
-
-
-cdef inline void search_row(Search *s, Py_ssize_t x, Py_ssize_t y) noexcept nogil:
-    """Offer the row's nearest elements above and below."""
-    cdef const uint64_t *row = s.surface + (x * s.Y + y) * s.words
-    cdef Py_ssize_t home = s.z >> 6, w
-    cdef uint64_t word = row[home] >> (s.z & 63)
-    if word != 0:
-        offer(s, x, y, s.z + lowest_bit(word))
-    else:
-        for w in range(home + 1, s.words):
-            if row[w] != 0:
-                offer(s, x, y, 64 * w + lowest_bit(row[w]))
-                break
-    word = row[home] << (63 - (s.z & 63))
-    if word != 0:
-        offer(s, x, y, s.z - 63 + highest_bit(word))
-    else:
-        for w in range(home - 1, -1, -1):
-            if row[w] != 0:
-                offer(s, x, y, 64 * w + highest_bit(row[w]))
-                break
 
 
 cdef inline double gap(Py_ssize_t at, Py_ssize_t cube, int side, double spacing) noexcept nogil:
@@ -248,20 +235,28 @@ cdef inline double gap(Py_ssize_t at, Py_ssize_t cube, int side, double spacing)
 
 
 cdef inline void search_cell(Search *s, Py_ssize_t cx, Py_ssize_t cy, Py_ssize_t cz, double along) noexcept nogil:
-    """Offer a cell's elements, row by row, where they can be nearer; along: its squared distance in z."""
-    cdef Py_ssize_t x, y
-    cdef double dx, dy
+    """Offer a cell's elements that can be nearest; along: its squared distance in z, above 0 if it is all to one side."""
+    cdef Py_ssize_t x, y, z
+    cdef double dx, dy, dz, aside
     cdef uint64_t row
+    cdef bint above = 4 * cz > s.z
     for x in range(4 * cx, min(4 * cx + 4, s.X)):
         dx = s.sx * (s.x - x)
         for y in range(4 * cy, min(4 * cy + 4, s.Y)):
             dy = s.sy * (s.y - y)
-            if dx * dx + dy * dy + along >= s.best:
-                continue
+            aside = dx * dx + dy * dy
             row = (s.surface[(x * s.Y + y) * s.words + (cz >> 4)] >> (4 * (cz & 15))) & 0xF
-            while row != 0:
-                offer(s, x, y, 4 * cz + lowest_bit(row))
-                row &= row - 1
+            if along > 0:  # the row's element on the side of the place, or a stand-in one step further
+                z = 4 * cz + (lowest_bit(row | 0x10) if above else highest_bit(2 * row | 1) - 1)
+                dz = s.sz * (s.z - z)
+                if aside + dz * dz < s.best and row != 0:
+                    offer(s, x, y, z, aside + dz * dz)
+            else:
+                while row != 0:
+                    z = 4 * cz + lowest_bit(row)
+                    dz = s.sz * (s.z - z)
+                    offer(s, x, y, z, aside + dz * dz)
+                    row &= row - 1
 
 
 cdef inline void search_block(Search *s, Py_ssize_t bx, Py_ssize_t by, Py_ssize_t bz) noexcept nogil:
@@ -313,6 +308,30 @@ cdef void search_blocks(Search *s) noexcept nogil:
                 search_column(s, bx, by, aside)
 
 
+cdef inline void search_rows(
+    Search *s, const int32_t *offsets, const Py_ssize_t *jumps, const double *reach, Py_ssize_t count
+) noexcept nogil:
+    """Offer the nearest element within WINDOW of each row around, by growing distance across.
+
+    Almost without branches inside, for which rows hold something is hard to predict.
+    """
+    cdef Py_ssize_t first = s.z - WINDOW - 1, k
+    cdef const uint64_t *home = s.surface + (s.x * s.Y + s.y) * s.words + (first >> 6)
+    cdef int shift = first & 63, up, down, step
+    cdef uint64_t bits
+    for k in range(count):
+        if reach[k] >= s.best:
+            return
+        bits = (home[jumps[k]] >> shift) | ((home[jumps[k] + 1] << 1) << (63 - shift))  # the place itself at bit 32
+        up = lowest_bit((bits >> 32) | (<uint64_t>1 << NOTHING))
+        down = 63 - highest_bit((bits << 31) | (<uint64_t>1 << (63 - NOTHING)))
+        step = up if up < down else down
+        if reach[k] + s.steps[step] < s.best and step < NOTHING:
+            s.best = reach[k] + s.steps[step]
+            s.near_x, s.near_y = s.x + offsets[2 * k], s.y + offsets[2 * k + 1]
+            s.near_z = s.z + up if up < down else s.z - down
+
+
 def nearest(
     const int32_t[:, ::1] places,
     const uint64_t[:, :, ::1] surface,
@@ -322,6 +341,7 @@ def nearest(
     const int32_t[::1] first,
     const double[::1] spacing,
     const int32_t[:, ::1] offsets,
+    const Py_ssize_t[::1] jumps,
     const double[::1] reach,
     int32_t[:, :, ::1] anchors,
     double[::1] distances,
@@ -331,19 +351,22 @@ def nearest(
     """Distances (n,) in mm from places start…stop to the nearest bit of surface, which holds at least one.
 
     cells and blocks: the surface coarsened to cubes of 4 and 8; columns, first: see Search.
-    offsets (m, 2): all steps in x and y by growing squared distance reach (m,) in mm², complete up to the last.
+    offsets (m, 2): all steps in x and y by growing squared distance reach (m,) in mm², complete up to the last, none
+    longer than the margin around the elements; jumps (m,): the same in words of surface.
     anchors (Y blocks, Z blocks, 3): places of elements of the surface, any at first; kept up to date with the element
     last found from each 8 × 8 rows, as good guesses for the places there in the next plane.
     """
     cdef Search s
-    cdef Py_ssize_t i, k, x, y, steps = offsets.shape[0]
-    cdef double horizon = reach[steps - 1], floor = 0
+    cdef Py_ssize_t i, steps = offsets.shape[0]
+    cdef double horizon = min(reach[steps - 1], (WINDOW * spacing[2]) ** 2), floor = 0
     s.surface, s.cells, s.blocks = &surface[0, 0, 0], &cells[0, 0, 0], &blocks[0, 0, 0]
     s.columns, s.first = &columns[0], &first[0]
     s.X, s.Y, s.words = surface.shape[0], surface.shape[1], surface.shape[2]
     s.CX, s.CY, s.cell_words = cells.shape[0], cells.shape[1], cells.shape[2]
     s.BX, s.BY, s.block_words = blocks.shape[0], blocks.shape[1], blocks.shape[2]
     s.sx, s.sy, s.sz = spacing[0], spacing[1], spacing[2]
+    for i in range(NOTHING + 1):
+        s.steps[i] = (s.sz * i) * (s.sz * i)
     cdef int32_t *anchor
     s.near_x, s.near_y, s.near_z = anchors[0, 0, 0], anchors[0, 0, 1], anchors[0, 0, 2]
     with nogil:
@@ -353,13 +376,9 @@ def nearest(
             s.x, s.y, s.z = places[i, 0], places[i, 1], places[i, 2]
             s.best = squared(&s, s.near_x, s.near_y, s.near_z)  # the last one's nearest is often near this one too
             anchor = &anchors[s.y >> 3, s.z >> 3, 0]
-            offer(&s, anchor[0], anchor[1], anchor[2])
-            for k in range(steps if floor <= 0 or floor * floor <= horizon else 0):
-                if reach[k] >= s.best:
-                    break
-                x, y = s.x + offsets[k, 0], s.y + offsets[k, 1]
-                if 0 <= x < s.X and 0 <= y < s.Y:
-                    search_row(&s, x, y)
+            offer(&s, anchor[0], anchor[1], anchor[2], squared(&s, anchor[0], anchor[1], anchor[2]))
+            if floor <= 0 or floor * floor <= horizon:
+                search_rows(&s, &offsets[0, 0], &jumps[0], &reach[0], steps)
             if s.best > horizon:
                 search_blocks(&s)
             anchor[0], anchor[1], anchor[2] = <int32_t>s.near_x, <int32_t>s.near_y, <int32_t>s.near_z

@@ -13,6 +13,7 @@ from rediffinet.ext.surfels import surfel_areas
 
 _Numbers = npt.NDArray[np.float64]
 _NEAR = 7  # rows this many voxels away are searched one by one, the rest by blocks
+_MARGIN = _NEAR + 1  # empty rows around, so that no search leaves the bits
 _BATCH = 2048  # surface elements that are worth a thread
 
 
@@ -58,9 +59,9 @@ def surface_distances(
             "voxels": inside voxels with an outside 6-neighbour, weight 1 (MONAI, MedPy).
         threads: the elements are shared among this many threads; the result does not depend on it.
 
-    Extra memory: about half a byte per voxel of the joint box of the two masks (each mask and each surface as bits)
-    and 30 bytes per surface element; besides that a copy of a mask that is neither C- nor Fortran-contiguous, or not
-    of one byte a voxel.
+    Extra memory: about one byte per voxel of the joint box of the two masks (each mask and each surface as bits, with
+    margins) and 30 bytes per surface element; besides that a copy of a mask that is neither C- nor Fortran-contiguous,
+    or not of one byte a voxel.
 
     Raises:
         ValueError: masks of different or not three-dimensional shapes, spacing or threads out of range.
@@ -81,11 +82,12 @@ def surface_distances(
     weights = [areas[s.codes] if elements == "surfels" else np.ones(len(s.places)) for s in surfaces]
     distances = [np.full(len(s.places), np.inf) for s in surfaces]
     if len(first.places) and len(second.places):
-        steps = np.array(spacing)
+        steps, (_, row_count, words) = np.array(spacing), first.bits.shape
         offsets, reach = _offsets(spacing[0], spacing[1])
+        jumps = offsets.astype(np.intp) @ np.array([row_count * words, words], np.intp)
         tasks = []
         for surface, other, out in ((first, second, distances[0]), (second, first, distances[1])):
-            search = partial(_surface.nearest, surface.places, *_pyramid(other), steps, offsets, reach)
+            search = partial(_surface.nearest, surface.places, *_pyramid(other), steps, offsets, jumps, reach)
             parts = slabs(len(out), min(threads, len(out) // _BATCH + 1))
             tasks += [partial(search, _anchors(other), out, start, stop) for start, stop in parts]
         run(lambda k: tasks[k](), len(tasks), threads)
@@ -128,10 +130,10 @@ def _box(masks: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.intp]:
 
 
 def _surface_in(mask: npt.NDArray[np.uint8], box: npt.NDArray[np.intp], elements: str) -> _Surface:
-    x, y, z = box[:, 1] - box[:, 0] + 2  # an empty voxel all around
-    bits = np.zeros((x, y, -(-z // 64)), np.uint64)
+    x, y, z = box[:, 1] - box[:, 0]
+    bits = np.zeros((x + 2 * _MARGIN, y + 2 * _MARGIN, (z + 1) // 64 + 2), np.uint64)
     surface = np.zeros_like(bits)
-    _surface.pack(mask, box, bits)
+    _surface.pack(mask, box, _MARGIN, bits)
     find = _surface.find_surfels if elements == "surfels" else _surface.find_border_voxels
     count = find(bits, surface)
     places = np.empty((count, 3), np.int32)

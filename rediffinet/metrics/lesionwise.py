@@ -67,7 +67,7 @@ def score_lesions(pred: _Mask, ref: _Mask, spacing_mm: Spacing, rules: LesionRul
     components, component_count = label_components(pred, 26)
     # Dilation spreads from every voxel alike: a joined lesion dilated alone is its own piece of the dilated whole.
     reach, lesion_count = label_components(dilate(ref, rules.dilation), 26)
-    touching = _pairs(reach, components, component_count)
+    touching = _pairs(reach[pred], components[pred], component_count)
     false_positives = component_count - len(np.unique(touching[:, 1]))
     lesions = reach * ref
     sizes = component_sizes(lesions, lesion_count)
@@ -93,10 +93,10 @@ def score_lesions(pred: _Mask, ref: _Mask, spacing_mm: Spacing, rules: LesionRul
 
 
 def _pairs(reach: _Labels, components: _Labels, component_count: int) -> npt.NDArray[np.int64]:
-    """Lesion and component numbers (n, 2) that share a voxel."""
-    shared = (reach != 0) & (components != 0)
-    keys = np.unique(reach[shared].astype(np.int64) * (component_count + 1) + components[shared])
-    return np.stack(np.divmod(keys, component_count + 1), axis=1)
+    """Lesion and component numbers (n, 2) that share a voxel, both given at the predicted voxels."""
+    keys = np.unique(reach.astype(np.int64) * (component_count + 1) + components)
+    lesion, component = np.divmod(keys, component_count + 1)
+    return np.stack([lesion, component], axis=1)[lesion > 0]
 
 
 def _union(boxes: list[npt.NDArray[np.intp]]) -> tuple[slice, slice, slice]:

@@ -43,7 +43,7 @@ def dice(a: Mask, b: Mask) -> float:
         LabelError: different or not three-dimensional shapes.
     """
     check_pair(a, b)
-    inside_a, inside_b = a != 0, b != 0
+    inside_a, inside_b = (mask if mask.dtype == np.bool_ else mask != 0 for mask in (a, b))
     size = int(np.count_nonzero(inside_a)) + int(np.count_nonzero(inside_b))
     return 2.0 * int(np.count_nonzero(inside_a & inside_b)) / size if size else 1.0
 

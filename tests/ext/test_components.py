@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rediffinet.ext import component_boxes, component_sizes, dilate, label_components, reference
 from scipy import ndimage
+
+from rediffinet.ext import component_boxes, component_sizes, dilate, label_components, reference
 
 STRUCTURES = {6: 1, 18: 2, 26: 3}
 

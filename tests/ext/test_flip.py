@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from rediffinet.ext import flip_and_decode, flip_masks, reference
 
 VALUES = (2, 1, 3)  # BraTS-2023: WT only, TC but not ET, ET

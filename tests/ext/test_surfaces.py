@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rediffinet.ext import joint_box, reference, surface_distances, surfel_areas
 from scipy import ndimage
+
+from rediffinet.ext import joint_box, reference, surface_distances, surfel_areas
 
 
 def blobs(rng, shape, level=0.0, smooth=1.5):

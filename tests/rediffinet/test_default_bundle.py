@@ -1,0 +1,84 @@
+"""The bundle in the package, and the README's example, as a user meets them."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rediffinet import Segmenter, SegmentOptions, load_case
+from rediffinet.bundle import INTENDED_USE, default_bundle, open_bundle
+from rediffinet.cases import find_labels, load_labels
+from rediffinet.phantom import write_phantoms
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2.0 * float((a & b).sum()) / float(a.sum() + b.sum())
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    with Segmenter.open(engine="onnxruntime") as opened:
+        yield opened
+
+
+def test_the_default_bundle_is_small_honest_and_of_this_schema():
+    bundle = open_bundle()
+    assert bundle.path == default_bundle()
+    assert sum(path.stat().st_size for path in bundle.path.iterdir()) <= 10e6
+    manifest = bundle.manifest
+    assert manifest.intended_use == INTENDED_USE
+    training = manifest.training
+    assert training["baseline"]["held_out"] == training["refiner"]["held_out"] != []
+    assert not set(training["refiner"]["trained_on"]) & set(training["refiner"]["held_out"])
+    for entry in manifest.graphs.values():
+        assert entry.parity.graph <= entry.parity.graph_tolerance
+        assert entry.parity.storage <= entry.parity.storage_tolerance
+
+
+def test_nothing_in_the_bundle_names_a_place_on_the_machine_it_was_made_on():
+    text = json.dumps(open_bundle().manifest.model_dump(mode="json"))
+    assert not re.search(r"/(home|root|work|tmp|Users)/", text)
+    for path in open_bundle().path.glob("*.onnx"):
+        assert not re.search(rb"/(home|root|work|tmp|Users)/", path.read_bytes())
+
+
+def test_the_readme_example_runs_as_printed(tmp_path, monkeypatch):
+    """The block under "Embed it", on a phantom in case_dir/."""
+    (folder,) = write_phantoms(tmp_path, 1, 4, shape=(96, 96, 80))
+    folder.rename(tmp_path / "case_dir")
+    monkeypatch.chdir(tmp_path)
+    block = re.search(r"## Embed it\n+```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    names: dict[str, object] = {}
+    exec(block[1], names)
+    written = sorted(path.name.split("-", 4)[-1] for path in (tmp_path / "out").iterdir())
+    assert written == ["baseline.nii.gz", "preview.png", "report.json", "seg.nii.gz"]
+
+
+@pytest.mark.slow
+def test_it_finds_the_tumour_of_a_full_size_phantom(segmenter, tmp_path):
+    (folder,) = write_phantoms(tmp_path, 1, 1)
+    case = load_case(folder)
+    reference, _ = load_labels(find_labels(folder), case.grid)
+    result = segmenter.segment(case, options=SegmentOptions(samples=1))
+    found = np.zeros(reference.shape, bool)
+    found[result.box] = result.crop_labels > 0
+    assert dice(found, reference > 0) >= 0.7
+
+
+@pytest.mark.slow
+def test_it_segments_a_real_case_it_has_not_seen(segmenter, real_data):
+    held_out = segmenter.bundle.manifest.training["refiner"]["held_out"]
+    folder = next((real_data / name for name in held_out if (real_data / name).is_dir()), None)
+    if folder is None:
+        pytest.skip(f"{real_data} holds none of the cases kept out of training")
+    case = load_case(folder)
+    reference, _ = load_labels(find_labels(folder), case.grid)
+    result = segmenter.segment(case)
+    found = np.zeros(reference.shape, bool)
+    found[result.box] = result.crop_labels > 0
+    assert dice(found, reference > 0) >= 0.6
