@@ -9,6 +9,7 @@ HD95 0, in one of them Dice 0 and HD95 374.
 
 import argparse
 import csv
+import json
 import os
 import statistics
 import sys
@@ -29,7 +30,8 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--samples", type=int)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="CSV, a row per case, map and region")
+    parser.add_argument("--summary", type=Path, help="JSON of the means, for `rediff export --metrics`")
     given = parser.parse_args()
     if given.data is None:
         print("no data: give --data or set REDIFF_REAL_DATA to a folder of labelled cases")
@@ -40,7 +42,9 @@ def main() -> None:
             for case in held_out(segmenter, given.data)
             for row in score(segmenter, case, SegmentOptions(given.steps, given.samples))
         ]
-        describe(segmenter, rows)
+        means = describe(segmenter, rows)
+    if given.summary is not None:
+        given.summary.write_text(json.dumps(means, indent=2) + "\n")
     if given.out is not None:
         with given.out.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
@@ -95,14 +99,15 @@ def score(segmenter: Segmenter, folder: Path, options: SegmentOptions) -> list[R
     return rows
 
 
-def describe(segmenter: Segmenter, rows: list[Row]) -> None:
-    """The table of means with standard deviations."""
+def describe(segmenter: Segmenter, rows: list[Row]) -> dict[str, object]:
+    """Print the table of means with standard deviations; the same as JSON-ready values."""
     cases = len({row["case"] for row in rows})
     diffusion = segmenter.bundle.manifest.diffusion
     print(f"\nrediffinet {__version__}, bundle {segmenter.bundle.manifest.name} {segmenter.bundle.sha256[:12]}")
     print(f"{cases} held-out cases; defaults {diffusion.steps} steps × {diffusion.samples} samples")
     print(find_protocol(PROTOCOL).describe())
     print("\n| | region | Dice | HD95 mm | lesion-wise Dice | lesion-wise HD95 mm |\n|---|---|---|---|---|---|")
+    means: dict[str, object] = {"protocol": find_protocol(PROTOCOL).describe(), "held_out_cases": cases}
     for name in ("baseline", "refined"):
         for region in REGIONS:
             chosen = [row for row in rows if (row["map"], row["region"]) == (name, region)]
@@ -111,7 +116,9 @@ def describe(segmenter: Segmenter, rows: list[Row]) -> None:
                 values = [float(row[key]) for row in chosen]
                 spread = statistics.stdev(values) if len(values) > 1 else 0.0
                 cells.append(f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}")
+                means[f"{name} {region} {key}"] = {"mean": round(statistics.mean(values), 4), "sd": round(spread, 4)}
             print(f"| {name} | {region} | {' | '.join(cells)} |")
+    return means
 
 
 if __name__ == "__main__":

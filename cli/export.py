@@ -1,7 +1,8 @@
 """`rediff export`."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +20,9 @@ def export(
     min_fraction: Annotated[
         float, typer.Option(help="Remove whole-tumour components under this fraction of the largest.")
     ] = 0.0,
+    metrics: Annotated[
+        Path | None, typer.Option(help="JSON of benchmarks/held_out.py --summary, kept in the manifest.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Export two runs into a bundle, each graph held against torch before it enters."""
@@ -50,6 +54,13 @@ def export(
             "an overlap in [0, 1), a fraction in [0, 1], one step or more, one sample or more"
         )
         raise ConfigError(message)
+    measured: dict[str, Any] = {}
+    if metrics is not None:
+        try:
+            measured = dict(json.loads(metrics.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            message = f"--metrics {metrics}: {error}. Expected the JSON that benchmarks/held_out.py --summary writes."
+            raise ConfigError(message) from None
     settings = ExportSettings(
         name=name,
         weights="float16" if weights == "float16" else "float32",
@@ -58,6 +69,7 @@ def export(
         thresholds=(wt, tc, et),
         overlap=overlap,
         postprocess=PostprocessSettings(min_fraction=min_fraction),
+        metrics=measured,
     )
     with stages() as stage:
         bundle = export_bundle(open_run(run), open_run(baseline), out, settings, overwrite=overwrite, stage=stage)
@@ -66,6 +78,7 @@ def export(
         typer.echo(
             f"{graph_name}: {size:.1f} MB, against torch {entry.parity.graph:.1e} "
             f"(tolerance {entry.parity.graph_tolerance:.0e}), stored weights {entry.parity.storage:.1e} "
-            f"(tolerance {entry.parity.storage_tolerance:.0e})"
+            f"({entry.parity.storage_tolerance:.0e}), in ONNX Runtime {entry.parity.onnxruntime:.1e} "
+            f"({entry.parity.onnxruntime_tolerance:.0e})"
         )
     typer.echo(str(bundle.path))

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -49,8 +49,13 @@ from rediffinet.training.runs import Run, describe
 from rediffinet.windows import extract
 
 Arrays = dict[str, np.ndarray[Any, Any]]
-GRAPH_TOLERANCE = 1e-3
-STORAGE_TOLERANCE = 2e-2
+TOLERANCES = {
+    "graph": ("the exported graph against torch", 1e-4),
+    "storage": ("the stored weights against the trained ones", 2e-2),
+    "onnxruntime": ("ONNX Runtime against torch", 1e-2),
+    "onnxruntime_mean": ("ONNX Runtime against torch, on average", 1e-4),
+}
+"""What the parity gate compares, and the relative difference it allows (see rediffinet.bundle.Parity)."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class ExportSettings:
     thresholds: PerRegion = (0.5, 0.5, 0.5)
     overlap: float = 0.25
     postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
 def export_bundle(
@@ -207,37 +213,33 @@ def _phantom(recipe: Normalisation) -> tuple[np.ndarray[Any, Any], np.ndarray[An
 
 
 def check_parity(source: GraphSource, rounded: Any, spec: GraphSpec, inputs: dict[str, Arrays]) -> Parity:
-    """Hold the written graph against torch; raises ExportError naming the graph, the input and the difference."""
-    graph_errors, storage_errors = [], []
-    with open_engine("onnxruntime") as engine:
-        graph = engine.load(spec)
+    """Hold the written graph against torch; raises ExportError naming the graph, what differs and by how much."""
+    errors: dict[str, list[float]] = {name: [] for name in TOLERANCES}
+    with open_engine("torch") as torch_engine, open_engine("onnxruntime") as onnxruntime_engine:
+        in_torch, in_onnxruntime = torch_engine.load(spec), onnxruntime_engine.load(spec)
         for arrays in inputs.values():
-            got = graph(**arrays)
+            by_node, by_runtime = in_torch(**arrays), in_onnxruntime(**arrays)
             stored = run_torch(source, rounded, arrays)
             trained = run_torch(source, source.module, arrays)
             for name, same, original in zip(source.outputs, stored, trained, strict=True):
-                scale = np.maximum(float(original.abs().max()), 1e-6)
-                graph_errors.append(float(np.abs(got[name] - same.numpy()).max()) / scale)
-                storage_errors.append(float((same - original).abs().max()) / scale)
+                scale = max(float(original.abs().max()), 1e-6)
+                runtime = np.abs(by_runtime[name] - same.numpy()) / scale
+                errors["graph"].append(float(np.abs(by_node[name] - same.numpy()).max()) / scale)
+                errors["storage"].append(float((same - original).abs().max()) / scale)
+                errors["onnxruntime"].append(float(runtime.max()))
+                errors["onnxruntime_mean"].append(float(runtime.mean()))
     # np.max keeps NaN, Python's max may lose it: a network that computes NaN must not pass
-    graph_error, storage_error = float(np.max(graph_errors)), float(np.max(storage_errors))
-    for what, error, tolerance in (
-        ("the exported graph against torch", graph_error, GRAPH_TOLERANCE),
-        ("the stored weights against the trained ones", storage_error, STORAGE_TOLERANCE),
-    ):
+    worst = {name: float(np.max(values)) for name, values in errors.items()}
+    for name, error in worst.items():
+        what, tolerance = TOLERANCES[name]
         if not error <= tolerance:
             message = (
                 f"parity gate, graph '{source.name}', {what}: relative difference {error:.2e}, "
                 f"tolerance {tolerance:.0e}. The bundle was not written."
             )
             raise ExportError(message)
-    return Parity(
-        inputs=tuple(inputs),
-        graph=graph_error,
-        graph_tolerance=GRAPH_TOLERANCE,
-        storage=storage_error,
-        storage_tolerance=STORAGE_TOLERANCE,
-    )
+    limits = {f"{name}_tolerance": tolerance for name, (_, tolerance) in TOLERANCES.items()}
+    return Parity.model_validate({"inputs": tuple(inputs), **worst, **limits})
 
 
 def _manifest(refiner: Run, baseline: Run, settings: ExportSettings, graphs: dict[str, GraphEntry]) -> Manifest:
@@ -264,5 +266,6 @@ def _manifest(refiner: Run, baseline: Run, settings: ExportSettings, graphs: dic
             samples=settings.samples,
         ),
         postprocess=settings.postprocess,
+        metrics=dict(settings.metrics),
         training={"baseline": describe(baseline), "refiner": describe(refiner)},
     )

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rediffinet.bundle import Parity
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -115,7 +117,7 @@ def write_toy_bundle(folder: Path, formula: ToyFormula | None = None, **changes:
             "outputs": [_toy_tensor(value) for value in model.graph.output],
             "parity": {
                 "inputs": ["none"],
-                **dict.fromkeys(("graph", "graph_tolerance", "storage", "storage_tolerance"), 0.0),
+                **dict.fromkeys(set(Parity.model_fields) - {"inputs"}, 0.0),
             },
         }
     manifest: dict[str, Any] = {

@@ -37,6 +37,8 @@ def test_the_default_bundle_is_small_honest_and_of_this_schema():
     for entry in manifest.graphs.values():
         assert entry.parity.graph <= entry.parity.graph_tolerance
         assert entry.parity.storage <= entry.parity.storage_tolerance
+        assert entry.parity.onnxruntime <= entry.parity.onnxruntime_tolerance
+        assert entry.parity.onnxruntime_mean <= entry.parity.onnxruntime_mean_tolerance
 
 
 def test_nothing_in_the_bundle_names_a_place_on_the_machine_it_was_made_on():
