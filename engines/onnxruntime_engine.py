@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 
 from rediffinet.engines.base import Array, Buffer, Device, Engine, Graph, GraphSpec, TensorSpec
+from rediffinet.engines.probe import PROBE
 from rediffinet.errors import EngineError
 
 DTYPES = {
@@ -29,14 +30,6 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Algorithm search: cuDNN's default algorithm is many times slower than its own heuristic's choice for 3-D convolutions.
 # TF32 off: the engine says fp32.
 CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
-
-# A 1-voxel 3-D convolution as an ONNX file (tests/engines/test_onnxruntime.py makes it again): the CUDA provider is
-# listed wherever onnxruntime-gpu is installed, and only running something shows whether CUDA and cuDNN are there.
-PROBE = bytes.fromhex(
-    "08083a710a0f0a01780a01771201792204436f6e76120570726f62652a150801080108010801080110014201774a040000803f5a"
-    "1f0a0178121a0a18080112140a0208010a0208010a0208010a0208010a020801621f0a0179121a0a18080112140a0208010a0208"
-    "010a0208010a0208010a02080142040a001011"
-)
 
 
 class OnnxRuntimeEngine(Engine):

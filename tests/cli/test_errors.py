@@ -255,8 +255,9 @@ main()
     ("absent", "engine", "commands"),
     [
         ("onnxruntime", "onnxruntime", ["pip install 'rediffinet[cpu]'"]),
+        ("openvino", "openvino", ["pip install 'rediffinet[cpu]'"]),
         ("torch", "torch", ["pip install 'rediffinet[train]'"]),
-        ("onnxruntime,torch", "auto", ["pip install 'rediffinet[cpu]'", "pip install 'rediffinet[train]'"]),
+        ("onnxruntime,openvino,torch", "auto", ["pip install 'rediffinet[cpu]'", "pip install 'rediffinet[train]'"]),
     ],
 )
 def test_an_absent_extra_is_named_with_its_pip_command(

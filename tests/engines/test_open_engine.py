@@ -50,7 +50,7 @@ def test_unknown_device(text: str) -> None:
 
 
 def test_unknown_engine_lists_what_exists() -> None:
-    with pytest.raises(EngineError, match="'tensorflow' does not exist; there is: auto, onnxruntime, torch"):
+    with pytest.raises(EngineError, match="'tensorflow' does not exist; there is: auto, onnxruntime, openvino, torch"):
         open_engine("tensorflow")
 
 
@@ -64,16 +64,17 @@ def test_threads_below_one(threads: int) -> None:
 def test_auto_takes_onnxruntime_first() -> None:
     with open_engine() as engine:
         assert engine.name == "onnxruntime"
-        assert "the first of onnxruntime, torch that works on cpu" in engine.choice
+        assert "the first of onnxruntime, openvino, torch that works on cpu" in engine.choice
         assert "passed over" not in engine.choice
 
 
 @needs_torch
 def test_auto_says_what_it_passed_over(block: Block) -> None:
-    block("onnxruntime")
+    block("onnxruntime", "openvino")
     with open_engine() as engine:
         assert engine.name == "torch"
         assert "onnxruntime was passed over" in engine.choice
+        assert "openvino was passed over" in engine.choice
         assert "not installed" in engine.choice
 
 
@@ -82,18 +83,19 @@ def test_auto_says_what_it_passed_over(block: Block) -> None:
     [
         ("onnxruntime", "cpu", "cpu"),
         ("onnxruntime", "cuda:0", "gpu"),
+        ("openvino", "cpu", "cpu"),
         ("torch", "cpu", "train"),
         ("torch", "cuda:0", "train"),
     ],
 )
 def test_absent_package_names_the_pip_command(block: Block, name: str, device: str, extra: str) -> None:
-    block("onnxruntime", "torch")
+    block("onnxruntime", "openvino", "torch")
     with pytest.raises(MissingExtraError, match=rf"'{name}'.*\n.*pip install 'rediffinet\[{extra}\]'"):
         open_engine(name, device)
 
 
 def test_auto_without_any_engine_gives_every_reason(block: Block) -> None:
-    block("onnxruntime", "torch")
+    block("onnxruntime", "openvino", "torch")
     with pytest.raises(EngineError, match=r"(?s)no engine works on cpu.*onnxruntime: .*\[cpu\].*torch: .*\[train\]"):
         open_engine()
 
@@ -141,13 +143,13 @@ def test_listed_provider_that_does_not_start_is_an_error(monkeypatch: pytest.Mon
 @needs_onnxruntime
 def test_the_probe_is_a_valid_graph() -> None:
     onnx = pytest.importorskip("onnx", reason="reads the probe")
-    from rediffinet.engines.onnxruntime_engine import PROBE
+    from rediffinet.engines.probe import PROBE
 
     model = onnx.load_from_string(PROBE)
     onnx.checker.check_model(model, full_check=True)
     assert [node.op_type for node in model.graph.node] == ["Conv"]
     weight = onnx.numpy_helper.to_array(model.graph.initializer[0])
-    np.testing.assert_array_equal(weight, np.ones((1, 1, 1, 1, 1), np.float32))
+    np.testing.assert_array_equal(weight, np.full((1, 1, 1, 1, 1), 2, np.float32))
 
 
 def test_survey_covers_every_engine_and_device() -> None:
