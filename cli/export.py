@@ -19,6 +19,10 @@ def export(
     min_fraction: Annotated[
         float, typer.Option(help="Remove whole-tumour components under this fraction of the largest.")
     ] = 0.0,
+    trt: Annotated[bool, typer.Option("--trt", help="Build TensorRT plans too, as `rediff plan` does.")] = False,
+    trt_target: Annotated[
+        str, typer.Option(help="With --trt: sm75,sm80,sm86,sm89,sm120 (TensorRT-RTX, no GPU needed), or current.")
+    ] = "current",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Export two runs into a bundle, each graph held against torch before it enters."""
@@ -31,6 +35,8 @@ def export(
         from rediffinet.training.runs import open_run
     except ModuleNotFoundError as error:
         raise MissingExtraError("Export", str(error.name), "train") from None
+    from rediffinet.cli.plan import names, tell
+    from rediffinet.export.tensorrt import PlanSettings, build_plans, check_targets
 
     try:
         flips = [float(value) for value in thresholds.split(",")]
@@ -59,6 +65,9 @@ def export(
         overlap=overlap,
         postprocess=PostprocessSettings(min_fraction=min_fraction),
     )
+    plans = PlanSettings(targets=names(trt_target))
+    if trt:
+        check_targets(plans)
     with stages() as stage:
         bundle = export_bundle(open_run(run), open_run(baseline), out, settings, overwrite=overwrite, stage=stage)
     for graph_name, entry in bundle.manifest.graphs.items():
@@ -68,4 +77,9 @@ def export(
             f"(tolerance {entry.parity.graph_tolerance:.0e}), stored weights {entry.parity.storage:.1e} "
             f"(tolerance {entry.parity.storage_tolerance:.0e})"
         )
+    if trt:
+        with stages() as stage:
+            outcomes = build_plans(bundle, plans, stage)
+        for outcome in outcomes:
+            tell(outcome)
     typer.echo(str(bundle.path))

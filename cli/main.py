@@ -8,6 +8,7 @@ import typer
 from rediffinet.cli.export import export
 from rediffinet.cli.info import info
 from rediffinet.cli.phantom import phantom
+from rediffinet.cli.plan import plan
 from rediffinet.cli.segment import segment
 from rediffinet.cli.train import train
 from rediffinet.errors import RediffError
@@ -19,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (segment, phantom, train, export, info):
+for command in (segment, phantom, train, export, plan, info):
     app.command()(command)
 
 

@@ -39,9 +39,16 @@ class Backend:
     engine: str
     packages: tuple[str, ...]
     extras: tuple[tuple[str, str], ...]
+    gpu_only: bool = False
 
     def open(self, name: str, device: Device, threads: int | None, precision: str = "fp32") -> Engine:
         """Import the back-end and open it; `MissingExtraError` without its packages, `EngineError` if it cannot run."""
+        if self.gpu_only and device.kind == "cpu":
+            message = (
+                f"engine '{name}' cannot run on {device}: it runs on a GPU only.\n"
+                "Use device 'cuda:0', or the engine onnxruntime or openvino"
+            )
+            raise EngineError(message)
         for package in self.packages:
             try:
                 importlib.import_module(package)
@@ -71,6 +78,10 @@ ENGINES: dict[str, Backend] = {
     ),
     "openvino": Backend("openvino_engine", "OpenVinoEngine", ("openvino",), (("cpu", "cpu"), ("cuda", "cpu"))),
     "torch": Backend("torch_engine", "TorchEngine", ("torch", "onnx"), (("cpu", "train"), ("cuda", "train"))),
+    "tensorrt": Backend("tensorrt_engine", "TensorRtEngine", ("tensorrt",), (("cuda", "tensorrt"),), gpu_only=True),
+    "tensorrt-rtx": Backend(
+        "tensorrt_engine", "TensorRtRtxEngine", ("tensorrt_rtx",), (("cuda", "rtx"),), gpu_only=True
+    ),
 }
 """The back-ends by name."""
 

@@ -45,13 +45,17 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """A graph as the bundle's manifest declares it: its file, what goes in and out, the precision of the file."""
+    """A graph as the bundle's manifest declares it: its file, what goes in and out, the precision of the file.
+
+    plans: folder of the TensorRT plans built from the file (`plans.py`), for the engines that run plans.
+    """
 
     name: str
     path: Path
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     precision: str = "fp32"
+    plans: Path | None = None
 
 
 @dataclass(eq=False, slots=True)

@@ -20,6 +20,8 @@ from rediffinet.normalise import Normalisation
 
 SCHEMA: Literal["rediffinet-bundle/1"] = "rediffinet-bundle/1"
 MANIFEST = "manifest.json"
+PLANS = "trt"
+"""Folder of a bundle's TensorRT plans, which `rediff plan` adds; a bundle is whole without them."""
 INTENDED_USE = "Research use only, not a medical device. No clinical decision may rest on its output."
 
 Triple = tuple[int, int, int]
@@ -72,10 +74,14 @@ class VariantParity(_Part):
 
 
 class GraphVariant(_Part):
-    """The graph in another precision: a file with the same inputs and outputs, float32 on the outside."""
+    """The graph in another precision: a file with the same inputs and outputs, float32 on the outside.
+
+    float32_layers: convolutions that are left in float32 because the gate asked for it.
+    """
 
     file: Annotated[str, AfterValidator(_inside)]
     sha256: str
+    float32_layers: tuple[str, ...] = ()
     parity: VariantParity
 
 
@@ -210,7 +216,6 @@ class Bundle:
 
         For bf16 it is the fp32 file. Raises BundleError when the bundle has no file of that precision.
         """
-        entry = self.manifest.graphs[name]
         stored = "fp32" if precision == "bf16" else precision
         if stored not in self.precisions:
             message = (
@@ -218,8 +223,14 @@ class Bundle:
                 f"Use one of these, or export it again with --precision {','.join((*self.precisions, precision))}."
             )
             raise BundleError(message)
-        file = entry.file if stored == "fp32" else entry.variants[stored].file  # type: ignore[index]
-        return GraphSpec(name, self.path / file, _tensors(entry.inputs), _tensors(entry.outputs), stored)
+        return self.stored_graph(name, stored)
+
+    def stored_graph(self, name: str, precision: str) -> GraphSpec:
+        """The graph's file of this very precision, whichever the other graphs have; KeyError when there is none."""
+        entry = self.manifest.graphs[name]
+        variants = {"fp32": entry.file} | {key: variant.file for key, variant in entry.variants.items()}
+        tensors = _tensors(entry.inputs), _tensors(entry.outputs)
+        return GraphSpec(name, self.path / variants[precision], *tensors, precision, self.path / PLANS)
 
     @cached_property
     def feature_names(self) -> tuple[str, ...]:
