@@ -26,7 +26,7 @@ class PlanKey:
     """What a plan depends on besides its graph.
 
     module: "tensorrt" or "tensorrt_rtx", with its full version. target: "sm86" (TensorRT-RTX), or the name of the GPU
-    that it was built on (TensorRT); capability is that GPU's. batch: the profile is 1 to this many, best at 1.
+    that it was built on and its compute capability (TensorRT). batch: the profile is 1 to this many, best at 1.
     """
 
     module: str

@@ -145,7 +145,10 @@ def _version(trt: Any) -> str:
 def _parse(trt: Any, what: str, path: Path, model: bytes, network: Any, log: Log) -> None:
     parser = trt.OnnxParser(network, log.logger)
     if parser.parse(model, str(path)):
-        return
+        if network.num_outputs:
+            return
+        message = f"{what}: {_version(trt)} cannot read {path}: there is no graph in it"
+        raise ExportError(message)
     found = []
     for index in range(parser.num_errors):
         error = parser.get_error(index)

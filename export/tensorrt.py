@@ -125,7 +125,7 @@ def _target(name: str, settings: PlanSettings, batch: int) -> _Target:
         target=gpu.name if gpu is not None and engine == "tensorrt" else target,
         precision="",
         batch=batch,
-        capability="" if gpu is None else f"{gpu.capability[0]}.{gpu.capability[1]}",
+        capability=f"{gpu.capability[0]}.{gpu.capability[1]}" if gpu is not None and engine == "tensorrt" else "",
         hardware_compatible=settings.hardware_compatible,
     )
     options = BuildOptions(
