@@ -19,6 +19,12 @@ def export(
     min_fraction: Annotated[
         float, typer.Option(help="Remove whole-tumour components under this fraction of the largest.")
     ] = 0.0,
+    precision: Annotated[
+        str, typer.Option(help="fp32 and what else the bundle runs in, each checked: fp32,fp16,bf16,int8.")
+    ] = "fp32",
+    calibration: Annotated[
+        Path | None, typer.Option(help="Case folder(s) to calibrate int8 and check precisions on; default: phantoms.")
+    ] = None,
     trt: Annotated[bool, typer.Option("--trt", help="Build TensorRT plans too, as `rediff plan` does.")] = False,
     trt_target: Annotated[
         str, typer.Option(help="With --trt: sm75,sm80,sm86,sm89,sm120 (TensorRT-RTX, no GPU needed), or current.")
@@ -32,6 +38,7 @@ def export(
 
     try:
         from rediffinet.export.bundle import ExportSettings, export_bundle
+        from rediffinet.export.variants import parse_precisions
         from rediffinet.training.runs import open_run
     except ModuleNotFoundError as error:
         raise MissingExtraError("Export", str(error.name), "train") from None
@@ -64,6 +71,8 @@ def export(
         thresholds=(wt, tc, et),
         overlap=overlap,
         postprocess=PostprocessSettings(min_fraction=min_fraction),
+        precisions=parse_precisions(precision),
+        calibration=calibration,
     )
     plans = PlanSettings(targets=names(trt_target))
     if trt:
@@ -76,6 +85,12 @@ def export(
             f"{graph_name}: {size:.1f} MB, against torch {entry.parity.graph:.1e} "
             f"(tolerance {entry.parity.graph_tolerance:.0e}), stored weights {entry.parity.storage:.1e} "
             f"(tolerance {entry.parity.storage_tolerance:.0e})"
+        )
+    for lower, gate in bundle.manifest.precision_gate.items():
+        dice = ", ".join(f"{value:.4f}" for value in gate.dice)
+        typer.echo(
+            f"{lower}: Dice of WT, TC, ET against fp32 {dice} (limit {gate.limit}), "
+            f"{len(gate.cases)} cases in {gate.engine}"
         )
     if trt:
         with stages() as stage:

@@ -5,6 +5,7 @@ import traceback
 
 import typer
 
+from rediffinet.cli.doctor import doctor
 from rediffinet.cli.export import export
 from rediffinet.cli.info import info
 from rediffinet.cli.phantom import phantom
@@ -20,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (segment, phantom, train, export, plan, info):
+for command in (segment, phantom, train, export, plan, info, doctor):
     app.command()(command)
 
 

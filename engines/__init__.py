@@ -77,6 +77,16 @@ ENGINES: dict[str, Backend] = {
         "onnxruntime_engine", "OnnxRuntimeEngine", ("onnxruntime",), (("cpu", "cpu"), ("cuda", "gpu"))
     ),
     "openvino": Backend("openvino_engine", "OpenVinoEngine", ("openvino",), (("cpu", "cpu"), ("cuda", "cpu"))),
+    "onnxruntime-tensorrt": Backend(
+        "onnxruntime_engine", "OnnxRuntimeTensorRTEngine", ("onnxruntime",), (("cuda", "gpu"),), gpu_only=True
+    ),
+    "onnxruntime-rtx": Backend(
+        "onnxruntime_engine",
+        "OnnxRuntimeRtxEngine",
+        ("onnxruntime", "onnxruntime_ep_nv_tensorrt_rtx"),
+        (("cuda", "onnxruntime-rtx"),),
+        gpu_only=True,
+    ),
     "torch": Backend("torch_engine", "TorchEngine", ("torch", "onnx"), (("cpu", "train"), ("cuda", "train"))),
     "tensorrt": Backend("tensorrt_engine", "TensorRtEngine", ("tensorrt",), (("cuda", "tensorrt"),), gpu_only=True),
     "tensorrt-rtx": Backend(
