@@ -579,9 +579,7 @@ def test_what_was_compiled_is_kept_for_the_next_time(engine: Engine, spec: Graph
 def test_plan_that_is_invalid_says_why(engine: Engine, spec: GraphSpec) -> None:
     why = engine.trt.EngineInvalidityDiagnostics
     engine.trt.kinds["verdict"] = (engine.trt.EngineValidity.INVALID, int(why.OLD_CUDA_DRIVER))
-    with pytest.raises(
-        EngineError, match=r"cannot run the plan on NVIDIA A40.*old cuda driver \(driver for CUDA"
-    ):
+    with pytest.raises(EngineError, match=r"cannot run the plan on NVIDIA A40.*old cuda driver \(driver for CUDA"):
         engine.load(spec)
     engine.trt.kinds["verdict"] = (engine.trt.EngineValidity.SUBOPTIMAL, 0)
     engine.load(spec)

@@ -236,71 +236,71 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def bundle(original: Path, tmp_path: Path) -> Bundle:
+def planned(original: Path, tmp_path: Path) -> Bundle:
     shutil.copytree(original, tmp_path / "bundle")
     return open_bundle(tmp_path / "bundle")
 
 
-def test_what_a_folder_of_plans_says(bundle: Bundle) -> None:
+def test_what_a_folder_of_plans_says(planned: Bundle) -> None:
     import hashlib
 
     import tensorrt_rtx
 
-    found = {plans.key.precision: plans for plans in list_plans(bundle.path / "trt")}
+    found = {plans.key.precision: plans for plans in list_plans(planned.path / "trt")}
     assert {plans.path.name for plans in found.values()} == {"sm86-fp32", "sm86-fp16"}
     for precision, plans in found.items():
         key = plans.key
         assert (key.module, key.version, key.target) == ("tensorrt_rtx", tensorrt_rtx.__version__, "sm86")
-        assert key.batch == bundle.manifest.diffusion.samples
+        assert key.batch == planned.manifest.diffusion.samples
         assert set(plans.plans) == {"baseline", "conditioner", "denoiser"}
         for name, entry in plans.plans.items():
-            spec = bundle.graph(name, precision)
+            spec = planned.graph(name, precision)
             content = (plans.path / entry.file).read_bytes()
             assert (hashlib.sha256(content).hexdigest(), len(content)) == (entry.sha256, entry.size)
             assert hashlib.sha256(spec.path.read_bytes()).hexdigest() == entry.graph_sha256
             for tensors, expected in ((entry.inputs, spec.inputs), (entry.outputs, spec.outputs)):
                 assert {(n, d) for n, d, _ in tensors} == {(t.name, t.dtype) for t in expected}
             assert entry.precisions["CONVOLUTION"].keys() == {"float32" if precision == "fp32" else "float16"}
-    assert not [path for path in (bundle.path / "trt").iterdir() if path.name.startswith(".")]
+    assert not [path for path in (planned.path / "trt").iterdir() if path.name.startswith(".")]
 
 
-def test_plans_that_fit_are_kept(bundle: Bundle) -> None:
-    path = bundle.path / "trt" / "sm86-fp32" / "baseline.plan"
+def test_plans_that_fit_are_kept(planned: Bundle) -> None:
+    path = planned.path / "trt" / "sm86-fp32" / "baseline.plan"
     before = path.stat().st_mtime_ns
-    outcomes = build_plans(bundle, PlanSettings(("sm86",), rebuild=True))
+    outcomes = build_plans(planned, PlanSettings(("sm86",), rebuild=True))
     assert [outcome.built for outcome in outcomes] == [False, False]
     assert path.stat().st_mtime_ns == before
 
 
-def test_plans_for_another_batch_or_altered_need_rebuild(bundle: Bundle) -> None:
+def test_plans_for_another_batch_or_altered_need_rebuild(planned: Bundle) -> None:
     settings = PlanSettings(("sm86",), ("fp32",), batch=7)
     with pytest.raises(ExportError, match=r"built for batch 3, not 7\. Replace the plans with --rebuild"):
-        build_plans(bundle, settings)
-    path = bundle.path / "trt" / "sm86-fp32" / "denoiser.plan"
+        build_plans(planned, settings)
+    path = planned.path / "trt" / "sm86-fp32" / "denoiser.plan"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ExportError, match=r"denoiser\.plan was altered or cut.*--rebuild"):
-        build_plans(bundle, PlanSettings(("sm86",), ("fp32",)))
-    outcome = build_plans(bundle, PlanSettings(("sm86",), ("fp32",), batch=7, rebuild=True))[0]
+        build_plans(planned, PlanSettings(("sm86",), ("fp32",)))
+    outcome = build_plans(planned, PlanSettings(("sm86",), ("fp32",), batch=7, rebuild=True))[0]
     assert outcome.built and outcome.plans.key.batch == 7
-    assert not build_plans(bundle, settings)[0].built
+    assert not build_plans(planned, settings)[0].built
 
 
-def test_plans_of_a_graph_that_changed(bundle: Bundle) -> None:
-    manifest = json.loads((bundle.path / "manifest.json").read_text())
-    model = onnx.load(bundle.path / "baseline.onnx")
+def test_plans_of_a_graph_that_changed(planned: Bundle) -> None:
+    manifest = json.loads((planned.path / "manifest.json").read_text())
+    model = onnx.load(planned.path / "baseline.onnx")
     model.doc_string = "exported again"
-    onnx.save(model, bundle.path / "baseline.onnx")
-    write_manifest(bundle.path, manifest)
-    changed = open_bundle(bundle.path)
+    onnx.save(model, planned.path / "baseline.onnx")
+    write_manifest(planned.path, manifest)
+    changed = open_bundle(planned.path)
     with pytest.raises(ExportError, match="built from other graphs; the bundle was exported again"):
         build_plans(changed, PlanSettings(("sm86",), ("fp32",)))
     assert build_plans(changed, PlanSettings(("sm86",), ("fp32",), rebuild=True))[0].built
 
 
-def test_a_build_that_fails_leaves_what_was_there(bundle: Bundle) -> None:
+def test_a_build_that_fails_leaves_what_was_there(planned: Bundle) -> None:
     with pytest.raises(ExportError, match="use --precision fp16"):
-        build_plans(bundle, PlanSettings(("sm75",), ("fp32",)))
-    assert {path.name for path in (bundle.path / "trt").iterdir()} == {"sm86-fp32", "sm86-fp16"}
+        build_plans(planned, PlanSettings(("sm75",), ("fp32",)))
+    assert {path.name for path in (planned.path / "trt").iterdir()} == {"sm86-fp32", "sm86-fp16"}
 
 
 @pytest.mark.parametrize(
@@ -315,12 +315,12 @@ def test_a_build_that_fails_leaves_what_was_there(bundle: Bundle) -> None:
         (PlanSettings(("sm86",), hardware_compatible=True), ConfigError, "build one for each target"),
     ],
 )
-def test_settings_that_cannot_be(bundle: Bundle, settings: PlanSettings, error: type, message: str) -> None:
+def test_settings_that_cannot_be(planned: Bundle, settings: PlanSettings, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
-        build_plans(bundle, settings)
+        build_plans(planned, settings)
 
 
-def test_current_without_a_gpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_current_without_a_gpu(planned: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     from rediffinet.engines import cuda
 
     def absent() -> list[cuda.Gpu]:
@@ -328,13 +328,13 @@ def test_current_without_a_gpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(cuda, "gpus", absent)
     with pytest.raises(EngineError, match="target 'current' of tensorrt-rtx needs a GPU: there is no NVIDIA driver"):
-        build_plans(bundle, PlanSettings(engine="tensorrt-rtx"))
+        build_plans(planned, PlanSettings(engine="tensorrt-rtx"))
     if importlib.util.find_spec("tensorrt") is None:
         with pytest.raises(MissingExtraError, match=r"rediffinet\[tensorrt\]"):
-            build_plans(bundle, PlanSettings())
+            build_plans(planned, PlanSettings())
 
 
-def test_current_on_a_gpu_is_its_compute_capability(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_current_on_a_gpu_is_its_compute_capability(planned: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     from rediffinet.engines import cuda
 
     for capability, name in (((8, 6), "NVIDIA A40"), ((9, 0), "NVIDIA H100")):
@@ -343,19 +343,32 @@ def test_current_on_a_gpu_is_its_compute_capability(bundle: Bundle, monkeypatch:
         settings = PlanSettings(precisions=("fp32",), engine="tensorrt-rtx")
         if capability == (9, 0):
             with pytest.raises(ExportError, match="has no target 'sm90'"):
-                build_plans(bundle, settings)
+                build_plans(planned, settings)
         else:
-            outcomes = build_plans(bundle, settings)
+            outcomes = build_plans(planned, settings)
             assert [(outcome.plans.path.name, outcome.built) for outcome in outcomes] == [("sm86-fp32", False)]
 
 
-def test_the_command(bundle: Bundle, rediff: Callable[..., Any]) -> None:
-    done = rediff("plan", bundle.path, "--trt-target", "sm86", "--precision", "fp32")
+def test_the_command(planned: Bundle, rediff: Callable[..., Any]) -> None:
+    done = rediff("plan", planned.path, "--trt-target", "sm86", "--precision", "fp32")
     assert (done.code, done.err) == (0, "")
     assert "sm86-fp32: tensorrt_rtx" in done.out and "fp32, up to date" in done.out
     assert "  denoiser: " in done.out
-    done = rediff("plan", bundle.path, "--trt-target", "sm86,sm99")
+    done = rediff("plan", planned.path, "--trt-target", "sm86,sm99")
     assert done.code == 2
     assert "has no target 'sm99'" in done.err and "Traceback" not in done.err
-    done = rediff("plan", bundle.path, "--trt-target", "sm86", "--batch", 2)
+    done = rediff("plan", planned.path, "--trt-target", "sm86", "--batch", 2)
     assert done.code == 2 and "--rebuild" in done.err
+
+
+@pytest.mark.parametrize("weights", [pytest.param("bundle", marks=pytest.mark.slow), "half_bundle"])
+def test_exported_networks_build(weights: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """The graphs that `rediff export` writes, with weights stored as float32 and as float16 (computing in float32)."""
+    shutil.copytree(request.getfixturevalue(weights).path, tmp_path / "bundle")
+    exported = open_bundle(tmp_path / "bundle")
+    outcome = build_plans(exported, PlanSettings(("sm86",), ("fp32",)))[0]
+    for entry in outcome.plans.plans.values():
+        assert entry.precisions["CONVOLUTION"].keys() == {"float32"}
+        assert "NORMALIZATION" in entry.precisions
+    assert "DECONVOLUTION" in outcome.plans.plans["denoiser"].precisions
+    assert open_bundle(exported.path).sha256 == exported.sha256
