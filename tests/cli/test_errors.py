@@ -285,3 +285,23 @@ def test_a_bug_exits_with_1_and_asks_for_a_report(
     assert "ZeroDivisionError" in done.err
     assert "report it" in done.err
     assert not (tmp_path / "out").exists()
+
+
+# --- precisions ---
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"precision": "fp8"}, "precision 'fp8' does not exist; there is: fp32, fp16, bf16, int8"),
+        ({"precision": "fp16", "engine": "onnxruntime"}, "has no fp16 graphs, it has fp32"),
+        ({"precision": "bf16", "engine": "onnxruntime"}, "engine 'onnxruntime' on cpu cannot run bf16"),
+        ({"precision": "int8", "engine": "torch"}, "engine 'torch' on cpu cannot run int8"),
+        ({"device": "tpu"}, "device 'tpu' is not known"),
+        ({"engine": "openvino", "device": "cuda:0"}, "engine 'openvino' runs on 'cpu' only"),
+    ],
+)
+def test_precisions_and_devices_that_cannot_be(
+    refuses: Any, toy_folder: Path, options: dict[str, str], said: str
+) -> None:
+    assert said in refuses(toy_folder, **options)

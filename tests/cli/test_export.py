@@ -69,6 +69,7 @@ def export(folder: Path, out: Path, *arguments: object) -> Result:
         (["--overlap", "1.0"], "--overlap"),
         (["--min-fraction", "-0.1"], "--min-fraction"),
         (["--samples", "0"], "--samples"),
+        (["--precision", "fp32,fp8"], "--precision: got 'fp32,fp8'"),
         (["--steps", "5000"], "--steps: got 5000, expected 1 to 1000"),
     ],
 )

@@ -50,7 +50,7 @@ def test_unknown_device(text: str) -> None:
 
 
 def test_unknown_engine_lists_what_exists() -> None:
-    with pytest.raises(EngineError, match="'tensorflow' does not exist; there is: auto, onnxruntime, openvino, torch"):
+    with pytest.raises(EngineError, match="'tensorflow' does not exist; there is: auto, onnxruntime, openvino, .*torch"):
         open_engine("tensorflow")
 
 
@@ -58,6 +58,30 @@ def test_unknown_engine_lists_what_exists() -> None:
 def test_threads_below_one(threads: int) -> None:
     with pytest.raises(EngineError, match=rf"threads = {threads}: expected a number from 1"):
         open_engine(threads=threads)
+
+
+def test_unknown_precision_lists_what_exists() -> None:
+    with pytest.raises(EngineError, match="precision 'fp8' does not exist; there is: fp32, fp16, bf16, int8"):
+        open_engine(precision="fp8")
+
+
+@pytest.mark.parametrize(("name", "precision"), [("onnxruntime", "bf16"), ("torch", "int8")])
+def test_precision_that_an_engine_cannot_run(name: str, precision: str) -> None:
+    pytest.importorskip(name, reason=f"needs {name}")
+    with pytest.raises(EngineError, match=f"engine '{name}' on cpu cannot run {precision}: .*; it runs fp32"):
+        open_engine(name, precision=precision)
+
+
+@needs_onnxruntime
+def test_auto_passes_over_what_cannot_run_the_precision() -> None:
+    pytest.importorskip("openvino", reason="needs openvino")
+    with open_engine("openvino") as engine:
+        if "bf16" not in engine.precisions:
+            pytest.skip("this processor has no bf16")
+    with open_engine(precision="bf16") as engine:
+        assert (engine.name, engine.precision) == ("openvino", "bf16")
+        assert "that runs bf16 on cpu" in engine.choice
+        assert "passed over (engine 'onnxruntime' on cpu cannot run bf16" in engine.choice
 
 
 @needs_onnxruntime
