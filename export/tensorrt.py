@@ -246,9 +246,12 @@ def _build_one(
     try:
         built = build(target.module, what, spec.path, model, target.options, tick)
     except ExportError as error:
-        if target.key.target != "sm75" or spec.precision != "fp32":
+        if target.key.target != "sm75":
             raise
-        message = f"{error}\nTuring (sm75) has no 3-D convolution in fp32: use --precision fp16"
+        message = (
+            f"{error}\nTensorRT-RTX has no fp32 convolution or matrix product for Turing (sm75): it takes a graph only "
+            "if all of them are in float16. Use another target, or the engine tensorrt on that GPU"
+        )
         raise ExportError(message) from None
     check_built(what, spec, built)
     file = f"{spec.name}.plan"
