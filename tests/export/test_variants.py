@@ -27,7 +27,7 @@ NAMES = ("baseline", "conditioner", "denoiser")
 @pytest.fixture(scope="module")
 def case() -> Case:
     phantom = make_phantom(4, (64, 72, 56), tumour="enhancing")
-    small = np.ascontiguousarray(phantom.images[:, 8:48, 10:58, 8:48])
+    small = np.ascontiguousarray(phantom.images[:, 20:44, 24:48, 14:42])
     return Case.from_arrays("phantom", small, phantom.affine)
 
 
