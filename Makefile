@@ -29,12 +29,14 @@ python-is-new-enough:
 
 setup: $(VENV)/.compiled
 
-# torch comes first and pinned: asked for by another package it would bring the CUDA libraries along.
+# torch comes first and pinned: asked for by another package it would bring the CUDA libraries along. tensorrt-rtx
+# (95 MB) builds plans without a GPU; where it does not exist, the tests that need it are skipped.
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt | python-is-new-enough
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip -c constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt '$(TORCH)' setuptools cython numpy
 	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[cpu,train,dev]'
+	@$(BIN)/python -m pip install -q -c constraints.txt tensorrt-rtx || echo "make: no tensorrt-rtx for this machine (it is for Linux and Windows on x86-64); its tests are skipped" >&2
 	@touch $@
 
 $(VENV)/.compiled: $(VENV)/.installed $(wildcard ext/*.pyx ext/*.pxd)

@@ -23,6 +23,16 @@ def export(
     metrics: Annotated[
         Path | None, typer.Option(help="JSON of benchmarks/held_out.py --summary, kept in the manifest.")
     ] = None,
+    precision: Annotated[
+        str, typer.Option(help="fp32 and what else the bundle runs in, each checked: fp32,fp16,bf16,int8.")
+    ] = "fp32",
+    calibration: Annotated[
+        Path | None, typer.Option(help="Case folder(s) to calibrate int8 and check precisions on; default: phantoms.")
+    ] = None,
+    trt: Annotated[bool, typer.Option("--trt", help="Build TensorRT plans too, as `rediff plan` does.")] = False,
+    trt_target: Annotated[
+        str, typer.Option(help="With --trt: sm75,sm80,sm86,sm89,sm120 (TensorRT-RTX, no GPU needed), or current.")
+    ] = "current",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Export two runs into a bundle, each graph held against torch before it enters."""
@@ -32,9 +42,12 @@ def export(
 
     try:
         from rediffinet.export.bundle import ExportSettings, export_bundle
+        from rediffinet.export.variants import parse_precisions
         from rediffinet.training.runs import open_run
     except ModuleNotFoundError as error:
         raise MissingExtraError("Export", str(error.name), "train") from None
+    from rediffinet.cli.plan import names, tell
+    from rediffinet.export.tensorrt import PlanSettings, build_plans, check_targets
 
     try:
         flips = [float(value) for value in thresholds.split(",")]
@@ -70,7 +83,12 @@ def export(
         overlap=overlap,
         postprocess=PostprocessSettings(min_fraction=min_fraction),
         metrics=measured,
+        precisions=parse_precisions(precision),
+        calibration=calibration,
     )
+    plans = PlanSettings(targets=names(trt_target))
+    if trt:
+        check_targets(plans)
     with stages() as stage:
         bundle = export_bundle(open_run(run), open_run(baseline), out, settings, overwrite=overwrite, stage=stage)
     for graph_name, entry in bundle.manifest.graphs.items():
@@ -81,4 +99,15 @@ def export(
             f"({entry.parity.storage_tolerance:.0e}), in ONNX Runtime {entry.parity.onnxruntime:.1e} "
             f"({entry.parity.onnxruntime_tolerance:.0e})"
         )
+    for lower, gate in bundle.manifest.precision_gate.items():
+        dice = ", ".join(f"{value:.4f}" for value in gate.dice)
+        typer.echo(
+            f"{lower}: Dice of WT, TC, ET against fp32 {dice} (limit {gate.limit}), "
+            f"{len(gate.cases)} cases in {gate.engine}"
+        )
+    if trt:
+        with stages() as stage:
+            outcomes = build_plans(bundle, plans, stage)
+        for outcome in outcomes:
+            tell(outcome)
     typer.echo(str(bundle.path))

@@ -5,10 +5,12 @@ import traceback
 
 import typer
 
+from rediffinet.cli.doctor import doctor
 from rediffinet.cli.evaluate import evaluate
 from rediffinet.cli.export import export
 from rediffinet.cli.info import info
 from rediffinet.cli.phantom import phantom
+from rediffinet.cli.plan import plan
 from rediffinet.cli.segment import segment
 from rediffinet.cli.train import train
 from rediffinet.errors import RediffError
@@ -20,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (segment, evaluate, phantom, train, export, info):
+for command in (segment, evaluate, phantom, train, export, plan, info, doctor):
     app.command()(command)
 
 

@@ -19,8 +19,9 @@ def segment(
         Path | None, typer.Option("-o", "--out", help="Output folder; default: one named after the case.")
     ] = None,
     bundle: Annotated[Path | None, typer.Option(help="Bundle folder; default: the one in the package.")] = None,
-    engine: Annotated[str, typer.Option(help="auto, onnxruntime or torch.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, or one that `rediff doctor` lists.")] = "auto",
     device: Annotated[str, typer.Option(help="cpu or cuda:N.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16 or int8.")] = "fp32",
     threads: Annotated[int | None, typer.Option(help="CPU threads of the engine.")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps S; default: the bundle's.")] = None,
     samples: Annotated[int | None, typer.Option(help="Noise samples K per window; default: the bundle's.")] = None,
@@ -61,7 +62,7 @@ def segment(
     options = SegmentOptions(steps, samples, refine_everywhere, postprocess)
     choice = OutputChoice(preview, save_uncertainty, save_probabilities, overwrite)
     outcomes = []
-    with Segmenter.open(bundle, engine, device, threads) as segmenter, stages() as progress:
+    with Segmenter.open(bundle, engine, device, threads, precision) as segmenter, stages() as progress:
         segmenter.plan(options)  # a wrong option is the command's error, not every case's
         run = partial(segment_case, segmenter, out=out, seed=seed, options=options, choice=choice, progress=progress)
         # so is the error of a case that is alone
@@ -94,6 +95,7 @@ def _tell(outcome: "Outcome", *, quiet: bool) -> None:
     typer.echo(
         f"{report.case}: WT {refined.WT:.1f} ml, TC {refined.TC:.1f} ml, ET {refined.ET:.1f} ml "
         f"(baseline {baseline.WT:.1f}, {baseline.TC:.1f}, {baseline.ET:.1f}); {report.engine.used} on "
-        f"{report.engine.device}, {report.sampling.windows} windows × {report.sampling.samples} samples × "
-        f"{report.sampling.steps} steps, {report.seconds.total:.1f} s → {outcome.folder}"
+        f"{report.engine.device} ({report.engine.precision}), {report.sampling.windows} windows × "
+        f"{report.sampling.samples} samples × {report.sampling.steps} steps, {report.seconds.total:.1f} s "
+        f"→ {outcome.folder}"
     )

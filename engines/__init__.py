@@ -1,8 +1,8 @@
 """Run a graph anywhere: one protocol (`base`), one module per back-end, nothing substituted silently.
 
-`open_engine("auto", device)` tries the back-ends of `ENGINES` in their order and takes the first one that works on the
-device: onnxruntime (fastest on a CPU, no torch needed), then torch. `Engine.choice` says which was taken and why the
-ones before it were not. A back-end asked for by name runs, or raises an error that says what to do.
+`open_engine("auto", device)` tries the back-ends of `AUTO` in their order and takes the first one that works on the
+device in the precision asked for. `Engine.choice` says which was taken and why the ones before it were not. A back-end
+asked for by name runs, or raises an error that says what to do.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rediffinet.engines.base import Array, Buffer, Device, Engine, Graph, GraphSpec, TensorSpec
+from rediffinet.engines.base import PRECISIONS, Array, Buffer, Device, Engine, Graph, GraphSpec, TensorSpec
+from rediffinet.engines.probe import prove
 from rediffinet.errors import EngineError, MissingExtraError, RediffError
 
 __all__ = [
+    "AUTO",
     "ENGINES",
+    "PRECISIONS",
     "Array",
     "Availability",
     "Buffer",
@@ -36,9 +39,16 @@ class Backend:
     engine: str
     packages: tuple[str, ...]
     extras: tuple[tuple[str, str], ...]
+    gpu_only: bool = False
 
-    def open(self, name: str, device: Device, threads: int | None) -> Engine:
+    def open(self, name: str, device: Device, threads: int | None, precision: str = "fp32") -> Engine:
         """Import the back-end and open it; `MissingExtraError` without its packages, `EngineError` if it cannot run."""
+        if self.gpu_only and device.kind == "cpu":
+            message = (
+                f"engine '{name}' cannot run on {device}: it runs on a GPU only.\n"
+                "Use device 'cuda:0', or the engine onnxruntime or openvino"
+            )
+            raise EngineError(message)
         for package in self.packages:
             try:
                 importlib.import_module(package)
@@ -50,6 +60,11 @@ class Backend:
                 raise EngineError(_broken(name, package, error)) from error
         module = importlib.import_module(f"{__name__}.{self.module}")
         engine: Engine = getattr(module, self.engine)(device, threads)
+        try:
+            engine.use(precision)
+        except EngineError:
+            engine.close()
+            raise
         return engine
 
 
@@ -61,67 +76,100 @@ ENGINES: dict[str, Backend] = {
     "onnxruntime": Backend(
         "onnxruntime_engine", "OnnxRuntimeEngine", ("onnxruntime",), (("cpu", "cpu"), ("cuda", "gpu"))
     ),
+    "openvino": Backend("openvino_engine", "OpenVinoEngine", ("openvino",), (("cpu", "cpu"), ("cuda", "cpu"))),
+    "onnxruntime-tensorrt": Backend(
+        "onnxruntime_engine", "OnnxRuntimeTensorRTEngine", ("onnxruntime",), (("cuda", "gpu"),), gpu_only=True
+    ),
+    "onnxruntime-rtx": Backend(
+        "onnxruntime_engine",
+        "OnnxRuntimeRtxEngine",
+        ("onnxruntime", "onnxruntime_ep_nv_tensorrt_rtx"),
+        (("cuda", "onnxruntime-rtx"),),
+        gpu_only=True,
+    ),
     "torch": Backend("torch_engine", "TorchEngine", ("torch", "onnx"), (("cpu", "train"), ("cuda", "train"))),
+    "tensorrt": Backend("tensorrt_engine", "TensorRtEngine", ("tensorrt",), (("cuda", "tensorrt"),), gpu_only=True),
+    "tensorrt-rtx": Backend(
+        "tensorrt_engine", "TensorRtRtxEngine", ("tensorrt_rtx",), (("cuda", "rtx"),), gpu_only=True
+    ),
 }
-"""The back-ends by name, in the order in which `auto` tries them."""
+"""The back-ends by name."""
+
+AUTO = ("onnxruntime", "openvino", "torch")
+"""The back-ends that `auto` tries, in this order."""
 
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether one engine works on one device here; `detail` is its provider and version, or why not."""
+    """Whether one engine works on one device here.
+
+    detail: its provider, or why it does not work; install: the pip command where a package is all that is missing.
+    """
 
     engine: str
     device: str
     works: bool
     detail: str
+    version: str = ""
+    precisions: tuple[str, ...] = ()
+    install: str = ""
 
 
-def open_engine(name: str = "auto", device: str = "cpu", *, threads: int | None = None) -> Engine:
+def open_engine(
+    name: str = "auto", device: str = "cpu", *, threads: int | None = None, precision: str = "fp32"
+) -> Engine:
     """Open the engine called `name` on `device` ("cpu", "cuda:N"), with at most `threads` CPU threads if given.
 
-    "auto" takes the first of `ENGINES` that works on the device. Raises `MissingExtraError` with the pip command when
-    the engine's package is absent, and `EngineError` when it cannot run there; nothing else is run instead.
+    `precision` is one of `PRECISIONS`; the graphs to load are those of that precision (`Bundle.graph`). "auto" takes
+    the first of `AUTO` that works. Raises `MissingExtraError` with the pip command when the engine's package is absent,
+    and `EngineError` when it cannot run there or in that precision; nothing else is run instead.
     """
     place = Device.parse(device)
     if threads is not None and threads < 1:
         message = f"threads = {threads}: expected a number from 1, or none for the engine's own default"
         raise EngineError(message)
+    if precision not in PRECISIONS:
+        message = f"precision '{precision}' does not exist; there is: {', '.join(PRECISIONS)}"
+        raise EngineError(message)
     if name == "auto":
-        return _open_first(place, threads)
+        return _open_first(place, threads, precision)
     if name not in ENGINES:
         message = f"engine '{name}' does not exist; there is: auto, {', '.join(ENGINES)}"
         raise EngineError(message)
-    engine = ENGINES[name].open(name, place, threads)
+    engine = ENGINES[name].open(name, place, threads, precision)
     engine.choice = f"{name}: asked for by name"
     return engine
 
 
-def _open_first(device: Device, threads: int | None) -> Engine:
+def _open_first(device: Device, threads: int | None, precision: str) -> Engine:
     refused: list[tuple[str, str]] = []
-    for name, backend in ENGINES.items():
+    what = f"works on {device}" if precision == "fp32" else f"runs {precision} on {device}"
+    for name in AUTO:
         try:
-            engine = backend.open(name, device, threads)
+            engine = ENGINES[name].open(name, device, threads, precision)
         except RediffError as error:
             refused.append((name, str(error)))
             continue
         why = "".join(f"; {other} was passed over ({_first_line(reason)})" for other, reason in refused)
-        engine.choice = f"{name}: the first of {', '.join(ENGINES)} that works on {device}{why}"
+        engine.choice = f"{name}: the first of {', '.join(AUTO)} that {what}{why}"
         return engine
     reasons = "\n".join(f"- {name}: {reason}" for name, reason in refused)
-    message = f"no engine works on {device} here:\n{reasons}"
+    message = f"no engine {what} here:\n{reasons}"
     raise EngineError(message)
 
 
 def survey(devices: Sequence[str] = ("cpu", "cuda:0")) -> list[Availability]:
-    """Open every engine on every device once and say which work, and why the others do not."""
+    """Run the probe with every engine on every device and say which work, and why the others do not."""
     found = []
     for name in ENGINES:
         for device in devices:
             try:
                 with open_engine(name, device) as engine:
-                    found.append(Availability(name, device, True, f"{engine.provider}, version {engine.version}"))
+                    prove(engine)
+                    found.append(Availability(name, device, True, engine.provider, engine.version, engine.precisions))
             except RediffError as error:
-                found.append(Availability(name, device, False, str(error)))
+                install = error.install if isinstance(error, MissingExtraError) else ""
+                found.append(Availability(name, device, False, str(error), install=install))
     return found
 
 

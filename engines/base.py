@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from rediffinet.errors import EngineError
 
 Array = NDArray[Any]
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,17 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """A graph as the bundle's manifest declares it: its file, and what goes in and out."""
+    """A graph as the bundle's manifest declares it: its file, what goes in and out, the precision of the file.
+
+    plans: folder of the TensorRT plans built from the file (`plans.py`), for the engines that run plans.
+    """
 
     name: str
     path: Path
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    precision: str = "fp32"
+    plans: Path | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -88,13 +94,15 @@ class Device:
 class Engine(ABC):
     """A back-end on a device. Make one with `open_engine`; it holds its graphs until `close`.
 
-    `provider` is what really computes, read back from the back-end, never what was asked for.
+    `provider` is what really computes, read back from the back-end, never what was asked for; so is `precision`: a
+    graph that would run in another one does not load. `precisions` are those that this engine can run here.
     """
 
     name: ClassVar[str]
     device: str
     provider: str
     precision: str = "fp32"
+    precisions: tuple[str, ...] = ("fp32",)
     version: str
     choice: str = ""
     """Why `open_engine` took this engine, in one sentence."""
@@ -102,6 +110,22 @@ class Engine(ABC):
     def __init__(self) -> None:
         self.closed = False
         self._graphs: list[Graph] = []
+
+    def use(self, precision: str) -> None:
+        """Load the next graphs in this precision; `EngineError` when the engine cannot run it here."""
+        if precision not in self.precisions:
+            known = precision in PRECISIONS
+            message = (
+                f"engine '{self.name}' on {self.device} cannot run {precision}: {self._why_not(precision)}; "
+                f"it runs {', '.join(self.precisions)}"
+                if known
+                else f"precision '{precision}' does not exist; there is: {', '.join(PRECISIONS)}"
+            )
+            raise EngineError(message)
+        self.precision = precision
+
+    def _why_not(self, precision: str) -> str:
+        return "the back-end has no such arithmetic"
 
     def load(self, spec: GraphSpec) -> Graph:
         """Read the graph's file and make it ready to run.
@@ -117,6 +141,7 @@ class Engine(ABC):
         inputs, outputs = graph._signature()
         _check_signature(spec.name, "input", inputs, spec.inputs)
         _check_signature(spec.name, "output", outputs, spec.outputs)
+        graph._prepare()
         self._graphs.append(graph)
         return graph
 
@@ -249,6 +274,9 @@ class Graph(ABC):
     @abstractmethod
     def _signature(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         """Inputs and outputs as the file has them; a dynamic dimension is its name there, or "?"."""
+
+    def _prepare(self) -> None:  # noqa: B027 (most back-ends have nothing left to do)
+        """What is left once the file is known to fit its spec, such as compiling it; raises `EngineError`."""
 
     @abstractmethod
     def _run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None: ...

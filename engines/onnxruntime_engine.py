@@ -1,18 +1,24 @@
-"""ONNX Runtime: the CPU provider, or the CUDA provider of onnxruntime-gpu.
+"""ONNX Runtime: the CPU provider, or the CUDA, TensorRT and TensorRT-RTX providers, each an engine of its own.
 
-ONNX Runtime replaces a provider that does not start by the CPU and only logs it; here that is an error. Sessions run
+ONNX Runtime replaces a provider that does not start by the CPU and only logs it; here that is an error: falling back is
+switched off, and the provider that the session really has, and that its nodes are on, is read back. Sessions run
 concurrently; each call has its own binding (some 20 µs), which is what makes `run` safe to call from many threads.
+
+On the CPU an fp16 graph is computed in float32 with float16 weights (ONNX Runtime drops casts back and forth): it
+proves the graph, and is no faster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime as ort
 
 from rediffinet.engines.base import Array, Buffer, Device, Engine, Graph, GraphSpec, TensorSpec
+from rediffinet.engines.onnxruntime_options import cuda_options, rtx_options, tensorrt_options
+from rediffinet.engines.probe import PROBE
 from rediffinet.errors import EngineError
 
 DTYPES = {
@@ -26,44 +32,47 @@ DTYPES = {
     "tensor(bool)": "bool",
 }
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# Algorithm search: cuDNN's default algorithm is many times slower than its own heuristic's choice for 3-D convolutions.
-# TF32 off: the engine says fp32.
-CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
-
-# A 1-voxel 3-D convolution as an ONNX file (tests/engines/test_onnxruntime.py makes it again): the CUDA provider is
-# listed wherever onnxruntime-gpu is installed, and only running something shows whether CUDA and cuDNN are there.
-PROBE = bytes.fromhex(
-    "08083a710a0f0a01780a01771201792204436f6e76120570726f62652a150801080108010801080110014201774a040000803f5a"
-    "1f0a0178121a0a18080112140a0208010a0208010a0208010a0208010a020801621f0a0179121a0a18080112140a0208010a0208"
-    "010a0208010a0208010a02080142040a001011"
-)
+Provider = tuple[str, dict[str, str]]
 
 
 class OnnxRuntimeEngine(Engine):
-    """ONNX Runtime on the CPU or one CUDA device; buffers are OrtValues."""
+    """ONNX Runtime on the CPU or, by its CUDA provider, on one GPU; buffers are OrtValues."""
 
     name = "onnxruntime"
+    extra: ClassVar[str] = "gpu"
 
     def __init__(self, device: Device, threads: int | None) -> None:
         super().__init__()
         self.device = str(device)
         self.version = ort.__version__
-        self.provider = PROVIDERS[device.kind]
         self._place = device
         self._threads = threads
+        self.provider = self._wanted()
+        self.precisions = ("fp32", "fp16", "int8") if device.kind == "cpu" else ("fp32", "fp16")
+        self._check_available()
+        if device.kind == "cuda":
+            self._probe()
+
+    def _wanted(self) -> str:
+        """Name of the provider this engine stands for."""
+        return PROVIDERS[self._place.kind]
+
+    def _check_available(self) -> None:
         available = ort.get_available_providers()
         if self.provider not in available:
             message = (
-                f"engine 'onnxruntime' cannot run on {device}: this build has {', '.join(available)}, "
+                f"engine '{self.name}' cannot run on {self.device}: this build has {', '.join(available)}, "
                 f"not {self.provider}.\n"
                 "Use device 'cpu', or replace the package: pip uninstall onnxruntime, then "
-                "pip install 'rediffinet[gpu]' (the two packages exclude each other)"
+                f"pip install 'rediffinet[{self.extra}]' (the two packages exclude each other)"
             )
             raise EngineError(message)
-        if device.kind == "cuda":
-            if hasattr(ort, "preload_dlls"):
-                ort.preload_dlls()
-            self._probe()
+        if self._place.kind == "cuda" and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()
+
+    def _providers(self, spec: GraphSpec | None) -> list[Provider]:
+        """The providers of a session with their options; `spec` is None for the probe."""
+        return [(self.provider, cuda_options(self._place.index) if self._place.kind == "cuda" else {})]
 
     def _probe(self) -> None:
         """Run the smallest 3-D convolution on the device, so that a missing CUDA library shows now and by name."""
@@ -71,34 +80,47 @@ class OnnxRuntimeEngine(Engine):
             self.session(PROBE).run(None, {"x": np.zeros((1, 1, 1, 1, 1), np.float32)})
         except Exception as error:
             message = (
-                f"engine 'onnxruntime' cannot run on {self.device}: {_said(error)}\n"
+                f"engine '{self.name}' cannot run on {self.device}: {_said(error)}\n"
                 "The NVIDIA driver, CUDA or cuDNN is missing or does not fit; use device 'cpu', or "
-                "pip install 'rediffinet[gpu]' on a machine with an NVIDIA driver"
+                f"pip install 'rediffinet[{self.extra}]' on a machine with an NVIDIA driver"
             )
             raise EngineError(message) from error
 
-    def session(self, model: str | bytes) -> ort.InferenceSession:
+    def session(self, model: str | bytes, spec: GraphSpec | None = None) -> ort.InferenceSession:
         """Start a session on exactly this engine's provider; raises ONNX Runtime's errors and `EngineError`."""
+        options = self._session_options()
+        session = ort.InferenceSession(model, options, providers=self._providers(spec))
+        self._check_used(session)
+        return session
+
+    def _session_options(self) -> ort.SessionOptions:
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised; the log would repeat it on stderr
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
-        settings: dict[str, str] = {}
         if self._place.kind == "cuda":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-            settings = {"device_id": str(self._place.index), **CUDA_OPTIONS}
-        session = ort.InferenceSession(model, options, providers=[(self.provider, settings)])
+        return options
+
+    def _check_used(self, session: ort.InferenceSession) -> None:
+        """Raise unless the session has this engine's provider first, and has nodes on it."""
         used = session.get_providers()[0]
         if used != self.provider:
             message = f"asked for {self.provider}, ONNX Runtime took {used}"
             raise EngineError(message)
-        return session
+        if not hasattr(session, "get_provider_graph_assignment_info"):  # before 1.24
+            return
+        assigned = {part.ep_name for part in session.get_provider_graph_assignment_info() if part.get_nodes()}
+        if assigned and self.provider not in assigned:
+            message = f"asked for {self.provider}, ONNX Runtime put every node on {', '.join(sorted(assigned))}"
+            raise EngineError(message)
 
     def _load(self, spec: GraphSpec) -> OnnxRuntimeGraph:
         try:
-            session = self.session(str(spec.path))
+            session = self.session(str(spec.path), spec)
         except Exception as error:  # ONNX Runtime's errors have no common base
-            message = f"graph '{spec.name}': onnxruntime cannot load {spec.path}: {_said(error)}"
+            message = f"graph '{spec.name}': {self.name} cannot load {spec.path}: {_said(error)}"
             raise EngineError(message) from error
         return OnnxRuntimeGraph(spec, self, session)
 
@@ -112,6 +134,71 @@ class OnnxRuntimeEngine(Engine):
 
     def _download(self, value: Any) -> Array:
         return np.array(value.numpy(), copy=True)  # numpy() is a view on the CPU
+
+
+class OnnxRuntimeTensorRTEngine(OnnxRuntimeEngine):
+    """The TensorRT provider of onnxruntime-gpu; what TensorRT does not take runs on the CUDA provider."""
+
+    name = "onnxruntime-tensorrt"
+
+    def __init__(self, device: Device, threads: int | None) -> None:
+        super().__init__(device, threads)
+        self.precisions = ("fp32", "fp16", "int8")
+
+    def _wanted(self) -> str:
+        return "TensorrtExecutionProvider"
+
+    def _providers(self, spec: GraphSpec | None) -> list[Provider]:
+        index = self._place.index
+        return [
+            (self.provider, tensorrt_options(index, self.precision, spec)),
+            ("CUDAExecutionProvider", cuda_options(index)),
+        ]
+
+
+class OnnxRuntimeRtxEngine(OnnxRuntimeEngine):
+    """The TensorRT-RTX plugin provider, registered when the first engine is opened.
+
+    The CPU package, which it comes with, cannot allocate GPU memory: buffers stay on the host, and each call copies.
+    """
+
+    name = "onnxruntime-rtx"
+    extra = "onnxruntime-rtx"
+
+    def _wanted(self) -> str:
+        return "NvTensorRTRTXExecutionProvider"
+
+    def _check_available(self) -> None:
+        import onnxruntime_ep_nv_tensorrt_rtx as plugin
+
+        try:
+            if not any(found.ep_name == self.provider for found in ort.get_ep_devices()):
+                ort.register_execution_provider_library(plugin.get_ep_name(), plugin.get_library_path())
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            message = (
+                f"engine '{self.name}' cannot run on {self.device}: its plugin does not load: {_said(error)}\n"
+                "It needs an NVIDIA driver and the CUDA runtime; use device 'cpu', or the engine 'tensorrt'"
+            )
+            raise EngineError(message) from error
+        devices = [found for found in ort.get_ep_devices() if found.ep_name == self.provider]
+        if self._place.index >= len(devices):
+            message = f"engine '{self.name}' cannot run on {self.device}: its plugin sees {len(devices)} GPUs"
+            raise EngineError(message)
+        self._plugin_device = devices[self._place.index]
+
+    def session(self, model: str | bytes, spec: GraphSpec | None = None) -> ort.InferenceSession:
+        """Start a session on the plugin's device; a name in `providers` would be ignored."""
+        options = self._session_options()
+        options.add_provider_for_devices([self._plugin_device], rtx_options(spec))
+        session = ort.InferenceSession(model, sess_options=options)
+        self._check_used(session)
+        return session
+
+    def _upload(self, array: Array) -> Any:
+        return ort.OrtValue.ortvalue_from_numpy(np.array(array, order="C", copy=True))
+
+    def _empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype.type)
 
 
 class OnnxRuntimeGraph(Graph):
@@ -137,7 +224,7 @@ class OnnxRuntimeGraph(Graph):
         try:
             session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's errors have no common base
-            message = f"graph '{self.spec.name}': onnxruntime failed on {self.engine.device}: {_said(error)}"
+            message = f"graph '{self.spec.name}': {self.engine.name} failed on {self.engine.device}: {_said(error)}"
             raise EngineError(message) from error
 
     def _close(self) -> None:

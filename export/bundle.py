@@ -27,6 +27,7 @@ from rediffinet.bundle import (
     file_sha256,
     open_bundle,
 )
+from rediffinet.cases import Case, find_cases, load_case
 from rediffinet.engines import open_engine
 from rediffinet.engines.base import GraphSpec, TensorSpec
 from rediffinet.errors import ConfigError, ExportError, OutputError
@@ -39,6 +40,7 @@ from rediffinet.export.graphs import (
     run_torch,
     write_graph,
 )
+from rediffinet.export.variants import Lower, add_precisions
 from rediffinet.labels import labels_to_regions
 from rediffinet.nets.refiner import Refiner
 from rediffinet.nets.unet import UNet
@@ -70,6 +72,9 @@ class ExportSettings:
     overlap: float = 0.25
     postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    precisions: tuple[Lower, ...] = ()
+    calibration: Path | None = None
+    """A case folder or a folder of them, on which the lower precisions are calibrated and checked; None: phantoms."""
 
 
 def export_bundle(
@@ -83,9 +88,10 @@ def export_bundle(
 ) -> Bundle:
     """Write a bundle folder and open it.
 
-    Raises ExportError when a run is of the wrong model, the runs do not fit together, or a graph is further from
-    torch than its tolerance; ConfigError when more sampling steps are asked for than were trained; OutputError when
-    `out` exists and `overwrite` is false, or when it is no bundle that could be replaced.
+    Raises ExportError when a run is of the wrong model, the runs do not fit together, a graph is further from torch
+    than its tolerance, or results in a lower precision are too far from those in fp32; ConfigError when more sampling
+    steps are asked for than were trained; OutputError when `out` exists and `overwrite` is false, or when it is no
+    bundle that could be replaced.
     """
     settings = settings or ExportSettings()
     _check_runs(refiner, baseline)
@@ -104,7 +110,17 @@ def export_bundle(
                 stage("graphs", index + 1, len(sources))
         manifest = _manifest(refiner, baseline, settings, graphs)
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+        if settings.precisions:
+            add_precisions(open_bundle(folder), settings.precisions, calibration_cases(settings.calibration), stage)
     return open_bundle(out)
+
+
+def calibration_cases(folder: Path | None) -> list[Case]:
+    """The cases of a folder, or two phantoms. Raises CaseError for a case that cannot be read."""
+    if folder is not None:
+        return [load_case(path) for path in find_cases(folder)]
+    phantoms = [make_phantom(0, index=index, tumour="enhancing") for index in (0, 1)]
+    return [Case.from_arrays(phantom.name, phantom.images, phantom.affine) for phantom in phantoms]
 
 
 def _check_runs(refiner: Run, baseline: Run) -> None:

@@ -20,6 +20,8 @@ from rediffinet.normalise import Normalisation
 
 SCHEMA: Literal["rediffinet-bundle/1"] = "rediffinet-bundle/1"
 MANIFEST = "manifest.json"
+PLANS = "trt"
+"""Folder of a bundle's TensorRT plans, which `rediff plan` adds; a bundle is whole without them."""
 INTENDED_USE = "Research use only, not a medical device. No clinical decision may rest on its output."
 
 Triple = tuple[int, int, int]
@@ -65,8 +67,32 @@ class Parity(_Part):
     onnxruntime_mean_tolerance: float
 
 
+class VariantParity(_Part):
+    """How far a graph in a lower precision is from the fp32 graph, over recorded inputs of the calibration cases.
+
+    Differences of all outputs, absolute, divided by the largest absolute value of the fp32 graph's output.
+    """
+
+    engine: str
+    inputs: int
+    largest: float
+    mean: float
+
+
+class GraphVariant(_Part):
+    """The graph in another precision: a file with the same inputs and outputs, float32 on the outside.
+
+    float32_layers: convolutions that are left in float32 because the gate asked for it.
+    """
+
+    file: Annotated[str, AfterValidator(_inside)]
+    sha256: str
+    float32_layers: tuple[str, ...] = ()
+    parity: VariantParity
+
+
 class GraphEntry(_Part):
-    """One ONNX file of the bundle."""
+    """One ONNX file of the bundle, and the files of the same graph in other precisions."""
 
     file: Annotated[str, AfterValidator(_inside)]
     sha256: str
@@ -75,6 +101,20 @@ class GraphEntry(_Part):
     inputs: tuple[TensorEntry, ...]
     outputs: tuple[TensorEntry, ...]
     parity: Parity
+    variants: dict[Literal["fp16", "int8"], GraphVariant] = {}
+
+
+class PrecisionGate(_Part):
+    """Dice of a precision's segmentation against the fp32 one, per region over the calibration cases.
+
+    A precision below `limit` in any region's mean does not enter a bundle. A region empty in both counts as 1.
+    """
+
+    engine: str
+    cases: tuple[str, ...]
+    dice: PerRegion
+    worst: PerRegion
+    limit: float
 
 
 class BaselineSettings(_Part):
@@ -144,6 +184,7 @@ class Manifest(_Part):
     postprocess: PostprocessSettings = PostprocessSettings()
     training: dict[str, Any]
     metrics: dict[str, Any] = {}
+    precision_gate: dict[Literal["fp16", "bf16", "int8"], PrecisionGate] = {}
     licence: str = "Apache-2.0"
     intended_use: str = INTENDED_USE
 
@@ -170,10 +211,32 @@ class Bundle:
     sha256: str
     """Of the manifest, which holds the hashes of all other files."""
 
-    def graph(self, name: str) -> GraphSpec:
-        """What an engine needs to load a graph: 'baseline', 'conditioner' or 'denoiser'."""
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions of which all graphs have files; bf16 needs none, engines compute it from the fp32 files."""
+        entries = self.manifest.graphs.values()
+        return ("fp32", *(name for name in ("fp16", "int8") if all(name in entry.variants for entry in entries)))
+
+    def graph(self, name: str, precision: str = "fp32") -> GraphSpec:
+        """What an engine needs to load a graph: 'baseline', 'conditioner' or 'denoiser'.
+
+        For bf16 it is the fp32 file. Raises BundleError when the bundle has no file of that precision.
+        """
+        stored = "fp32" if precision == "bf16" else precision
+        if stored not in self.precisions:
+            message = (
+                f"bundle {self.path} has no {precision} graphs, it has {', '.join(self.precisions)}. "
+                f"Use one of these, or export it again with --precision {','.join((*self.precisions, precision))}."
+            )
+            raise BundleError(message)
+        return self.stored_graph(name, stored)
+
+    def stored_graph(self, name: str, precision: str) -> GraphSpec:
+        """The graph's file of this very precision, whichever the other graphs have; KeyError when there is none."""
         entry = self.manifest.graphs[name]
-        return GraphSpec(name, self.path / entry.file, _tensors(entry.inputs), _tensors(entry.outputs))
+        variants = {"fp32": entry.file} | {key: variant.file for key, variant in entry.variants.items()}
+        tensors = _tensors(entry.inputs), _tensors(entry.outputs)
+        return GraphSpec(name, self.path / variants[precision], *tensors, precision, self.path / PLANS)
 
     @cached_property
     def feature_names(self) -> tuple[str, ...]:
@@ -214,6 +277,8 @@ def open_bundle(path: str | Path | None = None) -> Bundle:
     manifest = _parse(folder, content)
     for name, entry in manifest.graphs.items():
         _verify(folder, name, entry)
+        for variant in entry.variants.values():
+            _verify(folder, name, variant)
     return Bundle(folder, manifest, hashlib.sha256(content).hexdigest())
 
 
@@ -240,7 +305,7 @@ def _parse(folder: Path, content: bytes) -> Manifest:
     return manifest
 
 
-def _verify(folder: Path, name: str, entry: GraphEntry) -> None:
+def _verify(folder: Path, name: str, entry: GraphEntry | GraphVariant) -> None:
     path = folder / entry.file
     if not path.is_file():
         message = f"bundle {folder}: {entry.file} (graph '{name}') is missing. Copy the bundle again or export it anew."

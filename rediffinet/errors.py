@@ -41,7 +41,7 @@ class MissingExtraError(RediffError):
     """An optional dependency is absent; the message holds the pip command that installs it."""
 
     def __init__(self, what: str, module: str, extra: str) -> None:
+        self.install = f"pip install 'rediffinet[{extra}]'"
         super().__init__(
-            f"{what} needs the Python module '{module}', which is not installed here.\n"
-            f"Install it with:  pip install 'rediffinet[{extra}]'"
+            f"{what} needs the Python module '{module}', which is not installed here.\nInstall it with:  {self.install}"
         )

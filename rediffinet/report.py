@@ -3,6 +3,7 @@
 import platform
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -151,7 +152,9 @@ def peak_rss_mb() -> float:
     """Peak resident memory of this process in MB (2²⁰ bytes); 0 on Windows, which keeps no such count."""
     if sys.platform == "win32":
         return 0.0
+    if sys.platform == "linux":  # getrusage keeps the peak of the process that started this one
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

@@ -21,7 +21,7 @@ from rediffinet.geometry import Grid
 from rediffinet.labels import REGIONS
 from rediffinet.normalise import Box, brain_box, normalise
 from rediffinet.refine import Sampler, refinement_windows, sample_discrepancy
-from rediffinet.report import BundleInfo, EngineInfo, Report, SamplingInfo, Seconds, peak_rss_mb
+from rediffinet.report import BundleInfo, EngineInfo, Report, SamplingInfo, Seconds, Warning_, peak_rss_mb
 from rediffinet.schedule import Schedule, cumulative_alphas, linear_betas, respace
 from rediffinet.windows import slide
 
@@ -118,12 +118,21 @@ class Result:
 class Segmenter:
     """A bundle loaded on an engine. Thread-safe: `segment` keeps no state between calls."""
 
-    def __init__(self, bundle: Bundle, engine: str = "auto", device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: str = "auto",
+        device: str = "cpu",
+        threads: int | None = None,
+        precision: str | None = None,
+    ) -> None:
         self.bundle = bundle
         self._requested = engine
-        self._engine = open_engine(engine, device, threads=threads)
+        self._engine = open_engine(engine, device, threads=threads, precision=precision or "fp32")
         try:
-            self._graphs = {name: self._engine.load(bundle.graph(name)) for name in bundle.manifest.graphs}
+            self._graphs = {
+                name: self._engine.load(bundle.graph(name, self._engine.precision)) for name in bundle.manifest.graphs
+            }
         except BaseException:
             self._engine.close()
             raise
@@ -139,13 +148,14 @@ class Segmenter:
         engine: str = "auto",
         device: str = "cpu",
         threads: int | None = None,
+        precision: str | None = None,
     ) -> Self:
-        """Open a bundle (None: the default one) on an engine.
+        """Open a bundle (None: the default one) on an engine, in a precision (None: fp32).
 
-        Raises BundleError for a bundle that is incomplete or altered, EngineError or MissingExtraError for an engine
-        or device that cannot run here.
+        Raises BundleError for a bundle that is incomplete or altered or has no graphs of that precision, EngineError or
+        MissingExtraError for an engine or device that cannot run here, or not in that precision.
         """
-        return cls(open_bundle(bundle), engine, device, threads)
+        return cls(open_bundle(bundle), engine, device, threads, precision)
 
     def close(self) -> None:
         """Give the engine's memory back."""
@@ -200,6 +210,8 @@ class Segmenter:
             decoded = decode(self.bundle, probability, found, postprocess=options.postprocess)
         seconds.total = time.perf_counter() - started
         tell("decode", 1, 1)
+        measured = findings(case, decoded, found)
+        measured["warnings"] += self._precision_warnings()
         report = Report(
             case=case.name,
             intended_use=manifest.intended_use,
@@ -209,7 +221,7 @@ class Segmenter:
             seconds=seconds,
             peak_rss_mb=peak_rss_mb(),
             labels=dict(zip(("edema", "necrosis", "enhancing"), manifest.label_schema.values, strict=True)),
-            **findings(case, decoded, found),
+            **measured,
         )
         return Result(
             grid=case.grid,
@@ -234,6 +246,13 @@ class Segmenter:
             raise ConfigError(message)
         steps = diffusion.steps if options.steps is None else options.steps
         return Plan(respace(self._alpha_bar, steps), samples, seed)
+
+    def _precision_warnings(self) -> list[Warning_]:
+        precision = self._engine.precision
+        if precision == "fp32" or precision in self.bundle.manifest.precision_gate:
+            return []
+        message = f"This bundle has no record of how far results in {precision} are from those in fp32."
+        return [Warning_(code="precision-not-checked", message=message)]
 
     def _engine_info(self) -> EngineInfo:
         engine = self._engine

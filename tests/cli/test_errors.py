@@ -149,7 +149,7 @@ def test_truncated_gzip(refuses: Any, toy_folder: Path) -> None:
     assert "toy-t1n.nii.gz is a damaged or truncated gzip file" in message
 
 
-@pytest.mark.parametrize("content", [b"not an image", b"", gzip.compress(b"not an image" * 100)])
+@pytest.mark.parametrize("content", [b"not an image", b"", gzip.compress(b"not an image" * 100, mtime=0)])
 def test_not_a_nifti(refuses: Any, toy_folder: Path, content: bytes) -> None:
     (toy_folder / "toy-t1n.nii.gz").write_bytes(content)
     assert "toy-t1n.nii.gz is not a NIfTI image" in refuses(toy_folder)
@@ -255,8 +255,9 @@ main()
     ("absent", "engine", "commands"),
     [
         ("onnxruntime", "onnxruntime", ["pip install 'rediffinet[cpu]'"]),
+        ("openvino", "openvino", ["pip install 'rediffinet[cpu]'"]),
         ("torch", "torch", ["pip install 'rediffinet[train]'"]),
-        ("onnxruntime,torch", "auto", ["pip install 'rediffinet[cpu]'", "pip install 'rediffinet[train]'"]),
+        ("onnxruntime,openvino,torch", "auto", ["pip install 'rediffinet[cpu]'", "pip install 'rediffinet[train]'"]),
     ],
 )
 def test_an_absent_extra_is_named_with_its_pip_command(
@@ -284,3 +285,23 @@ def test_a_bug_exits_with_1_and_asks_for_a_report(
     assert "ZeroDivisionError" in done.err
     assert "report it" in done.err
     assert not (tmp_path / "out").exists()
+
+
+# --- precisions ---
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"precision": "fp8"}, "precision 'fp8' does not exist; there is: fp32, fp16, bf16, int8"),
+        ({"precision": "fp16", "engine": "onnxruntime"}, "has no fp16 graphs, it has fp32"),
+        ({"precision": "bf16", "engine": "onnxruntime"}, "engine 'onnxruntime' on cpu cannot run bf16"),
+        ({"precision": "int8", "engine": "torch"}, "engine 'torch' on cpu cannot run int8"),
+        ({"device": "tpu"}, "device 'tpu' is not known"),
+        ({"engine": "openvino", "device": "cuda:0"}, "engine 'openvino' runs on 'cpu' only"),
+    ],
+)
+def test_precisions_and_devices_that_cannot_be(
+    refuses: Any, toy_folder: Path, options: dict[str, str], said: str
+) -> None:
+    assert said in refuses(toy_folder, **options)

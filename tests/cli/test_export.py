@@ -69,6 +69,7 @@ def export(folder: Path, out: Path, *arguments: object) -> Result:
         (["--overlap", "1.0"], "--overlap"),
         (["--min-fraction", "-0.1"], "--min-fraction"),
         (["--samples", "0"], "--samples"),
+        (["--precision", "fp32,fp8"], "--precision: got 'fp32,fp8'"),
         (["--steps", "5000"], "--steps: got 5000, expected 1 to 1000"),
     ],
 )
@@ -122,3 +123,21 @@ def test_from_training_to_a_segmented_case(folder: Path, tmp_path: Path) -> None
         assert set(np.unique(results[engine])) <= {0, 1, 2, 3}
     # float32 rounding may tip a voxel over a threshold, no more
     assert (results["onnxruntime"] != results["torch"]).mean() < 1e-3
+
+
+def test_plans_come_with_the_bundle(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="plans are built with tensorrt_rtx (extra 'rtx')")
+    out = tmp_path / "bundle"
+    refused = export(folder, out, "--trt", "--trt-target", "sm86,sm99")
+    assert isinstance(refused.exception, ExportError)
+    assert "has no target 'sm99'" in str(refused.exception)
+    assert not out.exists()  # found out before the export, not after
+    done = export(folder, out, "--trt", "--trt-target", "sm86")
+    assert done.exit_code == 0, done.exception
+    assert f"{out / 'trt' / 'sm86-fp32'}: tensorrt_rtx" in done.output
+    assert sorted(path.name for path in (out / "trt" / "sm86-fp32").iterdir()) == [
+        "baseline.plan",
+        "conditioner.plan",
+        "denoiser.plan",
+        "plan.json",
+    ]

@@ -21,7 +21,7 @@ SIZE = 8
 FLOAT = TensorProto.FLOAT
 
 
-@pytest.fixture(params=sorted(ENGINES))
+@pytest.fixture(params=sorted(name for name, backend in ENGINES.items() if not backend.gpu_only))
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     try:
         opened = open_engine(request.param, "cpu", threads=1)
@@ -285,7 +285,7 @@ def test_file_that_does_not_fit_the_spec(engine: Engine, denoiser: GraphSpec) ->
     x_t, *others = denoiser.inputs
     with pytest.raises(EngineError, match=r"'denoiser', input 'x_t': got float32 .*3, 8.*expected float32 .*4, 8"):
         engine.load(replace(denoiser, inputs=(replace(x_t, shape=("batch", 4, 8, 8, 8)), *others)))
-    with pytest.raises(EngineError, match=r"'x_t': got float32 \(batch.*expected float32 \(1, 3"):
+    with pytest.raises(EngineError, match=r"'x_t': got float32 \((batch|\?).*expected float32 \(1, 3"):
         engine.load(replace(denoiser, inputs=(replace(x_t, shape=(1, 3, 8, 8, 8)), *others)))
     with pytest.raises(EngineError, match=r"'denoiser', input 'x_t': got float32.*expected float16"):
         engine.load(replace(denoiser, inputs=(replace(x_t, dtype="float16"), *others)))

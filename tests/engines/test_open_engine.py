@@ -50,7 +50,9 @@ def test_unknown_device(text: str) -> None:
 
 
 def test_unknown_engine_lists_what_exists() -> None:
-    with pytest.raises(EngineError, match="'tensorflow' does not exist; there is: auto, onnxruntime, torch"):
+    with pytest.raises(
+        EngineError, match="'tensorflow' does not exist; there is: auto, onnxruntime, openvino, .*torch"
+    ):
         open_engine("tensorflow")
 
 
@@ -60,20 +62,45 @@ def test_threads_below_one(threads: int) -> None:
         open_engine(threads=threads)
 
 
+def test_unknown_precision_lists_what_exists() -> None:
+    with pytest.raises(EngineError, match="precision 'fp8' does not exist; there is: fp32, fp16, bf16, int8"):
+        open_engine(precision="fp8")
+
+
+@pytest.mark.parametrize(("name", "precision"), [("onnxruntime", "bf16"), ("torch", "int8")])
+def test_precision_that_an_engine_cannot_run(name: str, precision: str) -> None:
+    pytest.importorskip(name, reason=f"needs {name}")
+    with pytest.raises(EngineError, match=f"engine '{name}' on cpu cannot run {precision}: .*; it runs fp32"):
+        open_engine(name, precision=precision)
+
+
+@needs_onnxruntime
+def test_auto_passes_over_what_cannot_run_the_precision() -> None:
+    pytest.importorskip("openvino", reason="needs openvino")
+    with open_engine("openvino") as engine:
+        if "bf16" not in engine.precisions:
+            pytest.skip("this processor has no bf16")
+    with open_engine(precision="bf16") as engine:
+        assert (engine.name, engine.precision) == ("openvino", "bf16")
+        assert "that runs bf16 on cpu" in engine.choice
+        assert "passed over (engine 'onnxruntime' on cpu cannot run bf16" in engine.choice
+
+
 @needs_onnxruntime
 def test_auto_takes_onnxruntime_first() -> None:
     with open_engine() as engine:
         assert engine.name == "onnxruntime"
-        assert "the first of onnxruntime, torch that works on cpu" in engine.choice
+        assert "the first of onnxruntime, openvino, torch that works on cpu" in engine.choice
         assert "passed over" not in engine.choice
 
 
 @needs_torch
 def test_auto_says_what_it_passed_over(block: Block) -> None:
-    block("onnxruntime")
+    block("onnxruntime", "openvino")
     with open_engine() as engine:
         assert engine.name == "torch"
         assert "onnxruntime was passed over" in engine.choice
+        assert "openvino was passed over" in engine.choice
         assert "not installed" in engine.choice
 
 
@@ -82,18 +109,19 @@ def test_auto_says_what_it_passed_over(block: Block) -> None:
     [
         ("onnxruntime", "cpu", "cpu"),
         ("onnxruntime", "cuda:0", "gpu"),
+        ("openvino", "cpu", "cpu"),
         ("torch", "cpu", "train"),
         ("torch", "cuda:0", "train"),
     ],
 )
 def test_absent_package_names_the_pip_command(block: Block, name: str, device: str, extra: str) -> None:
-    block("onnxruntime", "torch")
+    block("onnxruntime", "openvino", "torch")
     with pytest.raises(MissingExtraError, match=rf"'{name}'.*\n.*pip install 'rediffinet\[{extra}\]'"):
         open_engine(name, device)
 
 
 def test_auto_without_any_engine_gives_every_reason(block: Block) -> None:
-    block("onnxruntime", "torch")
+    block("onnxruntime", "openvino", "torch")
     with pytest.raises(EngineError, match=r"(?s)no engine works on cpu.*onnxruntime: .*\[cpu\].*torch: .*\[train\]"):
         open_engine()
 
@@ -141,13 +169,13 @@ def test_listed_provider_that_does_not_start_is_an_error(monkeypatch: pytest.Mon
 @needs_onnxruntime
 def test_the_probe_is_a_valid_graph() -> None:
     onnx = pytest.importorskip("onnx", reason="reads the probe")
-    from rediffinet.engines.onnxruntime_engine import PROBE
+    from rediffinet.engines.probe import PROBE
 
     model = onnx.load_from_string(PROBE)
     onnx.checker.check_model(model, full_check=True)
     assert [node.op_type for node in model.graph.node] == ["Conv"]
     weight = onnx.numpy_helper.to_array(model.graph.initializer[0])
-    np.testing.assert_array_equal(weight, np.ones((1, 1, 1, 1, 1), np.float32))
+    np.testing.assert_array_equal(weight, np.full((1, 1, 1, 1, 1), 2, np.float32))
 
 
 def test_survey_covers_every_engine_and_device() -> None:

@@ -50,7 +50,7 @@ def small_phantom() -> Any:
     from rediffinet.export import bundle
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bundle, "make_phantom", lambda seed: make_phantom(seed, (64, 72, 56)))
+        patch.setattr(bundle, "make_phantom", lambda seed, **more: make_phantom(seed, (64, 72, 56), **more))
         yield
 
 

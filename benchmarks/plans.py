@@ -1,0 +1,117 @@
+"""TensorRT-RTX plans of the paper-size graphs, built ahead of time on this machine: seconds, peak memory, sizes.
+
+    python benchmarks/plans.py [--target sm86] [--precision fp32,fp16] [--batch 1] [--preset paper]
+
+The networks have the paper's size and random weights. Each plan is built in a process of its own, so that its peak
+memory (of the host; there is no GPU in this) is its own. What it computes and how fast it runs, only a GPU can show.
+"""
+
+import argparse
+import copy
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+
+from timing import describe, table
+
+LIMIT_SECONDS = 60
+
+
+def write_graphs(folder: Path, preset: str) -> list[tuple[str, float]]:
+    """Write the three graphs of a preset with random weights; (name, millions of parameters) of each."""
+    import torch
+
+    from rediffinet.export.graphs import GraphSource, baseline_source, write_graph
+    from rediffinet.nets.refiner import CONDITION_CHANNELS, ConditionerGraph, DenoiserGraph, Refiner
+    from rediffinet.nets.unet import UNet
+    from rediffinet.training.config import resolve_config
+
+    unet = resolve_config("unet", preset).unet
+    config = resolve_config("rediffinet", preset).refiner
+    torch.manual_seed(0)
+    refiner = Refiner(config).eval()
+    conditioner = ConditionerGraph(refiner).eval()
+    condition = torch.zeros(2, CONDITION_CHANNELS, *config.window)
+    # Shapes of the features without computing them: a full window takes minutes on a CPU.
+    features = copy.deepcopy(conditioner).to("meta")(condition.to("meta"))
+    sources = [
+        baseline_source(UNet(unet).eval()),
+        GraphSource(
+            "conditioner", conditioner, {"condition": condition}, tuple(f"feature_{i}" for i in range(len(features)))
+        ),
+        GraphSource(
+            "denoiser",
+            DenoiserGraph(refiner).eval(),
+            {
+                "x_t": torch.zeros(2, 3, *config.window),
+                "condition": condition,
+                "t": torch.zeros(2),
+                "c0": torch.zeros(2),
+                "c1": torch.zeros(2),
+                "features": [torch.zeros(feature.shape) for feature in features],
+            },
+            ("x_prev", "x0"),
+        ),
+    ]
+    sizes = []
+    for source in sources:
+        write_graph(source, folder / f"{source.name}.onnx", "float32")
+        used = sum(parameter.numel() for parameter in source.module.parameters())
+        sizes.append((source.name, used / 1e6))
+    return sizes
+
+
+def build_one(path: str, target: str, batch: int) -> tuple[float, float, int]:
+    """Build one plan: (seconds, peak of the process in MiB, bytes of the plan)."""
+    from rediffinet.engines.tensorrt_build import BuildOptions, build, find_module
+
+    trt = find_module("tensorrt-rtx")
+    model = Path(path).read_bytes()
+    started = time.perf_counter()
+    plan = build(trt, path, Path(path), model, BuildOptions(target, batch)).plan
+    seconds = time.perf_counter() - started
+    return seconds, peak_mib(), len(plan)
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process. Not getrusage: after an exec it still holds the parent's peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--target", default="sm86")
+    parser.add_argument("--precision", default="fp32,fp16")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--preset", default="paper")
+    arguments = parser.parse_args()
+    print(describe(["tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "torch", "onnx"]), flush=True)
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for name, millions in write_graphs(folder, arguments.preset):
+            for precision in arguments.precision.split(","):
+                path = folder / f"{name}.onnx"
+                if precision == "fp16":
+                    from rediffinet.export.precision import to_fp16
+
+                    path = folder / f"{name}-fp16.onnx"
+                    to_fp16(folder / f"{name}.onnx", path)
+                with multiprocessing.get_context("spawn").Pool(1) as pool:
+                    seconds, peak, size = pool.apply(build_one, (str(path), arguments.target, arguments.batch))
+                verdict = "yes" if seconds < LIMIT_SECONDS else "NO"
+                onnx_mib = path.stat().st_size / 2**20
+                rows.append(
+                    [name, precision, f"{millions:.1f} M", f"{onnx_mib:.0f}", f"{size / 2**20:.0f}", f"{seconds:.1f}"]
+                )
+                rows[-1] += [f"{peak:.0f}", verdict]
+                print(f"{name} {precision}: {seconds:.1f} s, peak {peak:.0f} MiB", flush=True)
+    header = ["graph", "precision", "parameters", "ONNX MiB", "plan MiB", "seconds", "peak MiB", "under a minute"]
+    print(f"\ntarget {arguments.target}, batch 1 to {arguments.batch}, preset {arguments.preset}\n")
+    print(table(header, rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""The same graph in a lower precision: fp16 by conversion, int8 by quantising the convolutions after calibration.
+
+Both keep float32 inputs and outputs, so a bundle's variants are exchangeable.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+from rediffinet.errors import ExportError
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+
+
+def to_fp16(source: Path, target: Path) -> None:
+    """Write `source` with float16 between its convolutions.
+
+    Everything before the first and after the last convolution stays float32 (the timestep, whose angles need more than
+    11 bits, and the DDIM update), and so do the instance norms, whose sums over a window leave float16's range.
+    """
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = _with_float32_weights(onnx.load(source))
+    islands = sorted(_outside_of_convolutions(model))
+    with _quiet():
+        converted = convert_float_to_float16(
+            model, keep_io_types=True, op_block_list=["InstanceNormalization", "Resize"], node_block_list=islands
+        )
+    _join_casts(converted)
+    _save(converted, target)
+
+
+def to_int8(source: Path, target: Path, inputs: Iterable[Arrays], full: Sequence[str] = ()) -> None:
+    """Write `source` with quantised convolutions (QuantizeLinear/DequantizeLinear), calibrated on `inputs`.
+
+    Weights are symmetric per output channel, activations symmetric per tensor: what TensorRT takes and OpenVINO runs.
+    Only what goes into a convolution is quantised; norms and activations stay as they are, and so do the convolutions
+    named in `full`.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Recorded(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left = iter(inputs)
+
+        def get_next(self) -> Arrays | None:
+            return next(self.left, None)
+
+    with _quiet():
+        quantize_static(
+            _with_float32_weights(onnx.load(source)),
+            str(target),
+            Recorded(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(CONVOLUTIONS),
+            nodes_to_exclude=list(full),
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "QuantizeBias": False,
+                "OpTypesToExcludeOutputQuantization": list(CONVOLUTIONS),
+            },
+        )
+    _save(onnx.load(target), target)
+
+
+def outermost_convolutions(source: Path) -> tuple[str, ...]:
+    """Names of the convolutions that read the graph's inputs or that no other convolution follows."""
+    model = onnx.load(source, load_external_data=False)
+    nodes = list(model.graph.node)
+    inside = _descendants(nodes, {node.name for node in nodes if node.op_type in CONVOLUTIONS})
+    before = _ancestors(nodes, {node.name for node in nodes if node.op_type in CONVOLUTIONS})
+    convolutions = [node.name for node in nodes if node.op_type in CONVOLUTIONS]
+    return tuple(name for name in convolutions if name not in inside or name not in before)
+
+
+def _outside_of_convolutions(model: ModelProto) -> set[str]:
+    """Names of the nodes that do not lie between two convolutions."""
+    nodes = list(model.graph.node)
+    convolutions = {node.name for node in nodes if node.op_type in CONVOLUTIONS}
+    between = _descendants(nodes, convolutions) & _ancestors(nodes, convolutions)
+    return {node.name for node in nodes} - between - convolutions
+
+
+def _descendants(nodes: Sequence[NodeProto], roots: set[str]) -> set[str]:
+    """Names of the nodes that take, however indirectly, what the roots compute."""
+    reached: set[str] = set()
+    values: set[str] = set()
+    for node in nodes:  # in topological order, as ONNX demands
+        taken = not values.isdisjoint(node.input)
+        if taken:
+            reached.add(node.name)
+        if taken or node.name in roots:
+            values.update(node.output)
+    return reached
+
+
+def _ancestors(nodes: Sequence[NodeProto], roots: set[str]) -> set[str]:
+    """Names of the nodes whose results go, however indirectly, into the roots."""
+    reached: set[str] = set()
+    values: set[str] = set()
+    for node in reversed(nodes):
+        taken = not values.isdisjoint(node.output)
+        if taken:
+            reached.add(node.name)
+        if taken or node.name in roots:
+            values.update(node.input)
+    return reached
+
+
+def _with_float32_weights(model: ModelProto) -> ModelProto:
+    """Weights stored as float16 behind a Cast become float32 weights of the same values."""
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in [node for node in model.graph.node if node.op_type == "Cast" and node.input[0] in stored]:
+        tensor = stored[node.input[0]]
+        values = numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(values, node.output[0]))
+        model.graph.node.remove(node)
+    del model.graph.value_info[:]  # the exporter lists weights there, which the converter takes for computed values
+    return model
+
+
+def _join_casts(model: ModelProto) -> None:
+    """Where a float32 value is cast to float16 and back, use the value; then drop casts that nothing uses."""
+    graph = model.graph
+    produced = {name: node for node in graph.node for name in node.output}
+    outputs = {value.name for value in graph.output}
+
+    def is_cast(node: NodeProto | None, to: int) -> bool:
+        return node is not None and node.op_type == "Cast" and node.attribute[0].i == to
+
+    original: dict[str, str] = {}
+    for node in graph.node:
+        first = produced.get(node.input[0]) if node.input else None
+        if is_cast(node, TensorProto.FLOAT) and first is not None and is_cast(first, TensorProto.FLOAT16):
+            original[node.output[0]] = first.input[0]
+    for output in outputs & original.keys():
+        # the graph's output keeps its name: its producer takes it over
+        value = original.pop(output)
+        graph.node.remove(produced[output])
+        original |= {name: output for name, source in original.items() if source == value}
+        original[value] = output
+        produced[value].output[list(produced[value].output).index(value)] = output
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            while name in original:
+                name = original[name]
+            node.input[index] = name
+    while True:
+        used = {name for node in graph.node for name in node.input} | outputs
+        dead = [node for node in graph.node if node.op_type == "Cast" and node.output[0] not in used]
+        if not dead:
+            break
+        for node in dead:
+            graph.node.remove(node)
+    _sort(model)
+
+
+def _sort(model: ModelProto) -> None:
+    """Put the nodes in topological order: the converter appends its casts at the end."""
+    waiting = list(model.graph.node)
+    known = {"", *(v.name for v in model.graph.input), *(t.name for t in model.graph.initializer)}
+    ordered: list[NodeProto] = []
+    while waiting:
+        ready = [node for node in waiting if known.issuperset(node.input)]
+        if not ready:
+            raise ExportError("the float16 graph has a cycle or a value that nothing computes")
+        ordered += ready
+        known.update(name for node in ready for name in node.output)
+        waiting = [node for node in waiting if not known.issuperset(node.output)]
+    del model.graph.node[:]
+    model.graph.node.extend(ordered)
+
+
+def _save(model: ModelProto, target: Path) -> None:
+    del model.graph.value_info[:]  # shapes are inferred again; the converters leave stale ones
+    del model.metadata_props[:]
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save_model(model, str(target))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the converters' advice on the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

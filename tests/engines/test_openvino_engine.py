@@ -1,0 +1,106 @@
+"""What is OpenVINO's own: precisions read back, graphs compiled per batch, requests shared by threads."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("openvino", reason="extra 'cpu'")
+pytest.importorskip("onnx", reason="makes graphs")
+
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from rediffinet.engines import GraphSpec, TensorSpec, open_engine
+from rediffinet.errors import EngineError
+
+CHANNELS, SIZE = 16, 8
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> GraphSpec:
+    """y = relu(conv(x)), wide enough to be worth low-precision arithmetic."""
+    rng = np.random.default_rng(0)
+    shape = ["batch", CHANNELS, SIZE, SIZE, SIZE]
+    weights = numpy_helper.from_array(rng.normal(0, 0.05, (CHANNELS, CHANNELS, 3, 3, 3)).astype(np.float32), "w")
+    nodes = [helper.make_node("Conv", ["x", "w"], ["z"], pads=[1] * 6), helper.make_node("Relu", ["z"], ["y"])]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weights])
+    path = tmp_path_factory.mktemp("openvino") / "g.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    tensors = [TensorSpec(name, "float32", ("batch", CHANNELS, SIZE, SIZE, SIZE)) for name in ("x", "y")]
+    return GraphSpec("g", path, (tensors[0],), (tensors[1],))
+
+
+def volume(batch: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(batch, CHANNELS, SIZE, SIZE, SIZE)).astype(np.float32)
+
+
+def test_bf16_is_near_fp32_and_not_fp32(spec: GraphSpec) -> None:
+    with open_engine("openvino", threads=1) as exact, open_engine("openvino", threads=1) as lower:
+        if "bf16" not in lower.precisions:
+            pytest.skip("this processor has no bf16")
+        lower.use("bf16")
+        expected, got = exact.load(spec)(x=volume(1))["y"], lower.load(spec)(x=volume(1))["y"]
+    assert (exact.precision, lower.precision) == ("fp32", "bf16")
+    assert 0 < np.abs(got - expected).max() < 2e-2 * np.abs(expected).max()
+
+
+def test_every_precision_that_is_listed_opens() -> None:
+    with open_engine("openvino") as engine:
+        listed = engine.precisions
+    for precision in listed:
+        with open_engine("openvino", precision=precision) as engine:
+            assert engine.precision == precision
+
+
+def test_precision_that_the_processor_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rediffinet.engines import openvino_engine
+
+    monkeypatch.setattr(openvino_engine, "CAPABILITIES", {"fp32": "FP32", "bf16": "NO SUCH THING"})
+    with pytest.raises(EngineError, match="'openvino' on cpu cannot run bf16: this processor has no bf16 .*runs fp32"):
+        open_engine("openvino", precision="bf16")
+
+
+def test_int8_of_a_graph_without_quantised_layers(spec: GraphSpec) -> None:
+    claimed = GraphSpec("g", spec.path, spec.inputs, spec.outputs, "int8")
+    with (
+        open_engine("openvino", precision="int8") as engine,
+        pytest.raises(EngineError, match="'g': asked openvino for int8, none of its layers runs in it"),
+    ):
+        engine.load(claimed)
+
+
+def test_a_compiled_graph_in_another_precision_is_an_error(spec: GraphSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_engine("openvino") as engine:
+        real: Any = engine.compile  # type: ignore[attr-defined]
+
+        def other(model: Any) -> Any:
+            engine.precision = "fp32"
+            compiled = real(model)
+            engine.precision = "bf16"
+            return compiled
+
+        monkeypatch.setattr(engine, "compile", other)
+        with pytest.raises(EngineError, match="'g': asked openvino for bf16, it runs f32"):
+            engine.load(spec)
+
+
+def test_compiled_once_per_batch(spec: GraphSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_engine("openvino", threads=1) as engine:
+        compiled = []
+        real: Any = engine.compile  # type: ignore[attr-defined]
+        monkeypatch.setattr(engine, "compile", lambda model: compiled.append(model) or real(model))
+        graph = engine.load(spec)
+        assert len(compiled) == 1  # errors show at load, not in the middle of a case
+        whole = graph(x=volume(3))["y"]
+        for batch in (3, 1, 1, 3):
+            assert graph(x=volume(batch))["y"].shape[0] == batch
+        assert len(compiled) == 2
+        np.testing.assert_allclose(graph(x=volume(3)[1:2])["y"], whole[1:2], atol=1e-5)
+        assert all(model.is_dynamic() is False for model in compiled)
+
+
+def test_a_gpu_is_refused_with_what_there_is() -> None:
+    with pytest.raises(EngineError, match="'openvino' runs on 'cpu' only, not on cuda:0; OpenVINO sees .*CPU"):
+        open_engine("openvino", "cuda:0")
