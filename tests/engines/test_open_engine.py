@@ -74,23 +74,18 @@ def test_precision_that_an_engine_cannot_run(name: str, precision: str) -> None:
         open_engine(name, precision=precision)
 
 
-@needs_onnxruntime
-def test_auto_passes_over_what_cannot_run_the_precision() -> None:
+@needs_torch
+def test_auto_passes_over_what_cannot_run_the_precision(block: Block) -> None:
+    block("openvino")
+    with pytest.raises(EngineError, match=r"(?s)no engine runs bf16 on cpu here:.*onnxruntime: .*cannot run bf16"):
+        open_engine(precision="bf16")
+
+
+def test_auto_takes_openvino_first() -> None:
     pytest.importorskip("openvino", reason="needs openvino")
-    with open_engine("openvino") as engine:
-        if "bf16" not in engine.precisions:
-            pytest.skip("this processor has no bf16")
-    with open_engine(precision="bf16") as engine:
-        assert (engine.name, engine.precision) == ("openvino", "bf16")
-        assert "that runs bf16 on cpu" in engine.choice
-        assert "passed over (engine 'onnxruntime' on cpu cannot run bf16" in engine.choice
-
-
-@needs_onnxruntime
-def test_auto_takes_onnxruntime_first() -> None:
     with open_engine() as engine:
-        assert engine.name == "onnxruntime"
-        assert "the first of onnxruntime, openvino, torch that works on cpu" in engine.choice
+        assert engine.name == "openvino"
+        assert "the first of openvino, onnxruntime, torch that works on cpu" in engine.choice
         assert "passed over" not in engine.choice
 
 
