@@ -1,6 +1,6 @@
 """Scores of a bundle on the labelled cases it was not trained on: baseline and refined, side by side.
 
-    python benchmarks/held_out.py [--data DIR] [--bundle DIR] [--steps S] [--samples K] [--out FILE.csv]
+    python benchmarks/held_out.py [--data DIR] [--bundle DIR] [--engine NAME] [--steps S] [--samples K] [--out FILE.csv]
 
 The cases are those the manifest lists as held out of both networks. DIR defaults to REDIFF_REAL_DATA. Both label maps
 went through the same postprocessing. Protocol brats2023-gli: a region that is empty in both maps scores Dice 1 and
@@ -28,6 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("REDIFF_REAL_DATA"))
     parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--engine", default="auto")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--samples", type=int)
     parser.add_argument("--out", type=Path, help="CSV, a row per case, map and region")
@@ -36,7 +37,7 @@ def main() -> None:
     if given.data is None:
         print("no data: give --data or set REDIFF_REAL_DATA to a folder of labelled cases")
         return
-    with Segmenter.open(given.bundle) as segmenter:
+    with Segmenter.open(given.bundle, given.engine) as segmenter:
         rows = [
             row
             for case in held_out(segmenter, given.data)
