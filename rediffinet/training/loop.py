@@ -1,6 +1,7 @@
 """The training loop: one process, resumable at any checkpoint with the same result as an uninterrupted run."""
 
 import csv
+import io
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rediffinet.errors import OutputError, TrainingError
+from rediffinet.nifti import write_atomically
 from rediffinet.training.checkpoint import CHECKPOINT, part, read_checkpoint, restore_optimizer, save_checkpoint
 from rediffinet.training.config import TrainConfig
 from rediffinet.training.tasks import Task
@@ -139,7 +141,7 @@ def run_training(
     path = out / CHECKPOINT
     state = restore_state(task, path, provenance) if path.exists() else new_state(task)
     config = task.config
-    _write_json(out / "config.json", json.loads(config.model_dump_json()))
+    write_atomically(out / "config.json", f"{json.dumps(json.loads(config.model_dump_json()), indent=2)}\n".encode())
     rows = _read_log(out / LOG, state.step)
     losses: list[float] = []
     state.model.train()
@@ -166,12 +168,6 @@ def run_training(
     return path
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
-
-
 def _read_log(path: Path, step: int) -> list[list[Any]]:
     """Log rows up to the checkpoint's step; later ones will be made again."""
     if not path.exists():
@@ -181,9 +177,8 @@ def _read_log(path: Path, step: int) -> list[list[Any]]:
 
 
 def _write_log(path: Path, rows: Sequence[Sequence[Any]]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["step", "loss", "learning_rate", "seconds"])
-        writer.writerows(rows)
-    temporary.replace(path)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["step", "loss", "learning_rate", "seconds"])
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())

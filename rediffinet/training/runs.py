@@ -1,6 +1,7 @@
 """Runs: what `rediff train` does, from data folders to a checkpoint, and how a finished run is read back."""
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import nn
 from rediffinet.errors import TrainingError
 from rediffinet.nets.refiner import Refiner
 from rediffinet.nets.unet import BaselineGraph, UNet
+from rediffinet.nifti import write_atomically
 from rediffinet.training.checkpoint import CHECKPOINT, part, read_checkpoint
 from rediffinet.training.config import TrainConfig
 from rediffinet.training.data import TrainingCase, assign_folds, load_training_cases, patient_of
@@ -97,10 +99,9 @@ def out_of_fold(
         assert baseline is not None
         path = cache / f"{case.name}-{_prediction_key(baseline, case)}.npy"
         if not path.exists():
-            temporary = path.with_name(f".{path.name}.tmp")
-            with temporary.open("wb") as file:
-                np.save(file, predict_probability(baseline, case))
-            temporary.replace(path)
+            content = io.BytesIO()
+            np.save(content, predict_probability(baseline, case))
+            write_atomically(path, content.getvalue())
         predictions.append(np.load(path))
         if stage is not None:
             stage("out-of-fold predictions", index + 1, len(cases))
