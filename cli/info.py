@@ -22,17 +22,27 @@ def info(
     if as_json:
         typer.echo(json.dumps(_content(opened), indent=2))
         return
-    diffusion = manifest.diffusion
     typer.echo(f"{manifest.name} ({manifest.model}), sha256 {opened.sha256}, hashes verified")
     typer.echo(f"at {opened.path}, made by rediffinet {manifest.rediffinet}, licence {manifest.licence}")
     _graphs(opened)
     _precisions(opened)
-    typer.echo(
-        f"sampling: {diffusion.scheduler}, {diffusion.steps} of {diffusion.train_steps} steps, "
-        f"{diffusion.samples} samples; flips above {manifest.refiner.thresholds} (WT, TC, ET)"
-    )
+    _settings(manifest)
     typer.echo(f"channels {', '.join(manifest.channels)}; labels {manifest.labels}; {manifest.intended_use}")
     _training(manifest)
+
+
+def _settings(manifest: "Manifest") -> None:
+    spacing = " × ".join(f"{size:g}" for size in manifest.spacing_mm)
+    kind, diffusion, refiner = manifest.kind, manifest.diffusion, manifest.refiner
+    origin = f" from {', '.join(kind.condition)}" if kind.condition else ""
+    typer.echo(f"predicts the {kind.target}{origin}, at voxels of {spacing} mm")
+    if diffusion is not None:
+        typer.echo(
+            f"sampling: {diffusion.scheduler}, {diffusion.steps} of {diffusion.train_steps} steps, "
+            f"{diffusion.samples} samples"
+        )
+    if refiner is not None:
+        typer.echo(f"flips above {refiner.thresholds} (WT, TC, ET)")
 
 
 def _content(bundle: "Bundle") -> dict[str, Any]:

@@ -31,6 +31,13 @@ def segment(
     t1c: Annotated[Path | None, typer.Option("--t1c", help="The contrast-enhanced T1 image.")] = None,
     t2w: Annotated[Path | None, typer.Option("--t2w", help="The T2 image.")] = None,
     t2f: Annotated[Path | None, typer.Option("--t2f", help="The T2 FLAIR image.")] = None,
+    baseline_mask: Annotated[
+        Path | None,
+        typer.Option(
+            "--baseline-mask",
+            help="Refine this label map instead of the bundle's baseline; for several cases a folder of X.nii.gz.",
+        ),
+    ] = None,
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Write X-probabilities.nii.gz.")
     ] = False,
@@ -48,7 +55,7 @@ def segment(
     """Segment a case: label map, baseline, report and preview, on the input's own grid."""
     from rediffinet.cli.progress import stages
     from rediffinet.cohort import CaseInput, list_inputs, segment_case, segment_cohort
-    from rediffinet.errors import CaseError
+    from rediffinet.errors import CaseError, ConfigError
     from rediffinet.outputs import OutputChoice
     from rediffinet.segmenter import Segmenter, SegmentOptions
 
@@ -59,12 +66,29 @@ def segment(
         raise CaseError("Give either INPUT (a case folder or a folder of case folders) or --t1n --t1c --t2w --t2f.")
     contrasts = channels.split(",") if channels else None
     inputs = [CaseInput(files=explicit)] if source is None else list_inputs(source, contrasts)
+    if baseline_mask is not None and len(inputs) > 1 and not baseline_mask.is_dir():
+        message = (
+            f"--baseline-mask {baseline_mask} is one file for {len(inputs)} cases. Give a folder that holds a mask of "
+            "each, named like the case (X.nii.gz), or segment one case."
+        )
+        raise ConfigError(message)
     options = SegmentOptions(steps, samples, refine_everywhere, postprocess)
     choice = OutputChoice(preview, save_uncertainty, save_probabilities, overwrite)
     outcomes = []
     with Segmenter.open(bundle, engine, device, threads, precision) as segmenter, stages() as progress:
         segmenter.plan(options)  # a wrong option is the command's error, not every case's
-        run = partial(segment_case, segmenter, out=out, seed=seed, options=options, choice=choice, progress=progress)
+        if baseline_mask is not None:
+            segmenter.check_takes_baseline()
+        run = partial(
+            segment_case,
+            segmenter,
+            out=out,
+            seed=seed,
+            options=options,
+            choice=choice,
+            progress=progress,
+            mask=baseline_mask,
+        )
         # so is the error of a case that is alone
         for outcome in [run(inputs[0])] if len(inputs) == 1 else segment_cohort(inputs, run):
             outcomes.append(outcome)
@@ -91,11 +115,11 @@ def _tell(outcome: "Outcome", *, quiet: bool) -> None:
         typer.echo(f"{report.case}: warning ({warning.code}): {warning.message}", err=True)
     if quiet:
         return
-    refined, baseline = report.volumes_ml.refined, report.volumes_ml.baseline
+    refined, baseline, sampling = report.volumes_ml.refined, report.volumes_ml.baseline, report.sampling
+    before = f" (baseline {baseline.WT:.1f}, {baseline.TC:.1f}, {baseline.ET:.1f})" if baseline is not None else ""
+    often = f" × {sampling.samples} samples × {sampling.steps} steps" if sampling.samples else ""
     typer.echo(
-        f"{report.case}: WT {refined.WT:.1f} ml, TC {refined.TC:.1f} ml, ET {refined.ET:.1f} ml "
-        f"(baseline {baseline.WT:.1f}, {baseline.TC:.1f}, {baseline.ET:.1f}); {report.engine.used} on "
-        f"{report.engine.device} ({report.engine.precision}), {report.sampling.windows} windows × "
-        f"{report.sampling.samples} samples × {report.sampling.steps} steps, {report.seconds.total:.1f} s "
-        f"→ {outcome.folder}"
+        f"{report.case}: WT {refined.WT:.1f} ml, TC {refined.TC:.1f} ml, ET {refined.ET:.1f} ml{before}; "
+        f"{report.engine.used} on {report.engine.device} ({report.engine.precision}), "
+        f"{sampling.windows} windows{often}, {report.seconds.total:.1f} s → {outcome.folder}"
     )

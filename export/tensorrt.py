@@ -70,7 +70,8 @@ def build_plans(bundle: Bundle, settings: PlanSettings | None = None, stage: Sta
     settings that do not make sense; BundleError for a precision that the bundle does not have.
     """
     settings = settings or PlanSettings()
-    batch = bundle.manifest.diffusion.samples if settings.batch is None else settings.batch
+    diffusion = bundle.manifest.diffusion
+    batch = settings.batch if settings.batch is not None else diffusion.samples if diffusion is not None else 1
     workspace = settings.workspace_mib
     if batch < 1 or (workspace is not None and workspace < 1):
         message = f"got batch {batch} and workspace {workspace} MiB; expected whole numbers from 1"

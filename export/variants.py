@@ -55,7 +55,8 @@ def calibrate(bundle: Bundle, cases: Sequence[Case]) -> Calibration:
     """Segment the cases in fp32 and keep, per case, up to `KEPT` inputs of every graph, drawn evenly from its calls."""
     found = Calibration(cases)
     # More steps than the default perhaps takes, so that the denoiser is also met at smaller t.
-    several = SegmentOptions(steps=min(max(4, bundle.manifest.diffusion.steps), bundle.manifest.diffusion.train_steps))
+    diffusion = bundle.manifest.diffusion
+    several = SegmentOptions(steps=min(max(4, diffusion.steps), diffusion.train_steps) if diffusion else None)
     with Segmenter(bundle, "onnxruntime") as segmenter:
         for case in cases:
             found.labels.append(segmenter.segment(case).crop_labels)

@@ -9,13 +9,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from rediffinet.engines.base import GraphSpec, TensorSpec
 from rediffinet.errors import BundleError
 from rediffinet.labels import BRATS_2023, CONTRASTS, REGIONS, SCHEMAS, LabelSchema
+from rediffinet.models import MODELS, ModelKind
 from rediffinet.normalise import Normalisation
 
 SCHEMA: Literal["rediffinet-bundle/1"] = "rediffinet-bundle/1"
@@ -27,6 +37,7 @@ INTENDED_USE = "Research use only, not a medical device. No clinical decision ma
 Triple = tuple[int, int, int]
 PerRegion = tuple[float, float, float]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Millimetres = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
 class _Part(BaseModel):
@@ -126,10 +137,11 @@ class BaselineSettings(_Part):
 
 
 class RefinerSettings(_Part):
-    """How the discrepancy is sampled and used.
+    """How the discrepancy is predicted and used.
 
     condition: the baseline's soft probabilities (2p − 1) or its mask (2U − 1). Windows are run where any region's p
-    exceeds `unsure`, in the box of those voxels grown by `margin`. thresholds: flip where the mean Δ exceeds them.
+    exceeds `unsure`, in the box of those voxels grown by `margin`. thresholds: flip where the mean Δ exceeds them. A
+    model without a baseline has no p: its windows tile the whole crop, and only window, overlap and thresholds count.
     """
 
     window: Triple
@@ -165,7 +177,11 @@ class PostprocessSettings(_Part):
 
 
 class Manifest(_Part):
-    """Everything a program needs to run the graphs, and where they come from."""
+    """Everything a program needs to run the graphs, and where they come from.
+
+    model: a name of rediffinet.models; it decides which of `baseline`, `refiner` and `diffusion` there are.
+    spacing_mm: voxel size that the graphs work at, along L, P, S.
+    """
 
     schema_version: Literal["rediffinet-bundle/1"] = SCHEMA
     name: str
@@ -175,12 +191,12 @@ class Manifest(_Part):
     channels: tuple[str, ...] = CONTRASTS
     regions: tuple[str, ...] = REGIONS
     orientation: Literal["LPS"] = "LPS"
-    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    spacing_mm: tuple[Millimetres, Millimetres, Millimetres] = (1.0, 1.0, 1.0)
     normalisation: Normalisation
     labels: Literal["brats2023", "brats2021"] = "brats2023"
-    baseline: BaselineSettings
-    refiner: RefinerSettings
-    diffusion: DiffusionSettings
+    baseline: BaselineSettings | None = None
+    refiner: RefinerSettings | None = None
+    diffusion: DiffusionSettings | None = None
     postprocess: PostprocessSettings = PostprocessSettings()
     training: dict[str, Any]
     metrics: dict[str, Any] = {}
@@ -195,6 +211,26 @@ class Manifest(_Part):
         if names != expected:
             raise ValueError(f"got {', '.join(names)}, this version runs {', '.join(expected)} in this order only")
         return names
+
+    @model_validator(mode="after")
+    def _of_the_model(self) -> Self:
+        if self.model not in MODELS:
+            raise ValueError(f"model: got '{self.model}', this version runs {', '.join(MODELS)}")
+        wanted = {
+            "baseline": self.kind.has_baseline,
+            "refiner": bool(self.kind.condition),
+            "diffusion": self.kind.samples,
+        }
+        for part, needed in wanted.items():
+            if needed != (getattr(self, part) is not None):
+                said = "no" if needed else "surplus"
+                raise ValueError(f"{said} settings '{part}' for the model '{self.model}'")
+        return self
+
+    @property
+    def kind(self) -> ModelKind:
+        """What the model predicts, and from what."""
+        return MODELS[self.model]
 
     @property
     def label_schema(self) -> LabelSchema:
@@ -218,7 +254,7 @@ class Bundle:
         return ("fp32", *(name for name in ("fp16", "int8") if all(name in entry.variants for entry in entries)))
 
     def graph(self, name: str, precision: str = "fp32") -> GraphSpec:
-        """What an engine needs to load a graph: 'baseline', 'conditioner' or 'denoiser'.
+        """What an engine needs to load a graph of `manifest.kind.graphs`.
 
         For bf16 it is the fp32 file. Raises BundleError when the bundle has no file of that precision.
         """
@@ -240,7 +276,7 @@ class Bundle:
 
     @cached_property
     def feature_names(self) -> tuple[str, ...]:
-        """Names of the conditioner's outputs, which are inputs of the denoiser."""
+        """Names of the conditioner's outputs, which are inputs of the denoiser; KeyError for a model without them."""
         return tuple(tensor.name for tensor in self.manifest.graphs["conditioner"].outputs)
 
 
@@ -295,13 +331,17 @@ def _parse(folder: Path, content: bytes) -> Manifest:
     try:
         manifest = Manifest.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(": ".join((".".join(map(str, e["loc"])) or "model", e["msg"])) for e in error.errors())
         message = f"bundle {folder}: {MANIFEST} does not fit its schema ({problems}). Export it anew."
         raise BundleError(message) from None
-    missing = {"baseline", "conditioner", "denoiser"} - manifest.graphs.keys()
-    if missing:
-        message = f"bundle {folder}: {MANIFEST} names no graph {', '.join(sorted(missing))}. Export it anew."
-        raise BundleError(message)
+    expected = set(manifest.kind.graphs)
+    for said, names in (("no", expected - manifest.graphs.keys()), ("surplus", manifest.graphs.keys() - expected)):
+        if names:
+            message = (
+                f"bundle {folder}: {MANIFEST} names {said} graph {', '.join(sorted(names))} for the model "
+                f"'{manifest.model}'. Export it anew."
+            )
+            raise BundleError(message)
     return manifest
 
 

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ __all__ = [
     "find_labels",
     "load_case",
     "load_labels",
+    "recognise_schema",
     "to_input_grid",
     "write_nifti",
 ]
@@ -170,13 +172,19 @@ def load_labels(path: str | PathLike[str], grid: Grid | None = None) -> tuple[np
     volume = read_nifti(path)
     if grid is not None and not _agree(volume.grid, grid):
         raise LabelError(_grids_differ("The label map", "the images", volume.grid, grid, str(volume.path)))
-    values = np.unique(volume.voxels)
+    schema = recognise_schema(volume.voxels, str(volume.path))
+    return np.ascontiguousarray(to_canonical(volume.voxels, volume.grid), np.uint8), schema
+
+
+def recognise_schema(labels: npt.NDArray[Any], where: str) -> LabelSchema:
+    """The schema of a label map; `where` is its place in the message. Raises LabelError for values of neither."""
+    values = np.unique(labels)
     for schema in (BRATS_2023, BRATS_2021):
         if np.isin(values, (0, *schema.values)).all():
-            return np.ascontiguousarray(to_canonical(volume.voxels, volume.grid), np.uint8), schema
+            return schema
     listed = ", ".join(f"{value:g}" for value in values[:12]) + (", …" if len(values) > 12 else "")
     message = (
-        f"{volume.path} holds the values {listed}.\n"
+        f"{where} holds the values {listed}.\n"
         "Expected 0, 1, 2, 3 (BraTS 2023) or 0, 1, 2, 4 (BraTS 2022 and before); "
         "labels 3 and 4 together are those of BraTS 2024 post-treatment, which is not supported."
     )

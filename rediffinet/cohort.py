@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rediffinet.baseline_mask import find_mask, read_baseline_mask
 from rediffinet.cases import find_cases, load_case
 from rediffinet.errors import CaseError, RediffError
 from rediffinet.naming import case_name, find_contrasts
@@ -56,18 +57,24 @@ def segment_case(
     options: SegmentOptions | None = None,
     choice: OutputChoice | None = None,
     progress: Progress | None = None,
+    mask: Path | None = None,
 ) -> Outcome:
-    """Load, segment and write one case. `out` None: a folder named after the case, in the current folder."""
+    """Load, segment and write one case. `out` None: a folder named after the case, in the current folder.
+
+    mask: a label map to refine instead of the bundle's baseline, or a folder with one that is named after the case.
+    """
     choice = choice or OutputChoice()
     name = given.name
     folder = Path(name) if out is None else out
     check_output(folder, name, choice)
+    mask_file = None if mask is None else find_mask(mask, name)
     if progress is not None:
         progress("load", 0, 1)
     started = time.perf_counter()
     case = load_case(given.folder, files=given.files, channels=given.channels, name=name)
+    baseline = None if mask_file is None else read_baseline_mask(mask_file, case)
     loaded = time.perf_counter() - started
-    result = segmenter.segment(case, seed, options, progress)
+    result = segmenter.segment(case, seed, options, progress, baseline)
     result.report.seconds.load = loaded
     result.report.seconds.total += loaded
     if progress is not None:

@@ -10,6 +10,7 @@ from rediffinet.decode import Decoded
 from rediffinet.labels import REGIONS
 from rediffinet.refine import Discrepancy
 from rediffinet.report import InputInfo, PerRegionCount, PerRegionMl, UncertaintyInfo, Volumes, Warning_
+from rediffinet.resample import MILLIMETRE, Spacing, same_spacing
 
 
 class Findings(TypedDict):
@@ -17,13 +18,14 @@ class Findings(TypedDict):
 
     inputs: list[InputInfo]
     volumes_ml: Volumes
-    flipped_voxels: PerRegionCount
+    flipped_voxels: PerRegionCount | None
     uncertainty: UncertaintyInfo
     warnings: list[Warning_]
 
 
-def findings(case: Case, decoded: Decoded, found: Discrepancy) -> Findings:
-    """Measure a decoded case."""
+def findings(case: Case, decoded: Decoded, found: Discrepancy | None, model_mm: Spacing) -> Findings:
+    """Measure a decoded case; model_mm is the voxel size that the model worked at."""
+    baseline = decoded.baseline_regions
     voxel_ml = float(np.prod(case.spacing_mm)) / 1000.0
     return Findings(
         inputs=[
@@ -37,12 +39,12 @@ def findings(case: Case, decoded: Decoded, found: Discrepancy) -> Findings:
             for source in case.sources
         ],
         volumes_ml=Volumes(
-            baseline=_millilitres(decoded.baseline_regions, voxel_ml),
+            baseline=None if baseline is None else _millilitres(baseline, voxel_ml),
             refined=_millilitres(decoded.regions, voxel_ml),
         ),
-        flipped_voxels=_count(decoded.regions != decoded.baseline_regions),
+        flipped_voxels=None if baseline is None else _count(decoded.regions != baseline),
         uncertainty=_uncertainty(decoded, found, voxel_ml),
-        warnings=_warnings(case, decoded, voxel_ml),
+        warnings=[*_resampling(case, model_mm), *_warnings(case, decoded, voxel_ml)],
     )
 
 
@@ -56,12 +58,13 @@ def _millilitres(regions: npt.NDArray[np.bool_], voxel_ml: float) -> PerRegionMl
     return PerRegionMl(**{name: round(count * voxel_ml, 3) for name, count in counts.items()})
 
 
-def _uncertainty(decoded: Decoded, found: Discrepancy, voxel_ml: float) -> UncertaintyInfo:
+def _uncertainty(decoded: Decoded, found: Discrepancy | None, voxel_ml: float) -> UncertaintyInfo:
     tumour = decoded.regions[0]
+    disagreement = None if found is None else found.disagreement[found.sampled]
     return UncertaintyInfo(
         mean_in_tumour=float(decoded.uncertainty[tumour].mean()) if tumour.any() else 0.0,
         uncertain_ml=round(float((decoded.uncertainty > 0.25).sum()) * voxel_ml, 3),
-        sample_disagreement=float(found.disagreement[found.sampled].mean()) if found.sampled.any() else 0.0,
+        sample_disagreement=float(disagreement.mean()) if disagreement is not None and disagreement.size else 0.0,
     )
 
 
@@ -76,3 +79,14 @@ def _warnings(case: Case, decoded: Decoded, voxel_ml: float) -> list[Warning_]:
         message = f"Postprocessing removed {removed_ml:.1f} ml of separate components (--no-postprocess keeps them)."
         warnings.append(Warning_(code="components-removed", message=message))
     return warnings
+
+
+def _resampling(case: Case, model_mm: Spacing) -> list[Warning_]:
+    if same_spacing(case.spacing_mm, model_mm) or same_spacing(case.spacing_mm, MILLIMETRE):
+        return []
+    was, became = (" × ".join(f"{size:.3g}" for size in spacing) for spacing in (case.spacing_mm, model_mm))
+    message = (
+        f"The images have voxels of {was} mm; they were resampled to {became} mm for the model, and its result back. "
+        "The models were trained on images of 1 mm."
+    )
+    return [Warning_(code="resampled", message=message)]

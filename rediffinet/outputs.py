@@ -24,9 +24,11 @@ class OutputChoice:
     probabilities: bool = False
     overwrite: bool = False
 
-    def names(self, case: str) -> dict[str, str]:
-        """File name by kind, the report last: where it is, everything is."""
-        names = {"segmentation": f"{case}-seg.nii.gz", "baseline": f"{case}-baseline.nii.gz"}
+    def names(self, case: str, *, baseline: bool = True) -> dict[str, str]:
+        """File name by kind, the report last: where it is, everything is. baseline: whether there is one to write."""
+        names = {"segmentation": f"{case}-seg.nii.gz"}
+        if baseline:
+            names["baseline"] = f"{case}-baseline.nii.gz"
         if self.uncertainty:
             names["uncertainty"] = f"{case}-uncertainty.nii.gz"
         if self.probabilities:
@@ -74,7 +76,7 @@ def save_result(result: Result, folder: Path, choice: OutputChoice | None = None
     report = result.report
     check_output(folder, report.case, choice)
     started = time.perf_counter()
-    names = choice.names(report.case)
+    names = choice.names(report.case, baseline=result.crop_baseline is not None)
     with _staging(folder, report.case) as temporary:
         _write_images(result, temporary, names)
         report.outputs = {kind: name for kind, name in names.items() if kind != "report"}
@@ -131,9 +133,9 @@ def _write_images(result: Result, folder: Path, names: dict[str, str]) -> None:
     grid = result.grid
     schema = ", ".join(f"{value} {name}" for name, value in result.report.labels.items())
     write_nifti(folder / names["segmentation"], result.labels, grid, dtype=np.uint8, description=schema, intent="label")
-    write_nifti(
-        folder / names["baseline"], result.baseline_labels, grid, dtype=np.uint8, description=schema, intent="label"
-    )
+    baseline = result.baseline_labels
+    if baseline is not None:
+        write_nifti(folder / names["baseline"], baseline, grid, dtype=np.uint8, description=schema, intent="label")
     if "uncertainty" in names:
         description = "probability that the label is wrong"
         write_nifti(folder / names["uncertainty"], result.uncertainty, grid, dtype=np.float32, description=description)

@@ -1,7 +1,8 @@
 """The preview: three planes through the largest lesion, what was found drawn over what was seen.
 
 Rows are t1c, t2f and the uncertainty; columns axial, coronal, sagittal. Outlines of WT and TC: baseline in orange,
-refined in cyan. Radiological convention: the patient's right is on the left of axial and coronal planes.
+refined in cyan, the one outline of a model without a baseline. Radiological convention: the patient's right is on the
+left of axial and coronal planes.
 """
 
 import numpy as np
@@ -23,7 +24,8 @@ Plane = npt.NDArray[np.generic]
 
 def render_preview(result: Result) -> Image.Image:
     """The preview as an RGB image."""
-    point = lesion_centre(result.crop_labels if result.crop_labels.any() else result.crop_baseline)
+    before = _baseline(result)
+    point = lesion_centre(result.crop_labels if result.crop_labels.any() else before)
     rows = [_contrast_row(result, contrast, point) for contrast in ("t1c", "t2f")]
     rows.append(_uncertainty_row(result, point))
     width = max(sum(tile.width for tile in row) for row in rows)
@@ -40,15 +42,20 @@ def render_preview(result: Result) -> Image.Image:
             left += tile.width
         top += height + BAR
     x = 6
-    legend = (
-        (f"{result.report.case}   outlines WT and TC:", (220, 220, 220)),
-        ("baseline", BASELINE_COLOUR),
-        ("refined", REFINED_COLOUR),
-    )
+    legend = [(f"{result.report.case}   outlines WT and TC:", (220, 220, 220))]
+    if result.crop_baseline is None:
+        legend.append(("segmentation", REFINED_COLOUR))
+    else:
+        legend += [("baseline", BASELINE_COLOUR), ("refined", REFINED_COLOUR)]
     for text, colour in (*legend, ("research use only", (150, 150, 150))):
         draw.text((x, top + 3), text, fill=colour, font=font)
         x += int(draw.textlength(text, font=font)) + 14
     return canvas
+
+
+def _baseline(result: Result) -> npt.NDArray[np.uint8]:
+    """The baseline's labels (X, Y, Z); none of them for a model without a baseline."""
+    return np.zeros_like(result.crop_labels) if result.crop_baseline is None else result.crop_baseline
 
 
 def lesion_centre(labels: npt.NDArray[np.uint8]) -> tuple[int, int, int]:
@@ -75,7 +82,7 @@ def _contrast_row(result: Result, contrast: str, point: tuple[int, int, int]) ->
     low, high = float(image.min()), float(image.max())
     tiles = []
     for grey, before, after in zip(
-        _slices(image, point), _slices(result.crop_baseline, point), _slices(result.crop_labels, point), strict=True
+        _slices(image, point), _slices(_baseline(result), point), _slices(result.crop_labels, point), strict=True
     ):
         shade = (255 * (grey.astype(np.float32) - low) / max(high - low, 1e-6)).astype(np.uint8)
         tiles.append(_outlined(np.stack([shade] * 3, axis=-1), before, after, result.report.labels["edema"]))
@@ -86,7 +93,7 @@ def _uncertainty_row(result: Result, point: tuple[int, int, int]) -> list[Image.
     tiles = []
     for wrong, before, after in zip(
         _slices(result.crop_uncertainty, point),
-        _slices(result.crop_baseline, point),
+        _slices(_baseline(result), point),
         _slices(result.crop_labels, point),
         strict=True,
     ):

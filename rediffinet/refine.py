@@ -1,13 +1,16 @@
-"""Sampling the discrepancy over a case: which windows, and the loop on the engine's device."""
+"""Finding the discrepancy over a case: which windows, what is fed to them, and the loop on the engine's device."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from rediffinet.bundle import Bundle, RefinerSettings
+from rediffinet.bundle import Manifest, RefinerSettings
 from rediffinet.engines.base import Buffer, Engine, Graph
+from rediffinet.labels import REGIONS
+from rediffinet.models import as_discrepancy, build_condition, condition_fill
 from rediffinet.noise import window_noise
 from rediffinet.sampling import ddim
 from rediffinet.schedule import Schedule
@@ -20,11 +23,11 @@ Done = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Discrepancy:
-    """What sampling found, on the crop.
+    """What was found, on the crop.
 
-    delta: float32 (3, X, Y, Z), mean Δ̂x0 over samples; 0 where not sampled.
-    disagreement: float32 (X, Y, Z), standard deviation over samples, mean of the regions.
-    sampled: bool (X, Y, Z).
+    delta: float32 (3, X, Y, Z), mean Δ̂x0 over samples (a predicted segmentation x̂0 counts as |U − x̂0|); 0 where no
+    window was. disagreement: float32 (X, Y, Z), standard deviation over samples, mean of the regions. sampled: bool
+    (X, Y, Z), where windows were.
     """
 
     delta: Volume
@@ -65,6 +68,29 @@ def _widened(first: int, last: int, size: int, width: int) -> tuple[int, int]:
     return first, first + min(size, width)
 
 
+class WindowModel(Protocol):
+    """What finds x0, a discrepancy or a segmentation, in a window."""
+
+    def window(self, condition: Volume, noises: list[Volume]) -> tuple[Volume, Volume]:
+        """Condition (C, x, y, z) and one noise (3, x, y, z) per sample → (mean x̂0, its standard deviation)."""
+
+
+class Corrector:
+    """The discrepancy graph of a U-Net, which takes no noise: one call, no deviation."""
+
+    def __init__(self, engine: Engine, graph: Graph) -> None:
+        self._engine = engine
+        self._graph = graph
+        (delta,) = graph.spec.outputs
+        self._delta = engine.empty((1, *(int(size) for size in delta.shape[1:])), "float32")
+
+    def window(self, condition: Volume, noises: list[Volume]) -> tuple[Volume, Volume]:
+        """See WindowModel."""
+        self._graph.run({"condition": self._engine.upload(condition[None])}, {"delta": self._delta})
+        delta = self._engine.download(self._delta)[0]
+        return delta, np.zeros_like(delta)
+
+
 class Sampler:
     """The conditioner and denoiser graphs with their device buffers, one per call: calls may run in parallel."""
 
@@ -89,7 +115,7 @@ class Sampler:
         return self._scalars[value]
 
     def window(self, condition: Volume, noises: list[Volume]) -> tuple[Volume, Volume]:
-        """Condition (7, x, y, z) and one noise (3, x, y, z) per sample → (mean Δ̂x0, its standard deviation)."""
+        """See WindowModel."""
         given = self._engine.upload(condition[None])
         self._conditioner.run({"condition": given}, self._features)
 
@@ -113,8 +139,8 @@ class Sampler:
 
 
 def sample_discrepancy(
-    sampler: Sampler,
-    bundle: Bundle,
+    model: WindowModel,
+    manifest: Manifest,
     image: Volume,
     probability: Volume,
     starts: list[Start],
@@ -123,28 +149,37 @@ def sample_discrepancy(
     samples: int,
     done: Done | None = None,
 ) -> Discrepancy:
-    """Sample every window and blend.
+    """Run every window and blend.
 
-    image (4, X, Y, Z) and probability (3, X, Y, Z) on the crop; `key` (seed, case name) fixes the noise together with
-    each window's start, so that it depends on neither engine, order nor batch.
+    image (4, X, Y, Z) and probability (3, X, Y, Z) on the crop, the latter 0 for a model without a baseline; `key`
+    (seed, case name) fixes the noise together with each window's start, so that it depends on neither engine, order
+    nor batch. samples: how many noises a window gets, 0 for a model that takes none.
     """
-    settings = bundle.manifest.refiner
+    kind, settings = manifest.kind, manifest.refiner
+    assert settings is not None, f"model '{kind.name}' has no refiner"
     shape = (image.shape[1], image.shape[2], image.shape[3])
-    prior = probability if settings.condition == "probability" else mask_of(bundle, probability).astype(np.float32)
-    condition = np.concatenate([2.0 * prior - 1.0, image])
-    fill = [-1.0] * len(prior) + [bundle.manifest.normalisation.background] * len(image)
-    blend = Blend(len(prior) + 1, shape, settings.window)
+    mask = mask_of(manifest, probability)
+    prior = probability if settings.condition == "probability" else mask.astype(np.float32)
+    background = manifest.normalisation.background
+    condition = build_condition(kind, image, prior, mask[0], background)
+    fill = condition_fill(kind, background)
+    blend = Blend(len(REGIONS) + 1, shape, settings.window)
     for index, start in enumerate(starts):
         given = extract(condition, start, settings.window, fill)
-        noises = [window_noise(*key, start, k, (len(prior), *settings.window)) for k in range(samples)]
-        mean, deviation = sampler.window(given, noises)
+        noises = [window_noise(*key, start, k, (len(REGIONS), *settings.window)) for k in range(samples)]
+        mean, deviation = model.window(given, noises)
         blend.add(start, np.concatenate([mean, deviation.mean(axis=0, keepdims=True)]))
         if done is not None:
             done(index + 1, len(starts))
     blended = blend.mean()
-    return Discrepancy(blended[:-1], blended[-1], blend.covered, len(starts))
+    delta = as_discrepancy(kind, blended[:-1], mask)
+    if kind.target == "segmentation":  # where no window was, |U − 0| is no finding
+        delta = np.where(blend.covered, delta, np.float32(0.0))
+    return Discrepancy(delta, blended[-1], blend.covered, len(starts))
 
 
-def mask_of(bundle: Bundle, probability: Volume) -> Mask:
-    """U(I): probability (3, X, Y, Z) over the bundle's thresholds."""
-    return probability > np.array(bundle.manifest.baseline.thresholds, np.float32)[:, None, None, None]
+def mask_of(manifest: Manifest, probability: Volume) -> Mask:
+    """U(I): probability (3, X, Y, Z) over the baseline's thresholds; empty for a model without a baseline."""
+    if manifest.baseline is None:
+        return np.zeros(probability.shape, bool)
+    return probability > np.array(manifest.baseline.thresholds, np.float32)[:, None, None, None]

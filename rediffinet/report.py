@@ -4,7 +4,7 @@ import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,10 +35,24 @@ class EngineInfo(_Part):
     choice: str
 
 
-class SamplingInfo(_Part):
-    """windows: refinement windows; denoiser_calls = windows × samples × steps."""
+class BaselineInfo(_Part):
+    """Where U(I) comes from: the bundle's own network, a label map in a file or an array, or nowhere ("none").
 
-    scheduler: str
+    path and sha256: of the file.
+    """
+
+    source: Literal["bundle", "file", "array", "none"]
+    path: str | None = None
+    sha256: str | None = None
+
+
+class SamplingInfo(_Part):
+    """windows: refinement windows; denoiser_calls = windows × samples × steps.
+
+    A model that draws no noise has no scheduler, 0 steps and 0 samples.
+    """
+
+    scheduler: str | None
     steps: int
     samples: int
     seed: int
@@ -85,9 +99,9 @@ class PerRegionCount(_Part):
 
 
 class Volumes(_Part):
-    """Volumes of the two written label maps, after postprocessing."""
+    """Volumes of the two written label maps, after postprocessing; no baseline for a model without one."""
 
-    baseline: PerRegionMl
+    baseline: PerRegionMl | None
     refined: PerRegionMl
 
 
@@ -128,13 +142,14 @@ class Report(_Part):
     intended_use: str
     bundle: BundleInfo
     engine: EngineInfo
+    baseline: BaselineInfo = BaselineInfo(source="bundle")
     sampling: SamplingInfo
     seconds: Seconds
     peak_rss_mb: float
     inputs: list[InputInfo]
     labels: dict[str, int]
     volumes_ml: Volumes
-    flipped_voxels: PerRegionCount
+    flipped_voxels: PerRegionCount | None
     uncertainty: UncertaintyInfo
     warnings: list[Warning_]
     outputs: dict[str, str] = Field(default_factory=dict)

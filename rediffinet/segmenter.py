@@ -11,19 +11,21 @@ from typing import Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from rediffinet.baseline_mask import BaselineMask, mask_from_labels
 from rediffinet.bundle import Bundle, open_bundle
 from rediffinet.cases import Case, to_input_grid
 from rediffinet.decode import decode
 from rediffinet.engines import open_engine
-from rediffinet.errors import CaseError, ConfigError
+from rediffinet.errors import ConfigError
 from rediffinet.findings import findings
 from rediffinet.geometry import Grid
-from rediffinet.labels import REGIONS
+from rediffinet.inference import Inferred, Loaded, Plan, find_discrepancy, plan_sampling, predict_baseline
+from rediffinet.models import MODELS
 from rediffinet.normalise import Box, brain_box, normalise
-from rediffinet.refine import Sampler, refinement_windows, sample_discrepancy
-from rediffinet.report import BundleInfo, EngineInfo, Report, SamplingInfo, Seconds, Warning_, peak_rss_mb
-from rediffinet.schedule import Schedule, cumulative_alphas, linear_betas, respace
-from rediffinet.windows import slide
+from rediffinet.refine import Discrepancy
+from rediffinet.report import BaselineInfo, BundleInfo, EngineInfo, Report, SamplingInfo, Seconds, Warning_, peak_rss_mb
+from rediffinet.resample import resample, resampled_shape, same_spacing
+from rediffinet.windows import Shape
 
 Progress = Callable[[str, int, int], None]
 """(stage, done, of)."""
@@ -35,7 +37,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """How one case is segmented; None takes the bundle's default.
+    """How one case is segmented; None takes the bundle's default. A model that draws no noise uses no steps, samples.
 
     refine_everywhere: windows over the whole brain (the paper's way) instead of where discrepancy can be.
     postprocess: remove small components, with the limits in the bundle.
@@ -48,30 +50,10 @@ class SegmentOptions:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How the discrepancy is sampled: the respaced schedule, samples per window, the seed of the noise."""
-
-    schedule: Schedule
-    samples: int
-    seed: int
-
-    def info(self, scheduler: str, windows: int) -> SamplingInfo:
-        """The report's account of it."""
-        return SamplingInfo(
-            scheduler=scheduler,
-            steps=len(self.schedule),
-            samples=self.samples,
-            seed=self.seed,
-            windows=windows,
-            denoiser_calls=windows * self.samples * len(self.schedule),
-        )
-
-
-@dataclass(frozen=True)
 class Result:
     """A segmented case. The properties are on the input's own grid, (X, Y, Z); the `crop_` fields on `box`.
 
-    `box` is in the canonical orientation (LPS).
+    `box` is in the canonical orientation (LPS). The baseline is None for a model without one.
     """
 
     grid: Grid
@@ -79,7 +61,7 @@ class Result:
     report: Report
     crop_image: Volume
     crop_labels: Labels
-    crop_baseline: Labels
+    crop_baseline: Labels | None
     crop_probability: Volume
     crop_uncertainty: Volume
 
@@ -89,9 +71,9 @@ class Result:
         return self._on_input_grid(self.crop_labels)
 
     @property
-    def baseline_labels(self) -> Labels:
-        """Label map of the baseline alone, uint8 (X, Y, Z), after the same postprocessing."""
-        return self._on_input_grid(self.crop_baseline)
+    def baseline_labels(self) -> Labels | None:
+        """Label map of the baseline alone, uint8 (X, Y, Z), after the same postprocessing; a given mask is as given."""
+        return None if self.crop_baseline is None else self._on_input_grid(self.crop_baseline)
 
     @property
     def probabilities(self) -> Volume:
@@ -136,10 +118,6 @@ class Segmenter:
         except BaseException:
             self._engine.close()
             raise
-        diffusion = bundle.manifest.diffusion
-        self._alpha_bar = cumulative_alphas(
-            linear_betas(diffusion.train_steps, diffusion.beta_first, diffusion.beta_last)
-        )
 
     @classmethod
     def open(
@@ -172,52 +150,76 @@ class Segmenter:
         self.close()
 
     def segment(
-        self, case: Case, seed: int = 0, options: SegmentOptions | None = None, progress: Progress | None = None
+        self,
+        case: Case,
+        seed: int = 0,
+        options: SegmentOptions | None = None,
+        progress: Progress | None = None,
+        baseline: BaselineMask | npt.NDArray[np.integer] | None = None,
     ) -> Result:
         """Segment a case.
 
         The result depends on the images, the bundle, the seed and the options alone: noise is keyed by seed, case
-        name, window and sample. Raises CaseError when the spacing is not the bundle's, ConfigError for steps or
-        samples out of range.
+        name, window and sample. A case of another voxel size than the bundle's is resampled on the way in and out.
+
+        baseline: what to refine instead of the bundle's own baseline, a label map of BraTS on the input's grid
+        (X, Y, Z), or one that `read_baseline_mask` read.
+
+        Raises ConfigError for steps or samples out of range, or when a baseline is given to a model that refines none;
+        LabelError when it does not fit the case.
         """
         options = options or SegmentOptions()
         plan = self.plan(options, seed)
+        given = mask_from_labels(baseline, case) if isinstance(baseline, np.ndarray) else baseline
+        if given is not None:
+            self.check_takes_baseline()
         manifest = self.bundle.manifest
-        _check_spacing(case, manifest.spacing_mm)
         tell = progress or (lambda stage, done, of: None)
         seconds = Seconds()
         started = time.perf_counter()
         with _timed(seconds, "normalise"):
             tell("normalise", 0, 1)
-            box = brain_box(case.images)
+            box = _crop_box(case, given)
             image = normalise(case.images[(slice(None), *box)], manifest.normalisation)
+            shape: Shape = (image.shape[1], image.shape[2], image.shape[3])
+            mask = None if given is None else given.regions[(slice(None), *box)]
+            model_image = self._to_model(image, case)
         with _timed(seconds, "baseline"):
-            probability = self._baseline(image, lambda done, of: tell("baseline", done, of))
+            if mask is None:
+                probability = predict_baseline(self._loaded, model_image, lambda done, of: tell("baseline", done, of))
+            else:
+                probability = self._to_model(mask.astype(np.float32), case)
         with _timed(seconds, "refine"):
-            starts = refinement_windows(probability, manifest.refiner, everywhere=options.refine_everywhere)
-            found = sample_discrepancy(
-                Sampler(self._engine, self._graphs["conditioner"], self._graphs["denoiser"], plan.schedule),
-                self.bundle,
-                image,
+            found = find_discrepancy(
+                self._loaded,
+                model_image,
                 probability,
-                starts,
-                key=(seed, case.name),
-                samples=plan.samples,
+                plan,
+                case.name,
+                everywhere=options.refine_everywhere,
                 done=lambda done, of: tell("refine", done, of),
             )
         with _timed(seconds, "decode"):
             tell("decode", 0, 1)
-            decoded = decode(self.bundle, probability, found, postprocess=options.postprocess)
+            decoded = decode(
+                manifest,
+                Inferred(probability, found),
+                spacing_mm=case.spacing_mm,
+                shape=shape,
+                given=mask,
+                postprocess=options.postprocess,
+            )
         seconds.total = time.perf_counter() - started
         tell("decode", 1, 1)
-        measured = findings(case, decoded, found)
+        measured = findings(case, decoded, found, manifest.spacing_mm)
         measured["warnings"] += self._precision_warnings()
         report = Report(
             case=case.name,
             intended_use=manifest.intended_use,
             bundle=BundleInfo(name=manifest.name, sha256=self.bundle.sha256, model=manifest.model),
             engine=self._engine_info(),
-            sampling=plan.info(manifest.diffusion.scheduler, found.windows),
+            baseline=self._baseline_info(given),
+            sampling=self._sampling_info(plan, found),
             seconds=seconds,
             peak_rss_mb=peak_rss_mb(),
             labels=dict(zip(("edema", "necrosis", "enhancing"), manifest.label_schema.values, strict=True)),
@@ -239,13 +241,47 @@ class Segmenter:
 
         Raises ConfigError for steps or samples out of range.
         """
-        diffusion = self.bundle.manifest.diffusion
-        samples = diffusion.samples if options.samples is None else options.samples
-        if samples < 1:
-            message = f"samples: got {samples}, expected 1 or more"
+        return plan_sampling(self.bundle.manifest, options.steps, options.samples, seed)
+
+    def check_takes_baseline(self) -> None:
+        """Raise ConfigError unless the bundle's model refines a baseline, so that another can be given to it."""
+        kind = self.bundle.manifest.kind
+        if not kind.refines:
+            refining = ", ".join(name for name, other in MODELS.items() if other.refines)
+            message = (
+                f"a baseline mask was given, but the model '{kind.name}' of bundle {self.bundle.path} refines none. "
+                f"Use a bundle of one of {refining}, or no mask."
+            )
             raise ConfigError(message)
-        steps = diffusion.steps if options.steps is None else options.steps
-        return Plan(respace(self._alpha_bar, steps), samples, seed)
+
+    @property
+    def _loaded(self) -> Loaded:
+        return Loaded(self._engine, self._graphs, self.bundle.manifest)
+
+    def _to_model(self, volume: Volume, case: Case) -> Volume:
+        """A volume (C, X, Y, Z) on the case's crop → on the model's grid."""
+        wanted = self.bundle.manifest.spacing_mm
+        if same_spacing(case.spacing_mm, wanted):
+            return volume
+        shape = resampled_shape((volume.shape[1], volume.shape[2], volume.shape[3]), case.spacing_mm, wanted)
+        return resample(volume, case.spacing_mm, wanted, shape)
+
+    def _baseline_info(self, given: BaselineMask | None) -> BaselineInfo:
+        if given is not None:
+            return BaselineInfo(source="array" if given.path is None else "file", path=given.path, sha256=given.sha256)
+        return BaselineInfo(source="bundle" if self.bundle.manifest.kind.has_baseline else "none")
+
+    def _sampling_info(self, plan: Plan, found: Discrepancy | None) -> SamplingInfo:
+        diffusion = self.bundle.manifest.diffusion
+        windows = 0 if found is None else found.windows
+        return SamplingInfo(
+            scheduler=None if diffusion is None else diffusion.scheduler,
+            steps=plan.steps,
+            samples=plan.samples,
+            seed=plan.seed,
+            windows=windows,
+            denoiser_calls=windows * plan.samples * plan.steps,
+        )
 
     def _precision_warnings(self) -> list[Warning_]:
         precision = self._engine.precision
@@ -266,16 +302,6 @@ class Segmenter:
             choice=engine.choice,
         )
 
-    def _baseline(self, image: Volume, done: Callable[[int, int], None]) -> Volume:
-        settings = self.bundle.manifest.baseline
-        graph = self._graphs["baseline"]
-        fill = self.bundle.manifest.normalisation.background
-
-        def predict(window: Volume) -> Volume:
-            return np.asarray(graph(image=window)["probability"], np.float32)
-
-        return slide(image, settings.window, settings.overlap, predict, len(REGIONS), fill, done)
-
 
 @contextmanager
 def _timed(seconds: Seconds, stage: str) -> Iterator[None]:
@@ -284,10 +310,11 @@ def _timed(seconds: Seconds, stage: str) -> Iterator[None]:
     setattr(seconds, stage, time.perf_counter() - started)
 
 
-def _check_spacing(case: Case, expected_mm: tuple[float, float, float]) -> None:
-    if any(abs(found / wanted - 1.0) > 0.25 for found, wanted in zip(case.spacing_mm, expected_mm, strict=True)):
-        message = (
-            f"case {case.name}: spacing is {tuple(round(s, 3) for s in case.spacing_mm)} mm, this bundle was trained "
-            f"at {expected_mm} mm. Resample the four images to that spacing first."
-        )
-        raise CaseError(message)
+def _crop_box(case: Case, given: BaselineMask | None) -> Box:
+    """The box of the brain, widened to hold a given mask: nothing of it may be cut off."""
+    box = brain_box(case.images)
+    if given is None or not given.regions[0].any():
+        return box
+    held = np.zeros(case.images.shape[1:], bool)
+    held[box] = True
+    return brain_box((held | given.regions[0])[None].astype(np.float32))

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from rediffinet.bundle import Parity
+from rediffinet.models import MODELS, ModelKind
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,6 +44,8 @@ def _rows(*rows: list[float]) -> np.ndarray:
 class ToyFormula:
     """Weights of the toy graphs; images are t1n, t1c, t2w, t2f, a condition is the prior of WT, TC, ET and then these.
 
+    A model conditioned on less has the columns of what it is conditioned on, and 1 for a prior that it does not see.
+
     probability = sigmoid(baseline · image + bias)
     feature_0 = prior × (contrast · condition),  feature_1 = second · condition
     x0 = sigmoid(−steep · feature_0 + from_second · feature_1 + from_condition · condition + noise · x_t + time · t)
@@ -66,17 +69,26 @@ class ToyFormula:
     noise: float = 0.0
     time: tuple[float, float, float] = (0.0, 0.0, 0.0)
     signal_scale: float = 1.0
+    has_prior: bool = True
+
+    def of(self, kind: ModelKind) -> "ToyFormula":
+        """The formula for a model's condition."""
+        columns = {"prior": [0, 1, 2], "image": [3, 4, 5, 6], "masked": [3, 4, 5, 6]}
+        seen = [column for part in kind.condition for column in columns[part]]
+        rows = {name: getattr(self, name)[:, seen] for name in ("contrast", "second", "from_condition")}
+        return replace(self, has_prior="prior" in kind.condition, **rows)
 
     def probability(self, image: np.ndarray) -> np.ndarray:
         """(4, …) → (3, …) in float64, as all results here."""
         return _sigmoid(_mix(self.baseline, image) + np.float64(self.bias).reshape(-1, *[1] * (image.ndim - 1)))
 
     def features(self, condition: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(7, …) → (3, …), (2, …)."""
-        return np.float64(condition[:3]) * _mix(self.contrast, condition), _mix(self.second, condition)
+        """(C, …) → (3, …), (2, …)."""
+        prior = np.float64(condition[:3]) if self.has_prior else 1.0
+        return prior * _mix(self.contrast, condition), _mix(self.second, condition)
 
     def x0(self, condition: np.ndarray, x_t: np.ndarray | float = 0.0, t: float = 0.0) -> np.ndarray:
-        """Condition (7, …), x_t (3, …) → the discrepancy (3, …) that one call of the denoiser finds."""
+        """Condition (C, …), x_t (3, …) → what one call of the denoiser finds (3, …)."""
         first, second = self.features(condition)
         logits = -self.steep * first + _mix(self.from_second, second) + _mix(self.from_condition, condition)
         time = np.float64(self.time).reshape(-1, *[1] * (condition.ndim - 1))
@@ -100,21 +112,26 @@ class ToyBundle:
     manifest: dict[str, Any]
 
 
-def write_toy_bundle(folder: Path, formula: ToyFormula | None = None, **changes: Any) -> ToyBundle:
+def write_toy_bundle(
+    folder: Path, formula: ToyFormula | None = None, model: str = "rediffinet", **changes: Any
+) -> ToyBundle:
     """Write the toy bundle; `changes` replace entries of the manifest, dictionaries entry by entry."""
-    formula = formula or ToyFormula()
+    kind = MODELS[model]
+    formula = (formula or ToyFormula()).of(kind)
     folder.mkdir(parents=True)
     graphs = {}
-    for name, model in _toy_models(formula).items():
-        content = model.SerializeToString()
+    models = _toy_models(formula, kind)
+    for name in kind.graphs:
+        model_proto = models[name]
+        content = model_proto.SerializeToString()
         (folder / f"{name}.onnx").write_bytes(content)
         graphs[name] = {
             "file": f"{name}.onnx",
             "sha256": hashlib.sha256(content).hexdigest(),
             "precision": "fp32",
             "weights": "float32",
-            "inputs": [_toy_tensor(value) for value in model.graph.input],
-            "outputs": [_toy_tensor(value) for value in model.graph.output],
+            "inputs": [_toy_tensor(value) for value in model_proto.graph.input],
+            "outputs": [_toy_tensor(value) for value in model_proto.graph.output],
             "parity": {
                 "inputs": ["none"],
                 **dict.fromkeys(set(Parity.model_fields) - {"inputs"}, 0.0),
@@ -123,7 +140,7 @@ def write_toy_bundle(folder: Path, formula: ToyFormula | None = None, **changes:
     manifest: dict[str, Any] = {
         "schema_version": "rediffinet-bundle/1",
         "name": "toy",
-        "model": "rediffinet",
+        "model": model,
         "rediffinet": "0",
         "graphs": graphs,
         "normalisation": {},
@@ -140,6 +157,10 @@ def write_toy_bundle(folder: Path, formula: ToyFormula | None = None, **changes:
         "postprocess": {"connectivity": 26, "min_voxels": 0, "min_fraction": 0.0},
         "training": {},
     }
+    absent = {"baseline": not kind.has_baseline, "refiner": not kind.condition, "diffusion": not kind.samples}
+    for key, gone in absent.items():
+        if gone:
+            del manifest[key]
     for key, value in changes.items():
         manifest[key] = {**manifest[key], **value} if isinstance(value, dict) and key in manifest else value
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -151,7 +172,8 @@ def _toy_tensor(value: Any) -> dict[str, Any]:
     return {"name": value.name, "dtype": "float32", "shape": shape}
 
 
-def _toy_models(formula: ToyFormula) -> dict[str, Any]:
+def _toy_models(formula: ToyFormula, kind: ModelKind) -> dict[str, Any]:
+    """Every graph that one model or another has, in the condition's size of this one."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -172,7 +194,10 @@ def _toy_models(formula: ToyFormula) -> dict[str, Any]:
     def kernel(weights: np.ndarray) -> np.ndarray:
         return weights[..., None, None, None].astype(np.float32)
 
-    prior = np.eye(3, 7, dtype=np.float32)
+    size = kind.condition_channels or 7
+    prior = np.eye(3, size, dtype=np.float32) if formula.has_prior else np.zeros((3, size), np.float32)
+    columns = {} if formula.contrast.shape[1] else {"contrast": prior, "second": prior[:2], "from_condition": prior}
+    formula = replace(formula, **columns)  # a model without a condition: of the right size, and not used
     baseline = model(
         [node("Conv", ["image", "weights", "bias"], ["logits"]), node("Sigmoid", ["logits"], ["probability"])],
         [tensor("image", 4, BASELINE_WINDOW)],
@@ -182,14 +207,15 @@ def _toy_models(formula: ToyFormula) -> dict[str, Any]:
     )
     conditioner = model(
         [
-            node("Conv", ["condition", "prior"], ["u"]),
+            node("Conv", ["condition", "prior", "no_prior"], ["u"]),
             node("Conv", ["condition", "contrast"], ["v"]),
             node("Mul", ["u", "v"], ["feature_0"]),
             node("Conv", ["condition", "second"], ["feature_1"]),
         ],
-        [tensor("condition", 7, REFINER_WINDOW)],
+        [tensor("condition", size, REFINER_WINDOW)],
         [tensor("feature_0", 3, REFINER_WINDOW), tensor("feature_1", 2, REFINER_WINDOW)],
         prior=kernel(prior),
+        no_prior=np.full(3, 0.0 if formula.has_prior else 1.0, np.float32),
         contrast=kernel(formula.contrast),
         second=kernel(formula.second),
     )
@@ -211,7 +237,7 @@ def _toy_models(formula: ToyFormula) -> dict[str, Any]:
         ],
         [
             tensor("x_t", 3, REFINER_WINDOW),
-            tensor("condition", 7, REFINER_WINDOW),
+            tensor("condition", size, REFINER_WINDOW),
             *(tensor(name) for name in ("t", "c0", "c1")),
             tensor("feature_0", 3, REFINER_WINDOW),
             tensor("feature_1", 2, REFINER_WINDOW),
@@ -226,12 +252,34 @@ def _toy_models(formula: ToyFormula) -> dict[str, Any]:
         scale=np.float32(formula.signal_scale),
         axes=np.array([1, 2, 3, 4]),
     )
-    return {"baseline": baseline, "conditioner": conditioner, "denoiser": denoiser}
+    discrepancy = model(
+        [
+            node("Conv", ["condition", "prior", "no_prior"], ["u"]),
+            node("Conv", ["condition", "contrast"], ["v"]),
+            node("Mul", ["u", "v"], ["first"]),
+            node("Mul", ["first", "steep"], ["a"]),
+            node("Conv", ["condition", "second"], ["feature_1"]),
+            node("Conv", ["feature_1", "from_second"], ["b"]),
+            node("Conv", ["condition", "from_condition"], ["c"]),
+            node("Sum", ["a", "b", "c"], ["logits"]),
+            node("Sigmoid", ["logits"], ["delta"]),
+        ],
+        [tensor("condition", size, REFINER_WINDOW)],
+        [tensor("delta", 3, REFINER_WINDOW)],
+        prior=kernel(prior),
+        no_prior=np.full(3, 0.0 if formula.has_prior else 1.0, np.float32),
+        contrast=kernel(formula.contrast),
+        second=kernel(formula.second),
+        steep=np.float32(-formula.steep),
+        from_second=kernel(formula.from_second),
+        from_condition=kernel(formula.from_condition),
+    )
+    return {"baseline": baseline, "conditioner": conditioner, "denoiser": denoiser, "discrepancy": discrepancy}
 
 
 @pytest.fixture(scope="session")
 def make_toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ToyBundle]:
-    """make_toy_bundle(*, manifest entries…, **fields of the formula) → ToyBundle in a folder of its own."""
+    """make_toy_bundle(*, model, manifest entries…, **fields of the formula) → ToyBundle in a folder of its own."""
     fields = set(ToyFormula.__dataclass_fields__) - {"baseline"}
 
     def make(**changes: Any) -> ToyBundle:

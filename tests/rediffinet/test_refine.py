@@ -133,14 +133,14 @@ def test_sampling_a_window_is_the_closed_form(make_sampler: Any, noisy: Any, ste
 
 def test_a_window_draws_the_noise_of_its_own_place(make_sampler: Any, noisy: Any) -> None:
     """The same window in another order, or without the others, gives the same bytes; another seed or name does not."""
-    bundle = open_bundle(noisy.path)
+    manifest = open_bundle(noisy.path).manifest
     rng = np.random.default_rng(5)
     image = rng.uniform(-1, 1, (4, 20, 8, 12)).astype(np.float32)
     probability = rng.uniform(0, 1, (3, 20, 8, 12)).astype(np.float32)
     one, other = (0, 0, 0), (10, 0, 0)
 
     def sample(starts: list[tuple[int, int, int]], key: tuple[int, str] = (0, "X")) -> np.ndarray:
-        return sample_discrepancy(make_sampler(2), bundle, image, probability, starts, key=key, samples=2).delta
+        return sample_discrepancy(make_sampler(2), manifest, image, probability, starts, key=key, samples=2).delta
 
     both = sample([one, other])
     assert np.array_equal(both, sample([other, one]))
@@ -170,19 +170,19 @@ def test_the_condition_is_the_prior_then_the_images_and_background_outside(make_
     toy = make_toy_bundle(
         refiner={"condition": kind}, normalisation={"background": -3.0}, baseline={"thresholds": (0.3, 0.5, 0.7)}
     )
-    bundle = open_bundle(toy.path)
+    manifest = open_bundle(toy.path).manifest
     rng = np.random.default_rng(6)
     image = rng.uniform(-1, 1, (4, 6, 8, 12)).astype(np.float32)
     probability = rng.uniform(0, 1, (3, 6, 8, 12)).astype(np.float32)
     recorder, seen = Recorder(), []
     found = sample_discrepancy(
         recorder,
-        bundle,
+        manifest,
         image,
         probability,
         [(-2, 0, 0)],
         key=(0, "X"),
-        samples=3,  # type: ignore[arg-type]
+        samples=3,
         done=lambda done, of: seen.append((done, of)),
     )
     ((condition, noises),) = recorder.given
@@ -207,12 +207,12 @@ def test_without_windows_nothing_is_found(toy_bundle: Any) -> None:
     image, probability = np.zeros((4, 6, 7, 8), np.float32), np.zeros((3, 6, 7, 8), np.float32)
     found = sample_discrepancy(
         recorder,
-        open_bundle(toy_bundle.path),
+        open_bundle(toy_bundle.path).manifest,
         image,
         probability,
         [],
         key=(0, "X"),
-        samples=1,  # type: ignore[arg-type]
+        samples=1,
     )
     assert not recorder.given
     assert not found.delta.any()

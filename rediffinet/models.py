@@ -1,0 +1,116 @@
+"""The models of the paper's Table 1 by name: what each predicts, from what, and what it needs (no torch here).
+
+| model | network | predicts | from |
+|---|---|---|---|
+| unet | U-Net | the segmentation x0 | I |
+| discrepancy-unet | U-Net | the discrepancy Δ | U(I), I |
+| diff-unet | diffusion | x0 | I |
+| ua-diffusion-mask-only | diffusion | x0 | U(I) |
+| ua-diffusion-concat | diffusion | x0 | U(I), I |
+| ua-diffusion-masked | diffusion | x0 | I ∘ M′ (eq. 3) |
+| rediffinet | diffusion | Δ | U(I), I (eq. 5) |
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from rediffinet.errors import ConfigError
+from rediffinet.labels import CONTRASTS, REGIONS
+
+Part = Literal["prior", "image", "masked"]
+Volume = npt.NDArray[np.float32]
+OUTSIDE = 0.2
+"""M′ outside the predicted tumour (eq. 3)."""
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """What a model is. `condition`: the parts that are concatenated, in order; empty for the baseline itself."""
+
+    name: str
+    network: Literal["unet", "diffusion"]
+    target: Literal["segmentation", "discrepancy"]
+    condition: tuple[Part, ...]
+
+    @property
+    def refines(self) -> bool:
+        """Whether the model works on the output of a baseline."""
+        return bool({"prior", "masked"} & set(self.condition))
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether a bundle of the model holds a baseline: its own, or, for the baseline itself, nothing else."""
+        return self.refines or not self.condition
+
+    @property
+    def samples(self) -> bool:
+        """Whether the model draws noise."""
+        return self.network == "diffusion"
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Names of the graphs of a bundle of the model."""
+        own = ("conditioner", "denoiser") if self.samples else ("discrepancy",)
+        return (*(("baseline",) if self.has_baseline else ()), *(own if self.condition else ()))
+
+    @property
+    def condition_channels(self) -> int:
+        """Channels of the condition."""
+        sizes = {"prior": len(REGIONS), "image": len(CONTRASTS), "masked": len(CONTRASTS)}
+        return sum(sizes[part] for part in self.condition)
+
+
+MODELS = {
+    kind.name: kind
+    for kind in (
+        ModelKind("unet", "unet", "segmentation", ()),
+        ModelKind("discrepancy-unet", "unet", "discrepancy", ("prior", "image")),
+        ModelKind("diff-unet", "diffusion", "segmentation", ("image",)),
+        ModelKind("ua-diffusion-mask-only", "diffusion", "segmentation", ("prior",)),
+        ModelKind("ua-diffusion-concat", "diffusion", "segmentation", ("prior", "image")),
+        ModelKind("ua-diffusion-masked", "diffusion", "segmentation", ("masked",)),
+        ModelKind("rediffinet", "diffusion", "discrepancy", ("prior", "image")),
+    )
+}
+
+
+def find_model(name: str) -> ModelKind:
+    """The model of that name. Raises ConfigError that lists what exists."""
+    if name not in MODELS:
+        message = f"model: got '{name}', expected one of {', '.join(MODELS)}"
+        raise ConfigError(message)
+    return MODELS[name]
+
+
+def build_condition(
+    kind: ModelKind, image: Volume, prior: Volume, tumour: npt.NDArray[np.bool_], fill: float
+) -> Volume:
+    """What the network is conditioned on, float32 (kind.condition_channels, X, Y, Z).
+
+    image: normalised contrasts (4, X, Y, Z), background `fill`; prior: U(I) as probabilities or as a mask of 0 and 1,
+    (3, X, Y, Z), which enters as 2·prior − 1; tumour: bool (X, Y, Z), the whole tumour of U(I). Eq. 3 multiplies by M′
+    intensities whose background is 0, hence the detour over image − fill.
+    """
+    parts: dict[str, Volume] = {"prior": 2.0 * prior - 1.0, "image": image}
+    if "masked" in kind.condition:
+        parts["masked"] = (image - fill) * np.where(tumour, np.float32(1.0), np.float32(OUTSIDE)) + fill
+    return np.concatenate([parts[part] for part in kind.condition]).astype(np.float32, copy=False)
+
+
+def condition_fill(kind: ModelKind, fill: float) -> list[float]:
+    """The value of each condition channel outside the brain crop: no tumour, background."""
+    values = {"prior": [-1.0] * len(REGIONS), "image": [fill] * len(CONTRASTS), "masked": [fill] * len(CONTRASTS)}
+    return [value for part in kind.condition for value in values[part]]
+
+
+def as_discrepancy(kind: ModelKind, predicted: Volume, mask: npt.NDArray[np.bool_]) -> Volume:
+    """What a model predicted in [0, 1] as a discrepancy to U(I): itself, or |U(I) − x̂0| for a segmentation.
+
+    predicted float32 and mask bool, both (3, X, Y, Z). With it every model ends in the same flip, |U(I) − Δ̂|.
+    """
+    if kind.target == "discrepancy":
+        return predicted
+    return np.where(mask, 1.0 - predicted, predicted).astype(np.float32, copy=False)

@@ -1,0 +1,192 @@
+"""Runs in memory against the networks called by hand, and which runs make a model."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="runs hold torch networks (extra 'train')")
+pytest.importorskip("monai", reason="the U-Net needs monai (extra 'train')")
+
+import torch
+
+from rediffinet.engines.base import GraphSpec
+from rediffinet.errors import ConfigError, EngineError, ExportError
+from rediffinet.inference import infer, plan_sampling
+from rediffinet.models import MODELS
+from rediffinet.noise import window_noise
+from rediffinet.normalise import Normalisation
+from rediffinet.schedule import cumulative_alphas, linear_betas
+from rediffinet.training.config import resolve_config
+from rediffinet.training.manifest import InferenceSettings, graph_tensors, make_manifest, pair_runs
+from rediffinet.training.memory import ModuleEngine, call_module, graph_modules, open_in_memory
+from rediffinet.training.runs import Run
+from rediffinet.training.tasks import make_task
+
+WINDOW = (16, 16, 24)
+SIZES = {
+    "unet": {"features": (4, 8), "window": WINDOW, "stem_stride": 1},
+    "refiner": {"features": (4, 8), "head_features": 6, "time_features": 16, "window": WINDOW, "signal_scale": 0.4},
+}
+ALPHA_BAR = cumulative_alphas(linear_betas())
+
+
+def make_run(model: str, seed: int = 0, **changes: Any) -> Run:
+    """An untrained run."""
+    torch.manual_seed(seed)
+    config = resolve_config(model, changes={**SIZES, **changes})
+    net = make_task(config, []).build().eval()
+    provenance = {"trained_on": ["BraTS-GLI-00001-000"], "held_out": [], "folds": 5, "fold": None}
+    return Run(Path(f"runs/{model}"), config, net, provenance, 2, "ab" * 32)
+
+
+def runs_of(model: str, **changes: Any) -> tuple[Run, Run | None]:
+    return make_run(model, **changes), make_run("unet", 1, **changes) if MODELS[model].refines else None
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    return np.random.default_rng(2).uniform(-1, 1, (4, *WINDOW)).astype(np.float32)
+
+
+def by_hand(run: Run, condition: np.ndarray, seed: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """x̂0 of the one window at the origin: mean and deviation of two samples of two DDIM steps, in plain torch."""
+    given = torch.from_numpy(condition.astype(np.float32))[None]
+    with torch.inference_mode():
+        if run.config.model == "discrepancy-unet":
+            return torch.sigmoid(run.model(given))[0].numpy(), np.zeros((3, *WINDOW))
+        scale, found = run.config.refiner.signal_scale, []
+        for k in range(2):
+            x_t = torch.from_numpy(window_noise(seed, name, (0, 0, 0), k, (3, *WINDOW)))[None]
+            for t, after in ((999, 499), (499, None)):
+                x0 = torch.sigmoid(run.model(x_t, given, torch.tensor([float(t)])))
+                signal = scale * (2 * x0 - 1)
+                a, a_next = ALPHA_BAR[t], 1.0 if after is None else ALPHA_BAR[after]
+                noise = (x_t - math.sqrt(a) * signal) / math.sqrt(1 - a)
+                x_t = (math.sqrt(a_next) * signal + math.sqrt(1 - a_next) * noise).float()
+            found.append(x0[0].numpy())
+    return np.mean(found, axis=0), np.std(found, axis=0)
+
+
+@pytest.mark.parametrize("soft", [True, False])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_run_in_memory_is_the_network_called_by_hand(model: str, soft: bool, image: np.ndarray) -> None:
+    kind = MODELS[model]
+    refiner = {**SIZES["refiner"], "soft_condition": soft}
+    run, baseline = runs_of(model, refiner=refiner, mirror=True)
+    loaded = open_in_memory(run, baseline, InferenceSettings(steps=2, samples=2))
+    inferred = infer(loaded, image, plan_sampling(loaded.manifest, seed=7), "X", everywhere=True)
+    probability, mask = np.zeros((3, *WINDOW), np.float32), np.zeros((3, *WINDOW), bool)
+    if kind.has_baseline:
+        net = (baseline or run).model
+        given = torch.from_numpy(image)[None]
+        with torch.inference_mode():
+            both = torch.sigmoid(net(given)), torch.sigmoid(net(given.flip(2))).flip(2)
+        probability = ((both[0] + both[1]) / 2)[0].numpy()
+        mask = probability > 0.5
+        assert inferred.probability is not None
+        assert np.allclose(inferred.probability, probability, atol=1e-6)
+    else:
+        assert inferred.probability is None
+    if model == "unet":
+        assert inferred.found is None
+        return
+    assert inferred.found is not None and inferred.found.sampled.all()
+    signed = 2 * (probability if soft else mask.astype(np.float32)) - 1
+    masked = (image + 1) * np.where(mask[0], 1, 0.2) - 1
+    parts = {"prior": signed, "image": image, "masked": masked}
+    mean, deviation = by_hand(run, np.concatenate([parts[part] for part in kind.condition]), 7, "X")
+    expected = mean if kind.target == "discrepancy" else abs(mask - mean)
+    assert np.allclose(inferred.found.delta, expected, atol=2e-5)
+    assert np.allclose(inferred.found.disagreement, deviation.mean(axis=0), atol=2e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_tensors_are_those_of_the_networks(model: str) -> None:
+    pair = pair_runs(*runs_of(model))
+    modules, tensors = graph_modules(pair), graph_tensors(pair)
+    assert set(modules) == set(tensors) == set(MODELS[model].graphs)
+    for name, (inputs, outputs) in tensors.items():
+        given = {t.name: torch.rand([2 if size == "batch" else int(size) for size in t.shape]) for t in inputs}
+        with torch.inference_mode():
+            results = call_module(modules[name], given)
+        assert [tuple(result.shape) for result in results] == [(2, *t.shape[1:]) for t in outputs]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_manifest_follows_the_configuration(model: str) -> None:
+    run, baseline = runs_of(model, spacing_mm=(2.0, 2.0, 2.0), overlap=0.4)
+    settings = InferenceSettings(name="n", steps=3, samples=5, thresholds=(0.1, 0.2, 0.3), overlap=0.6)
+    manifest = make_manifest(pair_runs(run, baseline), settings)
+    assert (manifest.model, manifest.name, manifest.spacing_mm) == (model, "n", (2.0, 2.0, 2.0))
+    if manifest.baseline is not None:
+        assert (manifest.baseline.window, manifest.baseline.overlap) == (WINDOW, 0.4)
+    if manifest.refiner is not None:
+        assert (manifest.refiner.window, manifest.refiner.overlap) == (WINDOW, 0.6)
+        assert (manifest.refiner.thresholds, manifest.refiner.margin) == ((0.1, 0.2, 0.3), 4)
+    if manifest.diffusion is not None:
+        assert (manifest.diffusion.steps, manifest.diffusion.samples) == (3, 5)
+        assert manifest.diffusion.signal_scale == 0.4
+
+
+def test_where_the_weights_come_from_is_kept() -> None:
+    run, baseline = runs_of("rediffinet")
+    loaded = open_in_memory(run, baseline)
+    assert [loaded.manifest.training[role]["model"] for role in ("baseline", "refiner")] == ["unet", "rediffinet"]
+    assert loaded.manifest.graphs == {}
+
+
+def test_the_baseline_alone_is_a_model_given_as_either() -> None:
+    unet = make_run("unet")
+    for given in ((unet, None), (None, unet)):
+        pair = pair_runs(*given)
+        assert (pair.refiner, pair.baseline, pair.model) == (None, unet, "unet")
+
+
+@pytest.mark.parametrize(
+    ("run", "baseline", "said"),
+    [
+        (None, None, "No run was given"),
+        ("rediffinet", None, "runs/rediffinet.*refines a baseline.*--baseline"),
+        ("discrepancy-unet", None, "runs/discrepancy-unet.*refines a baseline.*--baseline"),
+        ("diff-unet", "unet", "'diff-unet', which refines no baseline. Leave runs/unet out"),
+        ("unet", "unet", "'unet', which refines no baseline"),
+        ("rediffinet", "diff-unet", "runs/diff-unet is a run of 'diff-unet', expected one of 'unet'"),
+    ],
+)
+def test_runs_that_make_no_model(run: str | None, baseline: str | None, said: str) -> None:
+    with pytest.raises(ExportError, match=f"(?s){said}"):
+        pair_runs(run and make_run(run), baseline and make_run(baseline))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "change", [{"normalisation": Normalisation(upper_percentile=99.0)}, {"spacing_mm": (2.0, 2.0, 2.0)}]
+)
+def test_runs_that_do_not_fit_together(change: dict[str, Any]) -> None:
+    run, baseline = runs_of("rediffinet")
+    assert baseline is not None
+    other = replace(baseline, config=baseline.config.model_copy(update=change))
+    with pytest.raises(ExportError, match=next(iter(change))):
+        pair_runs(run, other)
+
+
+def test_more_steps_than_were_trained() -> None:
+    with pytest.raises(ConfigError, match="got 1001, expected 1 to 1000"):
+        open_in_memory(*runs_of("rediffinet"), InferenceSettings(steps=1001))
+
+
+def test_the_engine_knows_its_modules_and_closes() -> None:
+    loaded = open_in_memory(make_run("unet"))
+    assert repr(loaded.engine).startswith("<modules ")
+    spec = loaded.graphs["baseline"].spec
+    with pytest.raises(EngineError, match="'denoiser'.*expected one of baseline"):
+        loaded.engine.load(GraphSpec("denoiser", spec.path, spec.inputs, spec.outputs))
+    with pytest.raises(EngineError, match="expected float32"):
+        loaded.graphs["baseline"](image=np.zeros((1, 4, 8, 8, 8), np.float32))
+    loaded.engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        loaded.graphs["baseline"](image=np.zeros((1, 4, *WINDOW), np.float32))
+    assert ModuleEngine({}).provider == "CPU"
