@@ -8,14 +8,17 @@ import typer
 
 
 def train(
-    model: Annotated[str, typer.Option(help="unet (the baseline) or rediffinet (the refiner).")],
+    model: Annotated[str, typer.Option(help="unet (the baseline), rediffinet, or another; a wrong one lists all.")],
     data: Annotated[list[Path], typer.Option(help="Folder of labelled case folders; may be repeated.")],
     out: Annotated[Path, typer.Option(help="Run folder to make.")],
-    preset: Annotated[str, typer.Option(help="tiny (CPU) or paper.")] = "tiny",
+    preset: Annotated[str, typer.Option(help="tiny (CPU), tiny-2mm (CPU, minutes) or paper.")] = "tiny",
     config: Annotated[Path | None, typer.Option(help="JSON file of settings laid over the preset.")] = None,
     fold: Annotated[int | None, typer.Option(help="Hold this fold out of training.")] = None,
     folds: Annotated[int | None, typer.Option(help="Number of folds, grouped by patient; default: 5.")] = None,
     baseline: Annotated[list[Path] | None, typer.Option(help="Baseline runs for the refiner; repeat per fold.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder in which prepared cases are kept and mapped from, for the next run.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, for example steps=500.")] = None,
 ) -> None:
@@ -42,5 +45,14 @@ def train(
     changes |= {key: value for key, value in (("fold", fold), ("folds", folds)) if value is not None}
     resolved = resolve_config(model, preset, changes, tuple(settings or ()))
     with training_progress() as (progress, stage):
-        path = run(resolved, data, out, baselines=baseline or (), resume=resume, progress=progress, stage=stage)
+        path = run(
+            resolved,
+            data,
+            out,
+            baselines=baseline or (),
+            resume=resume,
+            progress=progress,
+            stage=stage,
+            cache=cache,
+        )
     typer.echo(str(path))

@@ -1,8 +1,9 @@
-"""The discrepancy denoiser and its conditioning encoder (Re-DiffiNet, eq. 5).
+"""The denoiser and its conditioning encoder (Re-DiffiNet, eq. 5), for whatever is diffused and conditioned on.
 
-The denoiser sees cat(x_t, U(I), I) and the timestep; the conditioning encoder, a trainable copy of the denoiser's
-encoder, sees cat(U(I), I) alone, and its features are added to the denoiser's at the matching scales. Because it sees
-neither x_t nor t it runs once per window, whatever the number of steps and samples.
+The denoiser sees cat(x_t, condition) and the timestep; the conditioning encoder, a trainable copy of the denoiser's
+encoder, sees the condition alone, and its features are added to the denoiser's at the matching scales. Because it sees
+neither x_t nor t it runs once per window, whatever the number of steps and samples. For Re-DiffiNet x is the
+discrepancy and the condition cat(U(I), I), C = 7 channels; the other models are in rediffinet.models.
 """
 
 import math
@@ -11,10 +12,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from rediffinet.labels import CONTRASTS, REGIONS
+from rediffinet.labels import REGIONS
 from rediffinet.nets.config import RefinerConfig
-
-CONDITION_CHANNELS = len(REGIONS) + len(CONTRASTS)
+from rediffinet.nets.norm import InstanceNorm
 
 
 class TimeEmbedding(nn.Module):
@@ -43,9 +43,9 @@ class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int = 1, time_features: int | None = None) -> None:
         super().__init__()
         self.conv1 = nn.Conv3d(inputs, outputs, 3, stride, 1, bias=False)
-        self.norm1 = nn.InstanceNorm3d(outputs, affine=True)
+        self.norm1 = InstanceNorm(outputs)
         self.conv2 = nn.Conv3d(outputs, outputs, 3, 1, 1, bias=False)
-        self.norm2 = nn.InstanceNorm3d(outputs, affine=True)
+        self.norm2 = InstanceNorm(outputs)
         self.act = nn.LeakyReLU(0.01)
         self.time = nn.Linear(time_features, 2 * outputs) if time_features else None
 
@@ -94,13 +94,13 @@ class UpBlock(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """x_t (N, 3, …), condition (N, 7, …), conditioning features, t (N,) → logits of the discrepancy (N, 3, …)."""
+    """x_t (N, 3, …), condition (N, C, …), conditioning features, t (N,) → logits of x0 (N, 3, …)."""
 
     def __init__(self, config: RefinerConfig) -> None:
         super().__init__()
         widths, time = config.features, config.time_features
         self.time = TimeEmbedding(time)
-        self.encoder = Encoder(len(REGIONS) + CONDITION_CHANNELS, widths, time)
+        self.encoder = Encoder(len(REGIONS) + config.condition_channels, widths, time)
         self.up = nn.ModuleList(UpBlock(i, o, time) for i, o in zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.last = Block(widths[0], config.head_features, 1, time) if config.head_features != widths[0] else None
         self.head = nn.Conv3d(config.head_features, len(REGIONS), 1)
@@ -122,11 +122,11 @@ class Refiner(nn.Module):
     def __init__(self, config: RefinerConfig) -> None:
         super().__init__()
         self.config = config
-        self.conditioner = Encoder(CONDITION_CHANNELS, config.features)
+        self.conditioner = Encoder(config.condition_channels, config.features)
         self.denoiser = Denoiser(config)
 
     def forward(self, x_t: Tensor, condition: Tensor, t: Tensor) -> Tensor:
-        """x_t (N, 3, …), condition (N, 7, …), t (N,) → logits of Δx0 (N, 3, …)."""
+        """x_t (N, 3, …), condition (N, C, …), t (N,) → logits of x0 (N, 3, …)."""
         return torch.as_tensor(self.denoiser(x_t, condition, self.conditioner(condition), t))
 
 
@@ -143,7 +143,7 @@ class ConditionerGraph(nn.Module):
 
 
 class DenoiserGraph(nn.Module):
-    """The exported denoiser with the DDIM update inside: → x_prev and the discrepancy x0 in [0, 1]."""
+    """The exported denoiser with the DDIM update inside: → x_prev and x0 in [0, 1]."""
 
     def __init__(self, refiner: Refiner) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class DenoiserGraph(nn.Module):
         self, x_t: Tensor, condition: Tensor, t: Tensor, c0: Tensor, c1: Tensor, features: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """T, c0, c1: float32 (N,), one value per window (rediffinet.sampling.ddim_coefficients)."""
-        delta = torch.sigmoid(self.net(x_t, condition, features, t))
-        signal = self.scale * (2.0 * delta - 1.0)
+        x0 = torch.sigmoid(self.net(x_t, condition, features, t))
+        signal = self.scale * (2.0 * x0 - 1.0)
         c0, c1 = c0[:, None, None, None, None], c1[:, None, None, None, None]
-        return c0 * signal + c1 * x_t, delta
+        return c0 * signal + c1 * x_t, x0

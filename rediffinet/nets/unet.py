@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from rediffinet.labels import CONTRASTS, REGIONS
 from rediffinet.nets.config import UNetConfig
+from rediffinet.nets.norm import with_fast_norms
 
 NORM = ("INSTANCE", {"affine": True})
 ACT = ("leakyrelu", {"inplace": True, "negative_slope": 0.01})
@@ -33,6 +34,7 @@ class UNet(nn.Module):
         )
         heads = min(3, len(widths) - 1) if config.deep_supervision else 1
         self.heads = nn.ModuleList(UnetOutBlock(3, w, out_channels) for w in widths[:heads])
+        with_fast_norms(self)
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         """See the class."""
@@ -55,12 +57,33 @@ class UNet(nn.Module):
 
 
 class BaselineGraph(nn.Module):
-    """The exported form: contrasts → probabilities in [0, 1], float32 (N, 3, X, Y, Z)."""
+    """The exported baseline: contrasts → probabilities in [0, 1], float32 (N, 3, X, Y, Z).
 
-    def __init__(self, net: UNet) -> None:
+    mirror: the mean with the prediction of the window mirrored along its first axis, left–right in canonical
+    orientation (test-time augmentation, at twice the work).
+    """
+
+    def __init__(self, net: nn.Module, *, mirror: bool = False) -> None:
         super().__init__()
         self.net = net
+        self.mirror = mirror
 
     def forward(self, image: Tensor) -> Tensor:
         """See the class."""
-        return torch.sigmoid(self.net(image))
+        probability = torch.sigmoid(self.net(image))
+        if self.mirror:
+            mirrored = torch.sigmoid(self.net(image.flip(2))).flip(2)
+            probability = 0.5 * (probability + mirrored)
+        return torch.as_tensor(probability)
+
+
+class DiscrepancyGraph(nn.Module):
+    """The exported discrepancy U-Net: condition (N, C, X, Y, Z) → Δ in [0, 1], float32 (N, 3, X, Y, Z)."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, condition: Tensor) -> Tensor:
+        """See the class."""
+        return torch.sigmoid(self.net(condition))

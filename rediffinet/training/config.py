@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from rediffinet.errors import ConfigError
+from rediffinet.models import find_model
 from rediffinet.nets.config import Frozen, RefinerConfig, UNetConfig
 from rediffinet.normalise import Normalisation
 
-ModelName = Literal["unet", "rediffinet"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
@@ -26,12 +26,22 @@ class Augmentation(Frozen):
     gain: Fraction = 0.5
     noise: Fraction = 0.2
     drop_contrast: Fraction = 0.0
+    elastic: Fraction = 0.0
+    elastic_voxels: Annotated[float, Field(ge=0.0)] = 2.0
+    bias_field: Fraction = 0.0
+    blur: Fraction = 0.0
 
 
 class TrainConfig(Frozen):
-    """Everything a run depends on besides its data; saved resolved with every checkpoint."""
+    """Everything a run depends on besides its data; saved resolved with every checkpoint.
 
-    model: ModelName
+    model: a name of rediffinet.models. spacing_mm: the voxel size the networks work at; cases are resampled to it.
+    mirror: the baseline's answer is the mean with that of the mirrored head. channels_last, compile: how the work is
+    laid out on this machine; they change the result by rounding alone.
+    """
+
+    model: str
+    spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 1.0, 1.0)
     unet: UNetConfig = UNetConfig()
     refiner: RefinerConfig = RefinerConfig()
     normalisation: Normalisation = Normalisation()
@@ -42,8 +52,12 @@ class TrainConfig(Frozen):
     weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 1e-4
     warmup: Annotated[int, Field(ge=0)] = 100
     clip_norm: PositiveFloat = 5.0
+    squared_error: bool = False
     ema: Fraction = 0.995
     autocast: bool = True
+    channels_last: bool = False
+    compile: bool = False
+    mirror: bool = False
     tumour_fraction: Fraction = 0.67
     error_fraction: Fraction = 0.5
     noisiest_fraction: Fraction = 0.5
@@ -54,51 +68,112 @@ class TrainConfig(Frozen):
     folds: Annotated[int, Field(ge=2)] = 5
     checkpoint_every: Annotated[int, Field(gt=0)] = 100
 
+    @property
+    def network_window(self) -> tuple[int, int, int]:
+        """Window in voxels of the network that this model trains."""
+        return self.refiner.window if find_model(self.model).network == "diffusion" else self.unet.window
+
+
+_PAPER = {
+    "squared_error": True,
+    "batch": 2,
+    "learning_rate": 1e-4,
+    "weight_decay": 1e-4,
+    "steps": 150_000,
+    "warmup": 15_000,
+    "noisiest_fraction": 0.0,
+    "logit_jitter": 0.0,
+    "error_fraction": 0.0,
+}
+_PAPER_REFINER = {
+    "features": (64, 64, 128, 256, 512),
+    "head_features": 64,
+    "time_features": 512,
+    "window": (128, 192, 128),
+    "soft_condition": False,
+}
+_PAPER_UNET = {
+    "features": (64, 96, 128, 192, 256, 384, 512),
+    "deep_supervision": True,
+    "window": (128, 192, 128),
+}
+_TINY_2MM = {
+    "spacing_mm": (2.0, 2.0, 2.0),
+    "autocast": False,
+    "channels_last": True,
+    "learning_rate": 2e-3,
+    "warmup": 50,
+    "ema": 0.99,
+    "mirror": True,
+    "overlap": 0.5,
+    "augmentation": {
+        "flip_axes": (0,),
+        "affine": 0.5,
+        "rotation_degrees": 12.0,
+        "elastic": 0.3,
+        "bias_field": 0.3,
+        "blur": 0.15,
+        "gamma": 0.5,
+        "drop_contrast": 0.02,
+    },
+}
+_TINY_2MM_FEATURES = (8, 16, 48, 96)
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {
-        "unet": {
+        "baseline": {
             "unet": {"features": (16, 32, 64, 128), "stem_stride": 2, "window": (128, 160, 128)},
         },
-        "rediffinet": {
+        "correction": {
+            "unet": {"features": (16, 32, 64, 128), "window": (64, 64, 64)},
+            "augmentation": {"flip_axes": (0, 1, 2), "affine": 0.0},
+            "batch": 2,
+            "learning_rate": 1e-3,
+        },
+        "diffusion": {
             "refiner": {"features": (16, 32, 64, 128), "window": (64, 64, 64), "signal_scale": 0.2},
             "augmentation": {"flip_axes": (0, 1, 2), "affine": 0.0},
             "batch": 2,
             "learning_rate": 1e-3,
         },
     },
-    "paper": {
-        "unet": {
-            "unet": {
-                "features": (64, 96, 128, 192, 256, 384, 512),
-                "deep_supervision": True,
-                "window": (128, 192, 128),
-            },
-            "steps": 150_000,
-            "warmup": 15_000,
-            "batch": 2,
-            "learning_rate": 1e-4,
-            "augmentation": {"flip_axes": (0, 1, 2)},
+    "tiny-2mm": {
+        "baseline": {
+            **_TINY_2MM,
+            "unet": {"features": _TINY_2MM_FEATURES, "deep_supervision": True, "window": (72, 88, 72)},
+            "steps": 800,
         },
-        "rediffinet": {
+        "correction": {
+            **_TINY_2MM,
+            "unet": {"features": _TINY_2MM_FEATURES, "deep_supervision": True, "window": (48, 64, 48)},
+            "steps": 500,
+        },
+        "diffusion": {
+            **_TINY_2MM,
             "refiner": {
-                "features": (64, 64, 128, 256, 512),
-                "head_features": 64,
-                "time_features": 512,
-                "window": (128, 192, 128),
-                "soft_condition": False,
+                "features": _TINY_2MM_FEATURES,
+                "head_features": 8,
+                "window": (48, 64, 48),
+                "signal_scale": 0.2,
             },
-            "steps": 150_000,
-            "warmup": 15_000,
-            "batch": 2,
-            "learning_rate": 1e-4,
-            "noisiest_fraction": 0.0,
-            "logit_jitter": 0.0,
-            "error_fraction": 0.0,
-            "augmentation": {"flip_axes": (0, 1, 2), "affine": 0.0},
+            "steps": 500,
         },
     },
+    "paper": {
+        "baseline": {**_PAPER, "unet": _PAPER_UNET, "augmentation": {"flip_axes": (0, 1, 2)}},
+        "correction": {**_PAPER, "unet": _PAPER_UNET, "augmentation": {"flip_axes": (0, 1, 2), "affine": 0.0}},
+        "diffusion": {**_PAPER, "refiner": _PAPER_REFINER, "augmentation": {"flip_axes": (0, 1, 2), "affine": 0.0}},
+    },
 }
+"""Settings by preset and role: of the baseline, of a U-Net that corrects it, of a diffusion model."""
+
+
+def role_of(model: str) -> str:
+    """Which settings of a preset a model takes. Raises ConfigError that lists the models."""
+    kind = find_model(model)
+    if kind.network == "diffusion":
+        return "diffusion"
+    return "correction" if kind.refines else "baseline"
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -136,10 +211,10 @@ def resolve_config(
     if preset not in PRESETS:
         message = f"preset: got '{preset}', expected one of {', '.join(PRESETS)}"
         raise ConfigError(message)
-    if model not in PRESETS[preset]:
-        message = f"model: got '{model}', expected one of {', '.join(PRESETS[preset])}"
-        raise ConfigError(message)
-    values = _merge({"model": model, **PRESETS[preset][model]}, changes or {})
+    kind = find_model(model)
+    values = _merge({"model": model, **PRESETS[preset][role_of(model)]}, changes or {})
+    if kind.network == "diffusion":
+        values = _merge({"refiner": {"condition_channels": kind.condition_channels}}, values)
     for setting in settings:
         values = _merge(values, _parse_setting(setting))
     try:
@@ -156,7 +231,17 @@ def resolve_config(
 
 
 def _check(config: TrainConfig) -> None:
-    net = config.unet if config.model == "unet" else config.refiner
+    kind = find_model(config.model)
+    net: UNetConfig | RefinerConfig = config.refiner if kind.network == "diffusion" else config.unet
+    if kind.network == "diffusion" and config.refiner.condition_channels != kind.condition_channels:
+        message = (
+            f"refiner.condition_channels: got {config.refiner.condition_channels}, '{config.model}' is conditioned on "
+            f"{kind.condition_channels}. Leave it out."
+        )
+        raise ConfigError(message)
+    if config.model != "unet" and config.unet.network != "unet":
+        message = f"unet.network: got '{config.unet.network}' for '{config.model}', other networks are for 'unet' only"
+        raise ConfigError(message)
     if any(side % net.divisor for side in net.window):
         message = f"window: got {net.window}, expected sides that are multiples of {net.divisor} for this network"
         raise ConfigError(message)

@@ -1,5 +1,7 @@
-"""Training cases in memory, and folds grouped by patient."""
+"""Training cases in memory or mapped from a cache, and folds grouped by patient."""
 
+import hashlib
+import io
 import re
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,21 +14,27 @@ import numpy.typing as npt
 from rediffinet.cases import find_cases, find_labels, load_case, load_labels
 from rediffinet.errors import RediffError, TrainingError
 from rediffinet.labels import SCHEMAS, labels_to_regions
+from rediffinet.nifti import write_atomically
 from rediffinet.noise import philox
 from rediffinet.normalise import Normalisation, brain_box, normalise
+from rediffinet.resample import Spacing, resample, resampled_shape, same_spacing
+
+MILLIMETRE: Spacing = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """A labelled case, normalised and cropped to the brain.
+    """A labelled case, normalised and cropped to the brain, at the networks' voxel size.
 
-    image: float16 (4, X, Y, Z); regions: bool (3, X, Y, Z) in the order WT, TC, ET.
+    image: float16 (4, X, Y, Z); regions: bool (3, X, Y, Z) in the order WT, TC, ET. Both may be mapped from a file.
+    folder: where the case lies.
     """
 
     name: str
     patient: str
     image: npt.NDArray[np.float16]
     regions: npt.NDArray[np.bool_]
+    folder: Path | None = None
 
 
 def patient_of(name: str) -> str:
@@ -43,8 +51,39 @@ def assign_folds(names: Collection[str], folds: int, seed: int = 0) -> dict[str,
     return {name: fold_of[patient_of(name)] for name in names}
 
 
-def load_training_case(folder: Path, recipe: Normalisation) -> TrainingCase:
-    """Read one labelled case folder."""
+def load_training_case(
+    folder: Path, recipe: Normalisation, spacing_mm: Spacing = MILLIMETRE, cache: Path | None = None
+) -> TrainingCase:
+    """Read one labelled case folder, normalise it, crop it to the brain and resample it to `spacing_mm`.
+
+    A voxel of a resampled region is one that the region fills by half. With `cache`, a folder, the arrays are written
+    there once and mapped from then on; they are made anew when a file of the case, the recipe or the spacing changes.
+    """
+    if cache is None:
+        return _read_training_case(folder, recipe, spacing_mm)
+    path = cache / f"{folder.name}-{_cache_key(folder, recipe, spacing_mm)}"
+    image, regions, name = (path.with_suffix(ending) for ending in (".image.npy", ".regions.npy", ".name"))
+    if not name.is_file():
+        case = _read_training_case(folder, recipe, spacing_mm)
+        cache.mkdir(parents=True, exist_ok=True)
+        for file, array in ((image, case.image), (regions, case.regions)):
+            content = io.BytesIO()
+            np.save(content, array)
+            write_atomically(file, content.getvalue())
+        write_atomically(name, case.name.encode())  # last: it says that the others are whole
+    case_name = name.read_text(encoding="utf-8")
+    return TrainingCase(
+        case_name, patient_of(case_name), np.load(image, mmap_mode="r"), np.load(regions, mmap_mode="r"), folder
+    )
+
+
+def _cache_key(folder: Path, recipe: Normalisation, spacing_mm: Spacing) -> str:
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(f"1 {stats} {recipe.model_dump_json()} {spacing_mm}".encode()).hexdigest()[:16]
+
+
+def _read_training_case(folder: Path, recipe: Normalisation, spacing_mm: Spacing) -> TrainingCase:
     case = load_case(folder)
     path = find_labels(folder)
     if path is None:
@@ -52,19 +91,29 @@ def load_training_case(folder: Path, recipe: Normalisation) -> TrainingCase:
         raise TrainingError(message)
     labels, schema = load_labels(path, case.grid)
     box = brain_box(case.images)
-    image = normalise(case.images[(slice(None), *box)], recipe).astype(np.float16)
-    return TrainingCase(case.name, patient_of(case.name), image, labels_to_regions(labels[box], SCHEMAS[schema.name]))
+    image = normalise(case.images[(slice(None), *box)], recipe)
+    regions = labels_to_regions(labels[box], SCHEMAS[schema.name])
+    if not same_spacing(case.spacing_mm, spacing_mm):
+        shape = resampled_shape((image.shape[1], image.shape[2], image.shape[3]), case.spacing_mm, spacing_mm)
+        image = resample(image, case.spacing_mm, spacing_mm, shape)
+        regions = resample(regions.astype(np.float32), case.spacing_mm, spacing_mm, shape) >= 0.5
+    return TrainingCase(case.name, patient_of(case.name), image.astype(np.float16), regions, folder)
 
 
 def load_training_cases(
-    folders: Sequence[Path], recipe: Normalisation, done: Callable[[int, int], None] | None = None
+    folders: Sequence[Path],
+    recipe: Normalisation,
+    done: Callable[[int, int], None] | None = None,
+    *,
+    spacing_mm: Spacing = MILLIMETRE,
+    cache: Path | None = None,
 ) -> list[TrainingCase]:
     """Every case of the data folders, sorted by name; all problems are reported together, before training starts."""
     paths = [path for folder in folders for path in find_cases(folder)]
 
     def attempt(path: Path) -> TrainingCase | RediffError:
         try:
-            return load_training_case(path, recipe)
+            return load_training_case(path, recipe, spacing_mm, cache)
         except RediffError as error:
             return error
 

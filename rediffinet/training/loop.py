@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +29,12 @@ Progress = Callable[[int, int, float], None]
 
 @dataclass
 class State:
-    """What a checkpoint holds besides the configuration."""
+    """What a checkpoint holds besides the configuration; `network` is the model as it is called (compiled perhaps)."""
 
     model: nn.Module
     ema: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
+    network: nn.Module
     step: int = 0
 
 
@@ -49,10 +50,14 @@ def new_state(task: Task) -> State:
     """A fresh model and optimizer, initialised from the seed."""
     torch.manual_seed(task.config.seed)
     model = task.build()
+    if task.config.channels_last:
+        model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=task.config.learning_rate, weight_decay=task.config.weight_decay
     )
-    return State(model, {name: value.detach().clone() for name, value in model.state_dict().items()}, optimizer)
+    network = torch.compile(model, dynamic=False) if task.config.compile else model
+    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    return State(model, average, optimizer, cast(nn.Module, network))
 
 
 def restore_state(task: Task, path: Path, provenance: dict[str, Any]) -> State:
@@ -96,7 +101,11 @@ def advance(task: Task, state: State, batch: tuple[Tensor, ...]) -> float:
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(config, state.step)
     state.optimizer.zero_grad(set_to_none=True)
-    loss = task.loss(state.model, batch)
+    if config.channels_last:
+        batch = tuple(
+            part.contiguous(memory_format=torch.channels_last_3d) if part.ndim == 5 else part for part in batch
+        )
+    loss = task.loss(state.network, batch)
     value = float(loss.detach())
     if not math.isfinite(value):
         message = f"the loss became {value} at step {state.step}: lower learning_rate, or set autocast=false"

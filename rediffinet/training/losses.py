@@ -20,13 +20,13 @@ def compound_loss(logits: Tensor, target: Tensor, *, squared_error: bool) -> Ten
     return loss + functional.mse_loss(probability, target) if squared_error else loss
 
 
-def deep_supervision_loss(logits: Tensor | list[Tensor], target: Tensor) -> Tensor:
+def deep_supervision_loss(logits: Tensor | list[Tensor], target: Tensor, *, squared_error: bool = False) -> Tensor:
     """Compound loss at every resolution given, halving the weight per level; targets by nearest neighbour."""
     levels = logits if isinstance(logits, list) else [logits]
     weights = [0.5**i for i in range(len(levels))]
     targets = [functional.interpolate(target, level.shape[2:], mode="nearest") for level in levels]
     losses = [
-        weight * compound_loss(level.float(), small, squared_error=False)
+        weight * compound_loss(level.float(), small, squared_error=squared_error)
         for weight, level, small in zip(weights, levels, targets, strict=True)
     ]
     return torch.stack(losses).sum() / sum(weights)

@@ -14,14 +14,14 @@ from pydantic import ValidationError
 from torch import nn
 
 from rediffinet.errors import TrainingError
-from rediffinet.nets.refiner import Refiner
-from rediffinet.nets.unet import BaselineGraph, UNet
+from rediffinet.models import find_model
+from rediffinet.nets.unet import BaselineGraph
 from rediffinet.nifti import write_atomically
 from rediffinet.training.checkpoint import CHECKPOINT, part, read_checkpoint
 from rediffinet.training.config import TrainConfig
 from rediffinet.training.data import TrainingCase, assign_folds, load_training_cases, patient_of
 from rediffinet.training.loop import Progress, check_folder, run_training
-from rediffinet.training.tasks import BaselineTask, Probability, RefinerTask, Task
+from rediffinet.training.tasks import Probability, make_task
 from rediffinet.windows import slide
 
 Stage = Callable[[str, int, int], None]
@@ -51,7 +51,7 @@ def open_run(folder: Path) -> Run:
     tensors, metadata = read_checkpoint(path)
     try:
         config = TrainConfig.model_validate(metadata["config"])
-        model: nn.Module = UNet(config.unet) if config.model == "unet" else Refiner(config.refiner)
+        model = make_task(config, []).build()
         model.load_state_dict(part(tensors, "ema"))
     except (ValidationError, RuntimeError) as error:
         message = f"checkpoint {path} does not fit this version of rediffinet: {error}"
@@ -63,7 +63,7 @@ def open_run(folder: Path) -> Run:
 
 def predict_probability(run: Run, case: TrainingCase) -> Probability:
     """The baseline's blended probabilities of a case, float16 (3, X, Y, Z)."""
-    graph = BaselineGraph(run.model).eval()  # type: ignore[arg-type]
+    graph = BaselineGraph(run.model, mirror=run.config.mirror).eval()
 
     def predict(window: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=run.config.autocast):
@@ -121,8 +121,8 @@ def _open_baselines(folders: Sequence[Path], config: TrainConfig) -> list[Run]:
         if run.config.model != "unet":
             message = f"--baseline {run.path} is a run of '{run.config.model}', expected one of 'unet'"
             raise TrainingError(message)
-        if run.config.normalisation != config.normalisation:
-            message = f"--baseline {run.path} was trained with another normalisation; train both alike"
+        if (run.config.normalisation, run.config.spacing_mm) != (config.normalisation, config.spacing_mm):
+            message = f"--baseline {run.path} was trained with another normalisation or voxel size; train both alike"
             raise TrainingError(message)
     return runs
 
@@ -136,22 +136,29 @@ def train(
     resume: bool = False,
     progress: Progress | None = None,
     stage: Stage | None = None,
+    cache: Path | None = None,
 ) -> Path:
     """Train one model and return its checkpoint.
 
-    With config.fold = K the cases of fold K (patients are never split) are held out, whatever the model. A refiner
-    needs `baselines`: runs of which at least one has not seen each training case. Raises TrainingError, OutputError.
+    With config.fold = K the cases of fold K (patients are never split) are held out, whatever the model. A model that
+    refines needs `baselines`: runs of which at least one has not seen each training case. `cache`: a folder where the
+    prepared cases are kept and mapped from. Raises TrainingError, OutputError.
     """
-    if (config.model == "unet") == bool(baselines):
+    kind = find_model(config.model)
+    if kind.refines != bool(baselines):
         message = (
-            f"--baseline: got {len(baselines)} for model '{config.model}'. A refiner needs one or more baseline runs "
-            "(trained with --fold, so that each case is out of fold for one of them); a U-Net takes none."
+            f"--baseline: got {len(baselines)} for model '{config.model}'. A model that refines needs one or more "
+            "baseline runs (trained with --fold, so that each case is out of fold for one of them); others take none."
         )
         raise TrainingError(message)
     check_folder(out, resume=resume)
     runs = _open_baselines(baselines, config)
     cases = load_training_cases(
-        data, config.normalisation, (lambda i, n: stage("reading cases", i, n)) if stage else None
+        data,
+        config.normalisation,
+        (lambda i, n: stage("reading cases", i, n)) if stage else None,
+        spacing_mm=config.spacing_mm,
+        cache=cache,
     )
     folds = assign_folds([case.name for case in cases], config.folds)
     kept = [case for case in cases if config.fold is None or folds[case.name] != config.fold]
@@ -169,12 +176,11 @@ def train(
         "folds": config.folds,
         "fold": config.fold,
     }
-    task: Task
-    if config.model == "unet":
-        task = BaselineTask(config, kept)
-    else:
+    predictions = None
+    if kind.refines:
         provenance["baselines"] = [{"sha256": run.sha256, "fold": run.config.fold} for run in runs]
-        task = RefinerTask(config, kept, out_of_fold(kept, runs, out / "out_of_fold", stage))
+        predictions = out_of_fold(kept, runs, out / "out_of_fold", stage)
+    task = make_task(config, kept, predictions)
     return run_training(task, out, provenance, resume=resume, progress=progress)
 
 

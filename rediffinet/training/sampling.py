@@ -52,23 +52,52 @@ def _rotation_and_scale(rng: np.random.Generator, settings: Augmentation, window
     return torch.from_numpy(matrix.astype(np.float32))[None]
 
 
+def _smooth_field(rng: np.random.Generator, channels: int, coarse: int, window: Shape) -> Tensor:
+    """Standard normal values on a coarse³ grid, interpolated to (channels, *window)."""
+    values = rng.standard_normal((1, channels, coarse, coarse, coarse), dtype=np.float32)
+    return functional.interpolate(torch.from_numpy(values), window, mode="trilinear", align_corners=True)[0]
+
+
+def _displacement(rng: np.random.Generator, voxels: float, window: Shape) -> Tensor:
+    """A smooth random displacement of that many voxels (standard deviation), in grid units (1, *window, 3)."""
+    field = _smooth_field(rng, 3, 5, window).permute(1, 2, 3, 0)
+    # grids hold z, y, x in [−1, 1]
+    return (field * (2.0 * voxels / torch.tensor(window[::-1], dtype=torch.float32)))[None]
+
+
 def augment_space(
     rng: np.random.Generator, settings: Augmentation, image: Tensor, masks: Tensor, fill: float
 ) -> tuple[Tensor, Tensor]:
-    """Rotate, scale and flip image (C, …) and masks (R, …) together."""
+    """Rotate, scale, deform and flip image (C, …) and masks (R, …) together."""
+    window = (image.shape[1], image.shape[2], image.shape[3])
+    grid = None
     if settings.affine and rng.random() < settings.affine:
-        window = (image.shape[1], image.shape[2], image.shape[3])
         grid = functional.affine_grid(_rotation_and_scale(rng, settings, window), [1, 1, *window], align_corners=False)
+    if settings.elastic and rng.random() < settings.elastic:
+        if grid is None:
+            grid = functional.affine_grid(torch.eye(3, 4)[None], [1, 1, *window], align_corners=False)
+        grid = grid + _displacement(rng, settings.elastic_voxels, window)
+    if grid is not None:
         image = functional.grid_sample((image - fill)[None], grid, mode="bilinear", align_corners=False)[0] + fill
         masks = functional.grid_sample(masks[None], grid, mode="nearest", align_corners=False)[0]
     axes = [axis + 1 for axis in settings.flip_axes if rng.random() < 0.5]
     return (image.flip(axes), masks.flip(axes)) if axes else (image, masks)
 
 
+def _coarser(contrast: Tensor, factor: float) -> Tensor:
+    """A contrast as if scanned with voxels `factor` times as long, on its own grid."""
+    size = [max(2, round(side / factor)) for side in contrast.shape]
+    low = functional.interpolate(contrast[None, None], size, mode="area")
+    return functional.interpolate(low, list(contrast.shape), mode="trilinear", align_corners=False)[0, 0]
+
+
 def augment_intensity(
     rng: np.random.Generator, settings: Augmentation, image: Tensor, limits: tuple[float, float], fill: float
 ) -> Tensor:
-    """Gamma, gain and offset, noise, dropped contrast: per contrast, inside the brain, within the recipe's range."""
+    """Gamma, gain and offset, bias field, blur, noise, dropped contrast.
+
+    Per contrast, inside the brain, within the recipe's range.
+    """
     low, high = limits
     brain = (image != fill).any(0)
     unit = (image - low) / (high - low)
@@ -77,6 +106,11 @@ def augment_intensity(
             contrast.clamp_(0.0, 1.0).pow_(float(np.exp(rng.uniform(-0.35, 0.35))))
         if rng.random() < settings.gain:
             contrast.mul_(float(rng.uniform(0.85, 1.15))).add_(float(rng.uniform(-0.08, 0.08)))
+        if settings.bias_field and rng.random() < settings.bias_field:
+            shape = (contrast.shape[0], contrast.shape[1], contrast.shape[2])
+            contrast.mul_(torch.exp(0.15 * _smooth_field(rng, 1, 3, shape)[0]))
+        if settings.blur and rng.random() < settings.blur:
+            contrast.copy_(_coarser(contrast, float(rng.uniform(1.2, 2.0))))
         if rng.random() < settings.noise:
             noise = torch.from_numpy(rng.standard_normal(contrast.shape, dtype=np.float32))
             contrast.add_(noise, alpha=float(rng.uniform(0.0, 0.06)))

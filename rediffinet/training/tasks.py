@@ -8,6 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from rediffinet.models import build_condition, find_model
+from rediffinet.nets.monai_nets import build_baseline
 from rediffinet.nets.refiner import Refiner
 from rediffinet.nets.unet import UNet
 from rediffinet.noise import philox
@@ -59,7 +61,7 @@ class BaselineTask(Task):
 
     def build(self) -> nn.Module:
         """See Task."""
-        return UNet(self.config.unet)
+        return build_baseline(self.config.unet)
 
     def sample(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
         """Image (4, window), regions (3, window)."""
@@ -75,45 +77,44 @@ class BaselineTask(Task):
         image, regions = batch
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.config.autocast):
             logits = model(image)
-        return deep_supervision_loss(logits, regions)
+        return deep_supervision_loss(logits, regions, squared_error=self.config.squared_error)
 
 
-class RefinerTask(Task):
-    """The discrepancy diffusion, on out-of-fold probabilities of the baseline.
+class ConditionedTask(Task):
+    """Every model that is conditioned: what it predicts, and from what, is its `ModelKind`.
 
-    `predictions[i]`: float16 (3, X, Y, Z) for cases[i], from a baseline that has not seen that patient.
+    `predictions[i]`: float16 (3, X, Y, Z) for cases[i], from a baseline that has not seen that patient; None for a
+    model that takes no baseline.
     """
 
-    def __init__(self, config: TrainConfig, cases: Sequence[TrainingCase], predictions: Sequence[Probability]) -> None:
+    def __init__(
+        self, config: TrainConfig, cases: Sequence[TrainingCase], predictions: Sequence[Probability] | None = None
+    ) -> None:
         super().__init__(config, cases)
+        self.kind = find_model(config.model)
         self.predictions = predictions
-        self.alpha_bar = cumulative_alphas(linear_betas(config.refiner.train_steps))
 
-    def build(self) -> nn.Module:
-        """See Task."""
-        return Refiner(self.config.refiner)
-
-    def sample(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
-        """Condition (7, window), Δx0 (3, window), x_t (3, window), t ()."""
+    def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Condition (C, window) and target (3, window), the discrepancy or the regions."""
         config = self.config
-        window = config.refiner.window
+        window = config.network_window
         index = int(rng.integers(len(self.cases)))
-        case, probability = self.cases[index], self.predictions[index]
+        case = self.cases[index]
+        nothing = np.broadcast_to(np.float16(0.0), case.regions.shape)
+        probability = nothing if self.predictions is None else self.predictions[index]
         start = random_start(rng, _shape(case.regions), window, self._centre(rng, case, probability))
         masks = torch.cat([cut(case.regions, start, window, 0), cut(probability, start, window, 0)])
         image, masks = self._augment(rng, cut(case.image, start, window, self.fill), masks)
         regions, soft = masks[:3], masks[3:]
-        if rng.random() < config.logit_jitter:
+        if self.predictions is not None and rng.random() < config.logit_jitter:
             # errors the baseline could have made: a more or less certain, larger or smaller prediction
             logit = torch.logit(soft, eps=1e-4)
             soft = torch.sigmoid(float(rng.uniform(0.7, 1.5)) * logit + float(rng.uniform(-0.7, 0.7)))
         mask = (soft > 0.5).float()
-        delta = (mask - regions).abs()
-        prior = 2.0 * (soft if config.refiner.soft_condition else mask) - 1.0
-        t = self._timestep(rng)
-        noise = rng.standard_normal(delta.shape, dtype=np.float32)
-        x_t = q_sample(to_signal(delta.numpy(), config.refiner.signal_scale), noise, float(self.alpha_bar[t]))
-        return torch.cat([prior, image]), delta, torch.from_numpy(x_t.astype(np.float32)), torch.tensor(float(t))
+        prior = soft if config.refiner.soft_condition else mask
+        condition = build_condition(self.kind, image.numpy(), prior.numpy(), mask[0].numpy() > 0, self.fill)
+        target = (mask - regions).abs() if self.kind.target == "discrepancy" else regions
+        return torch.from_numpy(condition), target
 
     def _centre(
         self, rng: np.random.Generator, case: TrainingCase, probability: Probability
@@ -126,6 +127,47 @@ class RefinerTask(Task):
             return random_voxel(rng, (probability[0] > 0.1) | case.regions[0])
         return None
 
+
+class CorrectionTask(ConditionedTask):
+    """A second U-Net that predicts the discrepancy in one go (discrepancy-unet)."""
+
+    def build(self) -> nn.Module:
+        """See Task."""
+        return UNet(self.config.unet, in_channels=self.kind.condition_channels)
+
+    def sample(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        """Condition (C, window), target (3, window)."""
+        return self.draw(rng)
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        """See Task."""
+        condition, target = batch
+        with torch.autocast(condition.device.type, torch.bfloat16, enabled=self.config.autocast):
+            logits = model(condition)
+        return deep_supervision_loss(logits, target, squared_error=True)
+
+
+class DiffusionTask(ConditionedTask):
+    """The diffusion models, rediffinet among them: x0 is the target, noised to a random timestep."""
+
+    def __init__(
+        self, config: TrainConfig, cases: Sequence[TrainingCase], predictions: Sequence[Probability] | None = None
+    ) -> None:
+        super().__init__(config, cases, predictions)
+        self.alpha_bar = cumulative_alphas(linear_betas(config.refiner.train_steps))
+
+    def build(self) -> nn.Module:
+        """See Task."""
+        return Refiner(self.config.refiner)
+
+    def sample(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        """Condition (C, window), x0 (3, window), x_t (3, window), t ()."""
+        condition, x0 = self.draw(rng)
+        t = self._timestep(rng)
+        noise = rng.standard_normal(x0.shape, dtype=np.float32)
+        x_t = q_sample(to_signal(x0.numpy(), self.config.refiner.signal_scale), noise, float(self.alpha_bar[t]))
+        return condition, x0, torch.from_numpy(x_t.astype(np.float32)), torch.tensor(float(t))
+
     def _timestep(self, rng: np.random.Generator) -> int:
         """Uniform, but the noisiest step, where every sampling starts, in a fixed share of the draws."""
         last = self.config.refiner.train_steps - 1
@@ -133,11 +175,23 @@ class RefinerTask(Task):
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """See Task."""
-        condition, delta, x_t, t = batch
+        condition, x0, x_t, t = batch
         with torch.autocast(condition.device.type, torch.bfloat16, enabled=self.config.autocast):
             logits = model(x_t, condition, t)
-        return compound_loss(logits.float(), delta, squared_error=True)
+        return compound_loss(logits.float(), x0, squared_error=True)
 
 
 def _shape(regions: npt.NDArray[np.bool_]) -> Shape:
     return (regions.shape[1], regions.shape[2], regions.shape[3])
+
+
+def make_task(
+    config: TrainConfig, cases: Sequence[TrainingCase], predictions: Sequence[Probability] | None = None
+) -> Task:
+    """The task of config.model; `predictions` for a model that refines a baseline."""
+    kind = find_model(config.model)
+    if not kind.condition:
+        return BaselineTask(config, cases)
+    if kind.network == "unet":
+        return CorrectionTask(config, cases, predictions)
+    return DiffusionTask(config, cases, predictions)

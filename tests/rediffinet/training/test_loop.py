@@ -20,7 +20,7 @@ from rediffinet.training import loop
 from rediffinet.training.checkpoint import CHECKPOINT, read_checkpoint
 from rediffinet.training.config import TrainConfig, resolve_config
 from rediffinet.training.loop import advance, learning_rate, new_state, run_training
-from rediffinet.training.tasks import BaselineTask, RefinerTask, Task
+from rediffinet.training.tasks import BaselineTask, DiffusionTask, Task
 
 PROVENANCE = {"trained_on": ["one", "two"], "held_out": [], "folds": 5, "fold": None}
 SMALL = {
@@ -41,7 +41,7 @@ def make_task(request: pytest.FixtureRequest, cases: list, predictions: list) ->
     def make(**changes: object) -> Task:
         values = {**SMALL[request.param], "steps": 6, "warmup": 2, "checkpoint_every": 2, **changes}
         config = resolve_config(request.param, changes=values)
-        return BaselineTask(config, cases) if request.param == "unet" else RefinerTask(config, cases, predictions)
+        return BaselineTask(config, cases) if request.param == "unet" else DiffusionTask(config, cases, predictions)
 
     return make
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rediffinet.training.config import TrainConfig, resolve_config
 from rediffinet.training.data import TrainingCase
-from rediffinet.training.tasks import BaselineTask, RefinerTask
+from rediffinet.training.tasks import BaselineTask, DiffusionTask
 
 STILL = {"flip_axes": [], "affine": 0.0, "gamma": 0.0, "gain": 0.0, "noise": 0.0}
 
@@ -34,8 +34,8 @@ def baseline_task(cases: list) -> BaselineTask:
 
 
 @pytest.fixture
-def refiner_task(cases: list, predictions: list) -> RefinerTask:
-    return RefinerTask(refiner_config(), cases, predictions)
+def refiner_task(cases: list, predictions: list) -> DiffusionTask:
+    return DiffusionTask(refiner_config(), cases, predictions)
 
 
 def alpha_bar(t: int) -> float:
@@ -116,7 +116,7 @@ def test_background_that_float16_rounds_is_still_background(cases: list) -> None
     assert outside.any() and torch.unique(images[outside]).tolist() == [float(np.float16(-1.1))]
 
 
-def test_refiner_batch_is_condition_discrepancy_noisy_and_time(refiner_task: RefinerTask) -> None:
+def test_refiner_batch_is_condition_discrepancy_noisy_and_time(refiner_task: DiffusionTask) -> None:
     condition, delta, x_t, t = refiner_task.batch(2)
     assert condition.shape == (2, 7, 16, 16, 16)
     assert delta.shape == x_t.shape == (2, 3, 16, 16, 16)
@@ -143,7 +143,7 @@ def test_discrepancy_is_what_the_conditions_mask_gets_wrong(
     rule = {**STILL, "flip_axes": [0, 1, 2]}
     config = refiner_config({"soft_condition": soft}, logit_jitter=jitter, augmentation=rule)
     hesitant = [0.4 + 0.2 * prediction for prediction in predictions]  # so that the jitter turns some of them
-    task = RefinerTask(config, visible_regions(cases), hesitant)
+    task = DiffusionTask(config, visible_regions(cases), hesitant)
     wrong = 0.0
     for step in range(8):
         condition, delta, _, _ = task.batch(step)
@@ -158,8 +158,8 @@ def test_discrepancy_is_what_the_conditions_mask_gets_wrong(
 
 def test_jitter_moves_the_probabilities_and_without_it_they_are_the_baselines(cases: list, predictions: list) -> None:
     levels = [np.full_like(prediction, 0.25) for prediction in predictions]
-    plain = RefinerTask(refiner_config(logit_jitter=0.0, augmentation=STILL), cases, levels)
-    moved = RefinerTask(refiner_config(logit_jitter=1.0, augmentation=STILL), cases, levels)
+    plain = DiffusionTask(refiner_config(logit_jitter=0.0, augmentation=STILL), cases, levels)
+    moved = DiffusionTask(refiner_config(logit_jitter=1.0, augmentation=STILL), cases, levels)
     inside = lambda task, step: {round(float(c[0, 8, 8, 8]), 4) for c in task.batch(step)[0]}  # noqa: E731
     assert set.union(*(inside(plain, step) for step in range(4))) == {2 * 0.25 - 1}
     assert len(set.union(*(inside(moved, step) for step in range(4)))) > 4
@@ -169,7 +169,7 @@ def test_jitter_moves_the_probabilities_and_without_it_they_are_the_baselines(ca
 def test_noisy_discrepancy_has_the_mean_and_variance_of_the_forward_process(
     cases: list, predictions: list, scale: float
 ) -> None:
-    task = RefinerTask(refiner_config({"signal_scale": scale}, noisiest_fraction=0.0), cases, predictions)
+    task = DiffusionTask(refiner_config({"signal_scale": scale}, noisiest_fraction=0.0), cases, predictions)
     residuals = []
     for step in range(20):
         _, delta, x_t, t = task.batch(step)
@@ -188,7 +188,7 @@ def test_noisy_discrepancy_has_the_mean_and_variance_of_the_forward_process(
 def test_the_noisiest_step_is_drawn_in_its_share(cases: list, predictions: list) -> None:
     def times(fraction: float) -> np.ndarray:
         config = refiner_config({"window": (4, 4, 4)}, noisiest_fraction=fraction, batch=1, augmentation=STILL)
-        task = RefinerTask(config, cases, predictions)
+        task = DiffusionTask(config, cases, predictions)
         return np.array([float(task.batch(step)[3][0]) for step in range(200)])
 
     assert (times(1.0) == 999).all()
@@ -200,7 +200,7 @@ def test_the_noisiest_step_is_drawn_in_its_share(cases: list, predictions: list)
 def test_windows_are_centred_on_errors_or_tumour_as_asked(cases: list, predictions: list) -> None:
     def share(**fractions: float) -> tuple[float, float]:
         config = refiner_config({"window": (4, 4, 4)}, augmentation=STILL, logit_jitter=0.0, batch=1, **fractions)
-        task = RefinerTask(config, visible_regions(cases), predictions)
+        task = DiffusionTask(config, visible_regions(cases), predictions)
         batches = [task.batch(step) for step in range(80)]
         wrong = [bool(delta.any()) for _, delta, _, _ in batches]
         tumour = [bool((c[:, 0] > 2 * 0.1 - 1).any() or (c[:, 3] > 0).any()) for c, *_ in batches]
@@ -213,7 +213,7 @@ def test_windows_are_centred_on_errors_or_tumour_as_asked(cases: list, predictio
 
 def test_a_baseline_without_errors_still_gives_windows(cases: list) -> None:
     perfect = [case.regions.astype(np.float16) for case in cases]
-    task = RefinerTask(refiner_config(error_fraction=1.0, logit_jitter=0.0), cases, perfect)
+    task = DiffusionTask(refiner_config(error_fraction=1.0, logit_jitter=0.0), cases, perfect)
     assert not task.batch(0)[1].any()
 
 
@@ -229,7 +229,7 @@ def test_loss_is_a_scalar_that_reaches_every_weight(name: str, autocast: bool, r
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_refiner_loss_is_smallest_for_the_true_discrepancy(refiner_task: RefinerTask) -> None:
+def test_refiner_loss_is_smallest_for_the_true_discrepancy(refiner_task: DiffusionTask) -> None:
     batch = refiner_task.batch(1)
     answer = lambda sign: lambda x_t, condition, t: sign * 20.0 * (2.0 * batch[1] - 1.0)  # noqa: E731
     right = refiner_task.loss(answer(1.0), batch)  # type: ignore[arg-type]
