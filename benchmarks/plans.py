@@ -23,7 +23,7 @@ def write_graphs(folder: Path, preset: str) -> list[tuple[str, float]]:
     import torch
 
     from rediffinet.export.graphs import GraphSource, baseline_source, write_graph
-    from rediffinet.nets.refiner import CONDITION_CHANNELS, ConditionerGraph, DenoiserGraph, Refiner
+    from rediffinet.nets.refiner import ConditionerGraph, DenoiserGraph, Refiner
     from rediffinet.nets.unet import UNet
     from rediffinet.training.config import resolve_config
 
@@ -32,11 +32,11 @@ def write_graphs(folder: Path, preset: str) -> list[tuple[str, float]]:
     torch.manual_seed(0)
     refiner = Refiner(config).eval()
     conditioner = ConditionerGraph(refiner).eval()
-    condition = torch.zeros(2, CONDITION_CHANNELS, *config.window)
+    condition = torch.zeros(2, config.condition_channels, *config.window)
     # Shapes of the features without computing them: a full window takes minutes on a CPU.
     features = copy.deepcopy(conditioner).to("meta")(condition.to("meta"))
     sources = [
-        baseline_source(UNet(unet).eval()),
+        baseline_source(UNet(unet).eval(), unet.window),
         GraphSource(
             "conditioner", conditioner, {"condition": condition}, tuple(f"feature_{i}" for i in range(len(features)))
         ),

@@ -8,9 +8,11 @@ import typer
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Run folder of the refiner.")],
-    baseline: Annotated[Path, typer.Option(help="Run folder of the baseline.")],
+    run: Annotated[Path, typer.Argument(help="Run folder of the model.")],
     out: Annotated[Path, typer.Option(help="Bundle folder to make.")],
+    baseline: Annotated[
+        Path | None, typer.Option(help="Run folder of the baseline that the model refines, where it refines one.")
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the bundle.")] = "rediffinet",
     weights: Annotated[str, typer.Option(help="float32, or float16 to store weights in half the space.")] = "float32",
     steps: Annotated[int, typer.Option(help="Default sampling steps.")] = 1,
@@ -35,7 +37,7 @@ def export(
     ] = "current",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
-    """Export two runs into a bundle, each graph held against torch before it enters."""
+    """Export a run, with that of its baseline, into a bundle; each graph is held against torch before it enters."""
     from rediffinet.bundle import PostprocessSettings
     from rediffinet.cli.progress import stages
     from rediffinet.errors import ConfigError, MissingExtraError
@@ -90,7 +92,8 @@ def export(
     if trt:
         check_targets(plans)
     with stages() as stage:
-        bundle = export_bundle(open_run(run), open_run(baseline), out, settings, overwrite=overwrite, stage=stage)
+        opened = None if baseline is None else open_run(baseline)
+        bundle = export_bundle(open_run(run), opened, out, settings, overwrite=overwrite, stage=stage)
     for graph_name, entry in bundle.manifest.graphs.items():
         size = (bundle.path / entry.file).stat().st_size / 1e6
         typer.echo(

@@ -1,4 +1,4 @@
-"""Two runs become a bundle: graphs written, held against torch, described in a manifest, moved into place whole."""
+"""Runs become a bundle: graphs written, held against torch, described in a manifest, moved into place whole."""
 
 import shutil
 import tempfile
@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,9 @@ import numpy as np
 
 from rediffinet.bundle import (
     MANIFEST,
-    BaselineSettings,
     Bundle,
-    DiffusionSettings,
     GraphEntry,
-    Manifest,
     Parity,
-    PerRegion,
-    PostprocessSettings,
-    RefinerSettings,
     TensorEntry,
     file_sha256,
     open_bundle,
@@ -30,24 +23,26 @@ from rediffinet.bundle import (
 from rediffinet.cases import Case, find_cases, load_case
 from rediffinet.engines import open_engine
 from rediffinet.engines.base import GraphSpec, TensorSpec
-from rediffinet.errors import ConfigError, ExportError, OutputError
+from rediffinet.errors import ExportError, OutputError
 from rediffinet.export.graphs import (
     GraphSource,
     Weights,
-    baseline_source,
-    refiner_sources,
+    graph_sources,
     round_weights,
     run_torch,
     write_graph,
 )
 from rediffinet.export.variants import Lower, add_precisions
 from rediffinet.labels import labels_to_regions
-from rediffinet.nets.refiner import Refiner
-from rediffinet.nets.unet import UNet
+from rediffinet.models import build_condition, condition_fill, find_model
 from rediffinet.noise import philox
 from rediffinet.normalise import Normalisation, brain_box, normalise
 from rediffinet.phantom import make_phantom
-from rediffinet.training.runs import Run, describe
+from rediffinet.resample import MILLIMETRE, Spacing, resample, resampled_shape, same_spacing
+from rediffinet.training.config import TrainConfig
+from rediffinet.training.manifest import InferenceSettings, make_manifest, pair_runs
+from rediffinet.training.memory import provenance
+from rediffinet.training.runs import Run
 from rediffinet.windows import extract
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -61,16 +56,10 @@ TOLERANCES = {
 
 
 @dataclass(frozen=True)
-class ExportSettings:
-    """Choices at export that training does not fix; they land in the manifest."""
+class ExportSettings(InferenceSettings):
+    """Choices at export that training does not fix; most land in the manifest."""
 
-    name: str = "rediffinet"
     weights: Weights = "float32"
-    steps: int = 1
-    samples: int = 4
-    thresholds: PerRegion = (0.5, 0.5, 0.5)
-    overlap: float = 0.25
-    postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     precisions: tuple[Lower, ...] = ()
     calibration: Path | None = None
@@ -78,37 +67,33 @@ class ExportSettings:
 
 
 def export_bundle(
-    refiner: Run,
-    baseline: Run,
+    run: Run,
+    baseline: Run | None,
     out: Path,
     settings: ExportSettings | None = None,
     *,
     overwrite: bool = False,
     stage: Callable[[str, int, int], None] | None = None,
 ) -> Bundle:
-    """Write a bundle folder and open it.
+    """Write a bundle folder and open it. baseline: what the model of `run` refines, None where it refines nothing.
 
-    Raises ExportError when a run is of the wrong model, the runs do not fit together, a graph is further from torch
-    than its tolerance, or results in a lower precision are too far from those in fp32; ConfigError when more sampling
-    steps are asked for than were trained; OutputError when `out` exists and `overwrite` is false, or when it is no
-    bundle that could be replaced.
+    Raises ExportError when a run is missing or of the wrong model, the runs do not fit together, a graph is further
+    from torch than its tolerance, or results in a lower precision are too far from those in fp32; ConfigError when more
+    sampling steps are asked for than were trained; OutputError when `out` exists and `overwrite` is false, or when it
+    is no bundle that could be replaced.
     """
     settings = settings or ExportSettings()
-    _check_runs(refiner, baseline)
-    train_steps = refiner.config.refiner.train_steps
-    if not 1 <= settings.steps <= train_steps:
-        message = f"--steps: got {settings.steps}, expected 1 to {train_steps} (the number of training steps)"
-        raise ConfigError(message)
+    pair = pair_runs(run, baseline)
+    made = make_manifest(pair, settings, training=provenance(pair), metrics=settings.metrics)
     _check_out(out, overwrite=overwrite)
-    assert isinstance(baseline.model, UNet) and isinstance(refiner.model, Refiner)
-    sources = (baseline_source(baseline.model), *refiner_sources(refiner.model))
+    sources = graph_sources(pair)
     with _replaced_whole(out) as folder:
         graphs = {}
         for index, source in enumerate(sources):
-            graphs[source.name] = _export_graph(source, folder, baseline, settings.weights)
+            graphs[source.name] = _export_graph(source, folder, run.config, settings.weights)
             if stage is not None:
                 stage("graphs", index + 1, len(sources))
-        manifest = _manifest(refiner, baseline, settings, graphs)
+        manifest = made.model_copy(update={"graphs": graphs})
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
         if settings.precisions:
             add_precisions(open_bundle(folder), settings.precisions, calibration_cases(settings.calibration), stage)
@@ -121,16 +106,6 @@ def calibration_cases(folder: Path | None) -> list[Case]:
         return [load_case(path) for path in find_cases(folder)]
     phantoms = [make_phantom(0, index=index, tumour="enhancing") for index in (0, 1)]
     return [Case.from_arrays(phantom.name, phantom.images, phantom.affine) for phantom in phantoms]
-
-
-def _check_runs(refiner: Run, baseline: Run) -> None:
-    for run, wanted in ((refiner, "rediffinet"), (baseline, "unet")):
-        if run.config.model != wanted:
-            message = f"{run.path} is a run of '{run.config.model}', expected one of '{wanted}'"
-            raise ExportError(message)
-    if refiner.config.normalisation != baseline.config.normalisation:
-        message = f"{refiner.path} and {baseline.path} were trained with different normalisation; train both alike"
-        raise ExportError(message)
 
 
 def _check_out(out: Path, *, overwrite: bool) -> None:
@@ -164,13 +139,13 @@ def _replaced_whole(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _export_graph(source: GraphSource, folder: Path, baseline: Run, weights: Weights) -> GraphEntry:
+def _export_graph(source: GraphSource, folder: Path, config: TrainConfig, weights: Weights) -> GraphEntry:
     path = folder / f"{source.name}.onnx"
     rounded = round_weights(source.module, weights)
     write_graph(GraphSource(source.name, rounded, source.inputs, source.outputs), path, weights)
     inputs, outputs = _signature(source)
     spec = GraphSpec(source.name, path, inputs, outputs)
-    parity = check_parity(source, rounded, spec, gate_inputs(source, baseline))
+    parity = check_parity(source, rounded, spec, gate_inputs(source, config))
     return GraphEntry(
         file=path.name,
         sha256=file_sha256(path),
@@ -196,7 +171,7 @@ def _signature(source: GraphSource) -> tuple[tuple[TensorSpec, ...], tuple[Tenso
     )
 
 
-def gate_inputs(source: GraphSource, baseline: Run) -> dict[str, Arrays]:
+def gate_inputs(source: GraphSource, config: TrainConfig) -> dict[str, Arrays]:
     """What the gate feeds a graph: random values, and values shaped like a real case (a phantom)."""
     arguments = [item for value in source.inputs.values() for item in (value if isinstance(value, list) else [value])]
     shapes = {name: (1, *value.shape[1:]) for name, value in zip(source.input_names, arguments, strict=True)}
@@ -206,26 +181,31 @@ def gate_inputs(source: GraphSource, baseline: Run) -> dict[str, Arrays]:
         values = {"t": 999.0, "c0": 0.7, "c1": 0.3}
         random |= {name: np.array([value], np.float32) for name, value in values.items()}
     shaped = dict(random)
-    recipe = baseline.config.normalisation
-    image, regions = _phantom(recipe)
+    recipe, kind = config.normalisation, find_model(config.model)
+    image, regions = _phantom(recipe, config.spacing_mm)
     x, y, z = (int(centre) for centre in np.argwhere(regions[0]).mean(axis=0))
-    given = shaped.get("image", shaped.get("condition"))
-    if given is not None:
-        window = (given.shape[2], given.shape[3], given.shape[4])
+    for name in {"image", "condition"} & shaped.keys():
+        window = (shapes[name][2], shapes[name][3], shapes[name][4])
         start = (x - window[0] // 2, y - window[1] // 2, z - window[2] // 2)
-        contrasts = extract(image, start, window, recipe.background)
-        prior = extract(2.0 * regions.astype(np.float32) - 1.0, start, window, -1.0)
-        shaped |= {"image": contrasts[None]} if "image" in shaped else {}
-        shaped |= {"condition": np.concatenate([prior, contrasts])[None]} if "condition" in shaped else {}
+        if name == "image":
+            shaped[name] = extract(image, start, window, recipe.background)[None]
+        else:
+            condition = build_condition(kind, image, regions.astype(np.float32), regions[0], recipe.background)
+            shaped[name] = extract(condition, start, window, condition_fill(kind, recipe.background))[None]
     return {"random": random, "phantom": shaped}
 
 
 @cache
-def _phantom(recipe: Normalisation) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Image (4, X, Y, Z) and regions (3, X, Y, Z) of a phantom, cropped to its brain."""
+def _phantom(recipe: Normalisation, spacing_mm: Spacing) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Image (4, X, Y, Z) and regions (3, X, Y, Z) of a phantom, cropped to its brain, with voxels of that size."""
     phantom = make_phantom(0)
     box = brain_box(phantom.images)
-    return normalise(phantom.images[(slice(None), *box)], recipe), labels_to_regions(phantom.labels[box])
+    image, regions = normalise(phantom.images[(slice(None), *box)], recipe), labels_to_regions(phantom.labels[box])
+    if same_spacing(MILLIMETRE, spacing_mm):
+        return image, regions
+    shape = resampled_shape((image.shape[1], image.shape[2], image.shape[3]), MILLIMETRE, spacing_mm)
+    masks = resample(regions.astype(np.float32), MILLIMETRE, spacing_mm, shape) > 0.5
+    return resample(image, MILLIMETRE, spacing_mm, shape), masks
 
 
 def check_parity(source: GraphSource, rounded: Any, spec: GraphSpec, inputs: dict[str, Arrays]) -> Parity:
@@ -256,32 +236,3 @@ def check_parity(source: GraphSource, rounded: Any, spec: GraphSpec, inputs: dic
             raise ExportError(message)
     limits = {f"{name}_tolerance": tolerance for name, (_, tolerance) in TOLERANCES.items()}
     return Parity.model_validate({"inputs": tuple(inputs), **worst, **limits})
-
-
-def _manifest(refiner: Run, baseline: Run, settings: ExportSettings, graphs: dict[str, GraphEntry]) -> Manifest:
-    unet, net = baseline.config.unet, refiner.config.refiner
-    return Manifest(
-        name=settings.name,
-        model="rediffinet",
-        rediffinet=version("rediffinet"),
-        graphs=graphs,
-        normalisation=baseline.config.normalisation,
-        baseline=BaselineSettings(window=unet.window, overlap=baseline.config.overlap, thresholds=(0.5, 0.5, 0.5)),
-        refiner=RefinerSettings(
-            window=net.window,
-            overlap=settings.overlap,
-            margin=8,
-            unsure=0.1,
-            condition="probability" if net.soft_condition else "mask",
-            thresholds=settings.thresholds,
-        ),
-        diffusion=DiffusionSettings(
-            train_steps=net.train_steps,
-            signal_scale=net.signal_scale,
-            steps=settings.steps,
-            samples=settings.samples,
-        ),
-        postprocess=settings.postprocess,
-        metrics=dict(settings.metrics),
-        training={"baseline": describe(baseline), "refiner": describe(refiner)},
-    )

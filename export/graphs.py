@@ -18,9 +18,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from rediffinet.nets.config import RefinerConfig, UNetConfig
-from rediffinet.nets.refiner import CONDITION_CHANNELS, ConditionerGraph, DenoiserGraph, Refiner
-from rediffinet.nets.unet import BaselineGraph, UNet
+from rediffinet.labels import CONTRASTS, REGIONS
+from rediffinet.models import find_model
+from rediffinet.nets.config import RefinerConfig
+from rediffinet.nets.refiner import ConditionerGraph, DenoiserGraph, Refiner
+from rediffinet.nets.unet import BaselineGraph, DiscrepancyGraph, UNet
+from rediffinet.training.manifest import Pair
+from rediffinet.windows import Shape
 
 Weights = Literal["float32", "float16"]
 SMALL = 64
@@ -53,23 +57,28 @@ class GraphSource:
         return tuple(names)
 
 
-def baseline_source(net: UNet) -> GraphSource:
-    """image (batch, 4, X, Y, Z) → probability (batch, 3, X, Y, Z)."""
-    config: UNetConfig = net.config
-    image = torch.zeros(2, 4, *config.window)
-    return GraphSource("baseline", BaselineGraph(net).eval(), {"image": image}, ("probability",))
+def baseline_source(net: nn.Module, window: Shape, *, mirror: bool = False) -> GraphSource:
+    """image (batch, 4, X, Y, Z) → probability (batch, 3, X, Y, Z), for any network of the baseline."""
+    image = torch.zeros(2, len(CONTRASTS), *window)
+    return GraphSource("baseline", BaselineGraph(net, mirror=mirror).eval(), {"image": image}, ("probability",))
+
+
+def discrepancy_source(net: UNet, condition_channels: int) -> GraphSource:
+    """condition (batch, C, X, Y, Z) → delta (batch, 3, X, Y, Z)."""
+    condition = torch.zeros(2, condition_channels, *net.config.window)
+    return GraphSource("discrepancy", DiscrepancyGraph(net).eval(), {"condition": condition}, ("delta",))
 
 
 def refiner_sources(refiner: Refiner) -> tuple[GraphSource, GraphSource]:
     """The conditioner (condition → feature_i) and the denoiser (…, t, c0, c1 → x_prev, x0)."""
     config: RefinerConfig = refiner.config
-    condition = torch.zeros(2, CONDITION_CHANNELS, *config.window)
+    condition = torch.zeros(2, config.condition_channels, *config.window)
     conditioner = ConditionerGraph(refiner).eval()
     with torch.inference_mode():
         features = [torch.zeros_like(feature) for feature in conditioner(condition)]
     names = tuple(f"feature_{i}" for i in range(len(features)))
     denoiser_inputs = {
-        "x_t": torch.zeros(2, 3, *config.window),
+        "x_t": torch.zeros(2, len(REGIONS), *config.window),
         "condition": condition,
         "t": torch.zeros(2),
         "c0": torch.zeros(2),
@@ -80,6 +89,22 @@ def refiner_sources(refiner: Refiner) -> tuple[GraphSource, GraphSource]:
         GraphSource("conditioner", conditioner, {"condition": condition}, names),
         GraphSource("denoiser", DenoiserGraph(refiner).eval(), denoiser_inputs, ("x_prev", "x0")),
     )
+
+
+def graph_sources(pair: Pair) -> tuple[GraphSource, ...]:
+    """Every graph of the model that the runs make."""
+    sources: list[GraphSource] = []
+    if pair.baseline is not None:
+        config = pair.baseline.config
+        sources.append(baseline_source(pair.baseline.model, config.unet.window, mirror=config.mirror))
+    if pair.refiner is not None:
+        net = pair.refiner.model
+        if isinstance(net, Refiner):
+            sources += refiner_sources(net)
+        else:
+            assert isinstance(net, UNet)
+            sources.append(discrepancy_source(net, find_model(pair.model).condition_channels))
+    return tuple(sources)
 
 
 def round_weights(module: nn.Module, weights: Weights) -> nn.Module:

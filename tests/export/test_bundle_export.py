@@ -19,8 +19,9 @@ from rediffinet.bundle import PostprocessSettings, file_sha256, open_bundle
 from rediffinet.errors import BundleError, ConfigError, ExportError, OutputError
 from rediffinet.export import bundle as bundle_module
 from rediffinet.export.bundle import ExportSettings, check_parity, export_bundle, gate_inputs
-from rediffinet.export.graphs import baseline_source, refiner_sources
+from rediffinet.export.graphs import graph_sources
 from rediffinet.normalise import Normalisation
+from rediffinet.training.manifest import pair_runs
 
 NAMES = ("baseline", "conditioner", "denoiser")
 
@@ -32,7 +33,7 @@ def no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def source_of(runs: dict[str, Any], name: str) -> Any:
-    sources = (baseline_source(runs["unet"].model), *refiner_sources(runs["rediffinet"].model))
+    sources = graph_sources(pair_runs(runs["rediffinet"], runs["unet"]))
     return next(source for source in sources if source.name == name)
 
 
@@ -93,15 +94,15 @@ def test_an_altered_graph_is_noticed(bundle: Any, tmp_path: Path) -> None:
 def test_gate_feeds_random_and_real_shaped_values(runs: dict[str, Any]) -> None:
     for name in NAMES:
         source = source_of(runs, name)
-        inputs = gate_inputs(source, runs["unet"])
+        inputs = gate_inputs(source, runs["rediffinet"].config)
         assert set(inputs) == {"random", "phantom"}
         for given in inputs.values():
             assert tuple(given) == source.input_names
             assert all(array.dtype == np.float32 and array.shape[0] == 1 for array in given.values())
-    image = gate_inputs(source_of(runs, "baseline"), runs["unet"])["phantom"]["image"]
+    image = gate_inputs(source_of(runs, "baseline"), runs["unet"].config)["phantom"]["image"]
     assert image.shape == (1, 4, 32, 40, 32)
     assert image.min() >= -1.0 and image.max() <= 1.0 and (image > -1.0).mean() > 0.5
-    condition = gate_inputs(source_of(runs, "denoiser"), runs["unet"])["phantom"]["condition"]
+    condition = gate_inputs(source_of(runs, "denoiser"), runs["rediffinet"].config)["phantom"]["condition"]
     prior = condition[0, :3]
     assert condition.shape == (1, 7, 16, 16, 24) and set(np.unique(prior)) == {-1.0, 1.0}
     assert (prior[1] <= prior[0]).all() and (prior[2] <= prior[1]).all()
@@ -110,7 +111,7 @@ def test_gate_feeds_random_and_real_shaped_values(runs: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_gate_catches_a_graph_of_other_weights(runs: dict[str, Any], bundle: Any, name: str) -> None:
     source = source_of(runs, name)
-    inputs = gate_inputs(source, runs["unet"])
+    inputs = gate_inputs(source, runs["rediffinet"].config)
     parity = check_parity(source, source.module, bundle.graph(name), inputs)
     assert parity.graph < 1e-4
     other = copy.deepcopy(source.module)
@@ -127,7 +128,10 @@ def test_gate_catches_weights_that_storage_ruins(runs: dict[str, Any], bundle: A
         next(p for p in trained.parameters() if p.ndim == 5).mul_(-1.0)
     with pytest.raises(ExportError, match="stored weights against the trained ones"):
         check_parity(
-            replace(source, module=trained), source.module, bundle.graph("baseline"), gate_inputs(source, runs["unet"])
+            replace(source, module=trained),
+            source.module,
+            bundle.graph("baseline"),
+            gate_inputs(source, runs["unet"].config),
         )
 
 
@@ -139,7 +143,7 @@ def test_gate_catches_a_network_that_computes_nan(
     nan = lambda *_: [torch.full((1, 3, 32, 40, 32), float("nan"))]  # noqa: E731
     monkeypatch.setattr(bundle_module, "run_torch", nan)
     with pytest.raises(ExportError, match="'baseline'.*nan"):
-        check_parity(source, source.module, bundle.graph("baseline"), gate_inputs(source, runs["unet"]))
+        check_parity(source, source.module, bundle.graph("baseline"), gate_inputs(source, runs["unet"].config))
 
 
 def test_out_of_tolerance_nothing_is_written(
@@ -215,10 +219,12 @@ def test_an_impossible_place_is_refused(runs: dict[str, Any], tmp_path: Path) ->
 
 @pytest.mark.usefixtures("no_graphs")
 def test_runs_of_the_wrong_model_are_named(runs: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="run of 'unet', expected one of 'rediffinet'"):
+    with pytest.raises(ExportError, match="run of 'unet', which refines no baseline"):
         export_bundle(runs["unet"], runs["unet"], tmp_path / "bundle")
     with pytest.raises(ExportError, match="run of 'rediffinet', expected one of 'unet'"):
         export_bundle(runs["rediffinet"], runs["rediffinet"], tmp_path / "bundle")
+    with pytest.raises(ExportError, match="refines a baseline, and none was given.*--baseline"):
+        export_bundle(runs["rediffinet"], None, tmp_path / "bundle")
     config = runs["unet"].config.model_copy(update={"normalisation": Normalisation(upper_percentile=99.0)})
     with pytest.raises(ExportError, match="normalisation"):
         export_bundle(runs["rediffinet"], replace(runs["unet"], config=config), tmp_path / "bundle")

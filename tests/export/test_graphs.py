@@ -16,7 +16,8 @@ import torch
 from onnx import TensorProto
 
 from rediffinet.engines import open_engine
-from rediffinet.export.graphs import SMALL, baseline_source, refiner_sources, round_weights
+from rediffinet.export.graphs import SMALL, graph_sources, round_weights
+from rediffinet.training.manifest import pair_runs
 
 WINDOW = (16, 16, 24)
 SHAPES = {
@@ -144,9 +145,7 @@ def test_float16_storage_rounds_the_large_weights_and_nothing_else(
     half_bundle: Any, runs: dict[str, Any], name: str
 ) -> None:
     """Torch with the rounded parameters gives the graph's numbers, at every timestep: the frequencies stay exact."""
-    source = {s.name: s for s in (baseline_source(runs["unet"].model), *refiner_sources(runs["rediffinet"].model))}[
-        name
-    ]
+    source = {s.name: s for s in graph_sources(pair_runs(runs["rediffinet"], runs["unet"]))}[name]
     before = {key: value.clone() for key, value in source.module.state_dict().items()}
     rounded = round_weights(source.module, "float16")
     for key, value in rounded.named_parameters():

@@ -1,0 +1,127 @@
+"""Every model exports into a bundle that gives what its runs give in memory, mirrored baseline and other voxels too."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="export needs torch (extra 'train')")
+pytest.importorskip("monai", reason="the baseline needs monai (extra 'train')")
+pytest.importorskip("onnxscript", reason="export needs onnxscript (extra 'train')")
+pytest.importorskip("onnxruntime", reason="the gate runs onnxruntime (extra 'cpu')")
+
+import torch
+
+from rediffinet.bundle import open_bundle
+from rediffinet.engines import open_engine
+from rediffinet.export.bundle import ExportSettings, export_bundle, gate_inputs
+from rediffinet.export.graphs import graph_sources
+from rediffinet.inference import Loaded, infer, plan_sampling
+from rediffinet.models import MODELS
+from rediffinet.training.config import resolve_config
+from rediffinet.training.manifest import graph_tensors, pair_runs
+from rediffinet.training.memory import open_in_memory
+from rediffinet.training.runs import Run
+from rediffinet.training.tasks import make_task
+
+WINDOW = (16, 16, 16)
+SIZES = {
+    "unet": {"features": (4, 8), "window": WINDOW, "stem_stride": 1, "deep_supervision": True},
+    "refiner": {"features": (4, 8), "head_features": 4, "time_features": 16, "window": WINDOW, "signal_scale": 0.4},
+}
+
+
+def make_run(model: str, **changes: Any) -> Run:
+    """An untrained run whose norms are as after training: no two alike, no shift zero."""
+    torch.manual_seed(len(model))
+    config = resolve_config(model, changes={**SIZES, "mirror": True, "spacing_mm": (2.0, 2.0, 2.0), **changes})
+    net = make_task(config, []).build().eval()
+    for parameter in net.parameters():
+        if parameter.ndim == 1:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    provenance = {"trained_on": ["BraTS-GLI-00001-000"], "held_out": [], "folds": 5, "fold": None}
+    return Run(Path(model), config, net, provenance, 3, "ab" * 32)
+
+
+SLOW = pytest.mark.slow
+QUICK = ("discrepancy-unet", "ua-diffusion-masked")  # between them every new graph and the new condition
+
+
+@pytest.fixture(params=MODELS)
+def runs_of_model(request: pytest.FixtureRequest) -> tuple[Run, Run | None]:
+    return make_run(request.param), make_run("unet") if MODELS[request.param].refines else None
+
+
+@pytest.mark.parametrize("model", [name if name in QUICK else pytest.param(name, marks=SLOW) for name in MODELS])
+def test_a_bundle_gives_what_its_runs_give(model: str, tmp_path: Path) -> None:
+    run, baseline = make_run(model), make_run("unet") if MODELS[model].refines else None
+    settings = ExportSettings(steps=2, samples=2)
+    bundle = export_bundle(run, baseline, tmp_path / "bundle", settings)
+    manifest = bundle.manifest
+    kind = MODELS[run.config.model]
+    assert (manifest.model, tuple(manifest.graphs)) == (kind.name, kind.graphs)
+    assert manifest.spacing_mm == (2.0, 2.0, 2.0)
+    assert {path.name for path in bundle.path.iterdir()} == {*(f"{name}.onnx" for name in kind.graphs), "manifest.json"}
+    for entry in manifest.graphs.values():
+        assert 0 < entry.parity.graph < 1e-4
+    in_memory = open_in_memory(run, baseline, settings)
+    assert in_memory.manifest == manifest.model_copy(update={"graphs": {}})
+    image = np.random.default_rng(3).uniform(-1, 1, (4, 20, 16, 18)).astype(np.float32)
+    plan = plan_sampling(manifest, seed=2)
+    expected = infer(in_memory, image, plan, "X", everywhere=True)
+    with open_engine("onnxruntime", threads=1) as engine:
+        loaded = Loaded(engine, {name: engine.load(bundle.graph(name)) for name in kind.graphs}, manifest)
+        found = infer(loaded, image, plan, "X", everywhere=True)
+    if kind.has_baseline:
+        assert np.allclose(found.probability, expected.probability, atol=1e-4)
+    else:
+        assert found.probability is None
+    if kind.condition:
+        assert np.allclose(found.found.delta, expected.found.delta, atol=1e-3)
+        assert np.allclose(found.found.disagreement, expected.found.disagreement, atol=1e-3)
+    else:
+        assert found.found is None
+
+
+def test_graphs_have_the_tensors_that_runs_in_memory_have(runs_of_model: tuple[Run, Run | None]) -> None:
+    pair = pair_runs(*runs_of_model)
+    tensors = graph_tensors(pair)
+    sources = graph_sources(pair)
+    assert [source.name for source in sources] == list(tensors)
+    for source in sources:
+        inputs, outputs = tensors[source.name]
+        assert source.input_names == tuple(tensor.name for tensor in inputs)
+        assert source.outputs == tuple(tensor.name for tensor in outputs)
+
+
+def test_the_gate_feeds_each_model_its_own_condition(runs_of_model: tuple[Run, Run | None]) -> None:
+    run, baseline = runs_of_model
+    kind = MODELS[run.config.model]
+    for source in graph_sources(pair_runs(run, baseline)):
+        given = gate_inputs(source, run.config)["phantom"]
+        if "condition" not in given:
+            continue
+        condition = given["condition"][0]
+        assert condition.shape == (kind.condition_channels, *WINDOW)
+        parts = np.split(condition, np.cumsum([3 if part == "prior" else 4 for part in kind.condition])[:-1])
+        for part, values in zip(kind.condition, parts, strict=True):
+            if part == "prior":
+                assert set(np.unique(values)) == {-1.0, 1.0}
+            else:
+                assert values.min() >= -1.0 and values.max() <= 1.0 and len(np.unique(values)) > 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["SwinUNETR", "AttentionUnet", "VNet", "BasicUNetPlusPlus", "SegResNet"])
+def test_other_networks_take_the_baselines_place(network: str, tmp_path: Path) -> None:
+    options = {"feature_size": 12} if network == "SwinUNETR" else {}
+    unet = {"network": network, "options": options, "window": (64, 32, 32)}
+    run = make_run("unet", unet=unet)
+    bundle = export_bundle(run, None, tmp_path / "bundle")
+    image = np.random.default_rng(3).uniform(-1, 1, (4, 64, 32, 32)).astype(np.float32)
+    plan = plan_sampling(bundle.manifest)
+    expected = infer(open_in_memory(run), image, plan, "X").probability
+    with open_engine("onnxruntime", threads=1) as engine:
+        loaded = Loaded(engine, {"baseline": engine.load(bundle.graph("baseline"))}, open_bundle(bundle.path).manifest)
+        assert np.allclose(infer(loaded, image, plan, "X").probability, expected, atol=1e-3)
