@@ -5,13 +5,16 @@ import traceback
 
 import typer
 
+from rediffinet.cli.compare import compare
 from rediffinet.cli.doctor import doctor
 from rediffinet.cli.evaluate import evaluate
 from rediffinet.cli.export import export
+from rediffinet.cli.figure import figure
 from rediffinet.cli.info import info
 from rediffinet.cli.phantom import phantom
 from rediffinet.cli.plan import plan
 from rediffinet.cli.segment import segment
+from rediffinet.cli.tables import tables
 from rediffinet.cli.train import train
 from rediffinet.errors import RediffError
 
@@ -22,8 +25,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (segment, evaluate, phantom, train, export, plan, info, doctor):
+for command in (segment, evaluate, compare, tables, phantom, train, export, plan, info, doctor):
     app.command()(command)
+app.add_typer(figure, name="figure")
 
 
 @app.callback()

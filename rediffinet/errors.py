@@ -37,6 +37,10 @@ class ExportError(RediffError):
     """An exported graph is outside its tolerance, or the checkpoint cannot be exported."""
 
 
+class ResultsError(RediffError):
+    """A table of results or a log of a run is missing, damaged or incomplete, or two cannot be compared."""
+
+
 class MissingExtraError(RediffError):
     """An optional dependency is absent; the message holds the pip command that installs it."""
 

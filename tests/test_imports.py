@@ -4,6 +4,7 @@ The map of the house, which CONTRIBUTING.md tells in words:
 
     cli       →  anything, but inside its functions; at import only itself, the errors and small core modules
     export    →  nets, training, engines, core, ext
+    reports   →  core, ext; SciPy and Matplotlib inside functions, never torch
     training  →  nets, core, ext; of the engines what every engine is, for one over networks in memory
     nets      →  core
     core      →  engines, ext
@@ -24,8 +25,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("export", "engines", "cli", "ext")
 MAY_IMPORT = {
-    "cli": {"cli", "core", "ext", "engines", "export", "nets", "training"},
+    "cli": {"cli", "core", "ext", "engines", "export", "nets", "training", "reports"},
     "export": {"export", "core", "ext", "engines", "nets", "training"},
+    "reports": {"reports", "core", "ext"},
     "training": {"training", "core", "ext", "nets", "engines"},
     "nets": {"nets", "core"},
     "core": {"core", "ext", "engines"},
@@ -34,7 +36,7 @@ MAY_IMPORT = {
 }
 ERRORS = "rediffinet.errors"  # every group but ext may raise them
 RUNTIME = {"numpy", "nibabel", "typer", "click", "rich", "pydantic", "PIL"}
-HEAVY = ("torch", "monai", "onnx", "onnxruntime", "openvino", "tensorrt", "scipy")
+HEAVY = ("torch", "monai", "onnx", "onnxruntime", "openvino", "tensorrt", "scipy", "matplotlib")
 BACKENDS = re.compile(r"rediffinet\.engines\.\w+_(engine|operators)(\.|$)")
 
 
@@ -101,7 +103,7 @@ IMPORTS = [found for name, path in KNOWN.items() for found in imports(name, path
 
 def light(module: str) -> bool:
     """Whether a module must import with the runtime dependencies alone."""
-    return group(module) in ("core", "cli", "ext", "engines") and not BACKENDS.match(module)
+    return group(module) in ("core", "cli", "ext", "engines", "reports") and not BACKENDS.match(module)
 
 
 def test_the_five_folders_are_seen() -> None:
@@ -147,7 +149,7 @@ def test_the_command_line_is_lazy() -> None:
         for found in IMPORTS
         if group(found.importer) == "cli"
         and not found.lazy
-        and group(found.module) in {"export", "engines", "nets", "training", "ext"}
+        and group(found.module) in {"export", "engines", "nets", "training", "ext", "reports"}
         and found.module.startswith("rediffinet.")
     ]
     assert not wrong
@@ -163,6 +165,14 @@ def test_light_modules_import_the_runtime_dependencies_only() -> None:
         for found in outside
         if group(found.importer) in ("core", "ext") and found.module.partition(".")[0] in HEAVY
     ]
+
+
+def test_reports_never_import_torch() -> None:
+    """Not even late: their extra does not bring it."""
+    torches = {"torch", "monai", "safetensors", "onnx", "onnxruntime"}
+    found = [one for one in IMPORTS if group(one.importer) == "reports"]
+    assert found
+    assert not [str(one) for one in found if one.module.partition(".")[0] in torches]
 
 
 def test_ext_imports_numpy_only() -> None:

@@ -1,0 +1,45 @@
+"""`rediff figure`: pictures of one case and of training runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+figure = typer.Typer(help="Draw a case before and after refinement, or training curves.", no_args_is_help=True)
+
+
+@figure.command()
+def overlay(
+    case: Annotated[Path, typer.Argument(help="The case folder.")],
+    baseline: Annotated[Path, typer.Argument(help="Label map before the refinement.")],
+    refined: Annotated[Path, typer.Argument(help="Label map after it.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Figure to write, .png.")],
+    reference: Annotated[
+        Path | None, typer.Option(help="The expert's label map; by default the case's own segmentation.")
+    ] = None,
+    region: Annotated[str, typer.Option(help="WT, TC or ET.")] = "WT",
+    contrast: Annotated[
+        str | None, typer.Option(help="Background: t1n, t1c, t2w or t2f; t2f for WT and t1c for others by default.")
+    ] = None,
+) -> None:
+    """Draw what the refinement put right and what it broke, in three planes through the largest change."""
+    from rediffinet.reports.overlay import write_overlay
+
+    counts = write_overlay(case, baseline, refined, out, reference=reference, region=region, contrast=contrast)
+    typer.echo(f"wrote {out}", err=True)
+    typer.echo(
+        f"{region}: {counts['fixed']} voxels fixed, {counts['broken']} broken, "
+        f"{counts['still_wrong']} wrong before and after"
+    )
+
+
+@figure.command()
+def curves(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders of `rediff train`.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Figure to write, .png.")],
+) -> None:
+    """Draw loss and learning rate of runs, and Dice and HD95 of their validation where there is one."""
+    from rediffinet.reports.curves import write_curves
+
+    write_curves(runs, out)
+    typer.echo(f"wrote {out}", err=True)
