@@ -1,0 +1,117 @@
+"""`rediff crossval`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def crossval(
+    data: Annotated[list[Path], typer.Option(help="Folder of labelled case folders; may be repeated.")],
+    out: Annotated[Path, typer.Option(help="Folder of the study; runs there are continued, finished ones skipped.")],
+    models: Annotated[str, typer.Option(help="Models, separated by commas; a wrong name lists all.")] = (
+        "unet,discrepancy-unet,ua-diffusion-concat,rediffinet"
+    ),
+    folds: Annotated[int, typer.Option(help="Number of folds, grouped by patient.")] = 5,
+    only: Annotated[str | None, typer.Option("--only", help="Folds to do, for example 0,1; default: all.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of the trainings, separated by commas.")] = "0",
+    fold_seed: Annotated[int, typer.Option(help="Seed of the assignment of patients to folds.")] = 0,
+    preset: Annotated[str, typer.Option(help="tiny, tiny-2mm or paper.")] = "tiny-2mm",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE for all models, MODEL:KEY=VALUE for one.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Sampling steps S when scoring.")] = 1,
+    samples: Annotated[int, typer.Option(help="Noise samples K when scoring.")] = 4,
+    patients: Annotated[Path | None, typer.Option(help="CSV (case,patient) where names do not tell.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of prepared cases; default: OUT/cache.")] = None,
+) -> None:
+    """Train and score models on folds grouped by patient; start it several times, or under torchrun, to share the work.
+
+    Scores per case go to OUT/scores.csv: Dice and HD95 (BraTS-2023 definition), whole-image and lesion-wise.
+    """
+    from rediffinet.cli.progress import training_progress
+    from rediffinet.errors import ConfigError, MissingExtraError
+
+    try:
+        from rediffinet.training.crossval import Study, crossvalidate
+        from rediffinet.training.data import read_patients
+        from rediffinet.training.manifest import InferenceSettings
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("Training", str(error.name), "train") from None
+
+    def numbers(option: str, text: str) -> tuple[int, ...]:
+        try:
+            return tuple(int(part) for part in text.split(",") if part.strip())
+        except ValueError:
+            message = f"{option}: got '{text}', expected whole numbers separated by commas"
+            raise ConfigError(message) from None
+
+    study = Study(
+        data=tuple(data),
+        out=out,
+        models=tuple(name.strip() for name in models.split(",")),
+        folds=folds,
+        only=numbers("--only", only or ""),
+        seeds=numbers("--seeds", seeds),
+        fold_seed=fold_seed,
+        preset=preset,
+        settings=tuple(settings or ()),
+        patients=read_patients(patients) if patients is not None else {},
+        inference=InferenceSettings(steps=steps, samples=samples),
+        cache=cache or out / "cache",
+    )
+    with training_progress() as (progress, stage):
+        path = crossvalidate(study, progress=progress, stage=stage, tell=lambda text: typer.echo(text, err=True))
+    typer.echo(str(path))
+
+
+def calibrate(
+    study: Annotated[Path, typer.Argument(help="The OUT of a finished `rediff crossval`.")],
+    data: Annotated[list[Path], typer.Option(help="The data it was made of; may be repeated.")],
+    model: Annotated[str, typer.Option(help="A model that refines a baseline.")] = "rediffinet",
+    seed: Annotated[int, typer.Option(help="Seed of the trainings.")] = 0,
+    patients: Annotated[Path | None, typer.Option(help="CSV (case,patient), as given to crossval.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of prepared cases; default: STUDY/cache.")] = None,
+) -> None:
+    """Choose the thresholds of the flip on out-of-fold cases; score each fold with those chosen on the others.
+
+    Writes STUDY/calibration-MODEL.csv (every case at every threshold) and STUDY/scores-calibrated-MODEL.csv (the
+    baseline, and the model with the thresholds of the other folds), and prints the thresholds for `rediff export`.
+    """
+    import json
+
+    from rediffinet.errors import MissingExtraError, TrainingError
+
+    try:
+        from rediffinet.training.calibrate import choose_thresholds, crossfit, sweep
+        from rediffinet.training.crossval import FOLDS, Study, gather
+        from rediffinet.training.data import read_patients
+        from rediffinet.training.scoring import COLUMNS, SCORES, read_rows, write_rows
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("Calibration", str(error.name), "train") from None
+
+    if not (study / FOLDS).is_file():
+        message = f"{study} holds no study: {FOLDS} is missing. Expected the OUT of `rediff crossval`."
+        raise TrainingError(message)
+    layout = json.loads((study / FOLDS).read_text())
+    described = Study(
+        tuple(data),
+        study,
+        (model,),
+        folds=layout["folds"],
+        fold_seed=layout["fold_seed"],
+        patients=read_patients(patients) if patients is not None else {},
+        cache=cache or study / "cache",
+    )
+    manifest, found = gather(described, model, seed)
+    folds = sorted({case.fold for case in found})
+    baseline = [row for fold in folds for row in read_rows(study / f"seed{seed}" / f"fold{fold}" / "unet" / SCORES)]
+    swept = sweep(manifest, found, model)
+    per_fold = crossfit(swept, baseline, folds)
+    calibrated = [row for case in found for row in case.rows(manifest, per_fold[case.fold], model)]
+    table = [{**row, "threshold": str(threshold)} for threshold, rows in swept.items() for row in rows]
+    write_rows(study / f"calibration-{model}.csv", table, (*COLUMNS, "threshold"))
+    write_rows(study / f"scores-calibrated-{model}.csv", [*baseline, *calibrated])
+    for fold, thresholds in per_fold.items():
+        typer.echo(f"fold {fold}: thresholds of the other folds {','.join(map(str, thresholds))}", err=True)
+    typer.echo(",".join(map(str, choose_thresholds(swept, baseline))))

@@ -1,0 +1,284 @@
+"""Cross-validation in pieces: every model on every fold, stage 2 on out-of-fold predictions of stage 1.
+
+A piece is one model on one fold with one seed: a run folder with its checkpoint, the discrepancy it found on the cases
+held out, and their scores. A finished piece is skipped, an interrupted one resumed. Any number of processes may work on
+one study at the same time: each piece is done by whoever holds its lock, which the system frees when a process dies.
+
+    OUT/folds.json                                   fold and patient of every case
+    OUT/seed0/out_of_fold/CASE-KEY.npy               probabilities by the baseline that has not seen the case
+    OUT/seed0/fold1/MODEL/checkpoint.safetensors …   the run
+    OUT/seed0/fold1/MODEL/found/CASE.npz             Δ̂ on the cases held out, on the model's grid
+    OUT/seed0/fold1/MODEL/scores.csv                 their scores
+    OUT/scores.csv                                   all of them
+"""
+
+import fcntl
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rediffinet.bundle import Manifest
+from rediffinet.errors import ConfigError, OutputError, TrainingError
+from rediffinet.models import find_model
+from rediffinet.nifti import write_atomically
+from rediffinet.training.calibrate import Found, check_model, found_by
+from rediffinet.training.checkpoint import CHECKPOINT, read_checkpoint
+from rediffinet.training.config import TrainConfig, resolve_config
+from rediffinet.training.data import TrainingCase, assign_folds, load_training_cases
+from rediffinet.training.dataset import check_dataset
+from rediffinet.training.loop import Progress
+from rediffinet.training.manifest import InferenceSettings, make_manifest, pair_runs
+from rediffinet.training.runs import Stage, open_run, out_of_fold, train
+from rediffinet.training.scoring import SCORES, read_rows, reference_of, score_run, write_rows
+
+FOLDS = "folds.json"
+POLL_SECONDS = 5.0
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is cross-validated.
+
+    only: the folds to do, all when empty; seeds: one training of everything for each. settings: changes of the preset,
+    `KEY=VALUE` for all models or `MODEL:KEY=VALUE` for one. inference: how the runs are scored.
+    """
+
+    data: tuple[Path, ...]
+    out: Path
+    models: tuple[str, ...]
+    folds: int = 5
+    only: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    fold_seed: int = 0
+    preset: str = "tiny-2mm"
+    settings: tuple[str, ...] = ()
+    patients: dict[str, str] = field(default_factory=dict)
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One model on one fold with one seed."""
+
+    seed: int
+    fold: int
+    model: str
+
+    def folder(self, study: Study) -> Path:
+        """The run folder."""
+        return study.out / f"seed{self.seed}" / f"fold{self.fold}" / self.model
+
+    def __str__(self) -> str:
+        return f"{self.model}, fold {self.fold}, seed {self.seed}"
+
+
+def plan_pieces(study: Study) -> list[Piece]:
+    """Every piece, baselines first. Stage 2 needs the baselines of all folds, whichever folds are asked for.
+
+    Raises ConfigError for an unknown model or fold.
+    """
+    wrong = [fold for fold in study.only if not 0 <= fold < study.folds]
+    if wrong:
+        message = f"fold: got {', '.join(map(str, wrong))}, expected 0 to {study.folds - 1} for {study.folds} folds"
+        raise ConfigError(message)
+    kinds = [find_model(model) for model in dict.fromkeys(study.models)]
+    chosen = study.only or tuple(range(study.folds))
+    refine = any(kind.refines for kind in kinds)
+    pieces = []
+    for seed in study.seeds:
+        if refine or any(kind.name == "unet" for kind in kinds):
+            pieces += [Piece(seed, fold, "unet") for fold in (range(study.folds) if refine else chosen)]
+        pieces += [Piece(seed, fold, kind.name) for kind in kinds if kind.name != "unet" for fold in chosen]
+    return pieces
+
+
+def piece_config(study: Study, piece: Piece) -> TrainConfig:
+    """The resolved configuration of a piece's training."""
+    settings = []
+    for setting in study.settings:
+        model, separator, rest = setting.partition(":")
+        if not separator or "=" in model:
+            settings.append(setting)
+        elif find_model(model).name == piece.model:
+            settings.append(rest)
+    changes = {"seed": piece.seed, "fold": piece.fold, "folds": study.folds, "fold_seed": study.fold_seed}
+    return resolve_config(piece.model, study.preset, changes, tuple(settings))
+
+
+def crossvalidate(
+    study: Study, *, progress: Progress | None = None, stage: Stage | None = None, tell: Tell = lambda text: None
+) -> Path:
+    """Do every piece that is not done yet, and return the CSV of all scores.
+
+    Raises TrainingError before anything is trained when the data set cannot be used, OutputError when `out` holds the
+    study of other data or other folds.
+    """
+    pieces = plan_pieces(study)
+    configs = {piece: piece_config(study, piece) for piece in pieces}  # a wrong setting is found now
+    config = configs[pieces[0]]
+    cases = load_training_cases(
+        study.data,
+        config.normalisation,
+        (lambda done, of: stage("reading cases", done, of)) if stage else None,
+        spacing_mm=config.spacing_mm,
+        cache=study.cache,
+        patients=study.patients,
+    )
+    folds = assign_folds([case.name for case in cases], study.folds, study.fold_seed, study.patients)
+    for fold in sorted({piece.fold for piece in pieces}):
+        table = check_dataset(cases, folds, config.spacing_mm, fold)
+    tell(table)
+    _write_folds(study, cases, folds)
+    waiting = False
+    while remaining := [piece for piece in pieces if not (piece.folder(study) / SCORES).is_file()]:
+        advanced = False
+        for piece in remaining:
+            if not _ready(study, piece, pieces):
+                continue
+            with _claimed(piece.folder(study)) as mine:
+                if mine and not (piece.folder(study) / SCORES).is_file():
+                    tell(f"{piece}: begun")
+                    _do(study, piece, configs[piece], cases, folds, progress, stage)
+                    tell(f"{piece}: done")
+                advanced |= mine
+        if not advanced:
+            if not waiting:
+                tell("waiting for the pieces that other processes work on")
+            waiting = True
+            time.sleep(POLL_SECONDS)
+    return collect(study, pieces)
+
+
+def collect(study: Study, pieces: Sequence[Piece]) -> Path:
+    """One CSV of the scores of these pieces."""
+    path = study.out / SCORES
+    write_rows(path, [row for piece in pieces for row in read_rows(piece.folder(study) / SCORES)])
+    return path
+
+
+def gather(study: Study, model: str, seed: int) -> tuple[Manifest, list[Found]]:
+    """What a model that refines found on every case, each by the run that had not seen it, and how it is decoded.
+
+    Raises TrainingError for a model that changes no baseline, or when a piece is not finished.
+    """
+    check_model(model)
+    pieces = [Piece(seed, fold, model) for fold in study.only or range(study.folds)]
+    stage_1 = [Piece(seed, fold, "unet").folder(study) for fold in range(study.folds)]
+    unfinished = [piece for piece in pieces if not (piece.folder(study) / SCORES).is_file()]
+    if unfinished:
+        message = f"{study.out}: not finished: {'; '.join(map(str, unfinished))}. Run `rediff crossval` first."
+        raise TrainingError(message)
+    config = open_run(pieces[0].folder(study)).config
+    cases = load_training_cases(
+        study.data,
+        config.normalisation,
+        spacing_mm=config.spacing_mm,
+        cache=study.cache,
+        patients=study.patients,
+    )
+    folds = assign_folds([case.name for case in cases], study.folds, study.fold_seed, study.patients)
+    gathered = []
+    for piece in pieces:
+        run, baseline = open_run(piece.folder(study)), open_run(stage_1[piece.fold])
+        manifest = make_manifest(pair_runs(run, baseline), study.inference)
+        held_out = [case for case in cases if folds[case.name] == piece.fold]
+        priors = out_of_fold(held_out, [baseline], _predictions(study, seed))
+        for case, prior in zip(held_out, priors, strict=True):
+            inferred = found_by(piece.folder(study), case, prior)
+            gathered.append(Found(case, piece.fold, seed, inferred, *reference_of(case)))
+    return manifest, gathered
+
+
+def _predictions(study: Study, seed: int) -> Path:
+    return study.out / f"seed{seed}" / "out_of_fold"
+
+
+def _write_folds(study: Study, cases: Sequence[TrainingCase], folds: dict[str, int]) -> None:
+    path = study.out / FOLDS
+    content = {
+        "folds": study.folds,
+        "fold_seed": study.fold_seed,
+        "cases": {case.name: {"patient": case.patient, "fold": folds[case.name]} for case in cases},
+    }
+    if path.is_file() and json.loads(path.read_text()) != content:
+        message = f"{study.out} holds a study of other cases or folds (see {path}). Use another --out."
+        raise OutputError(message)
+    try:
+        study.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"{study.out} cannot be made: {error}. Use another --out."
+        raise OutputError(message) from None
+    write_atomically(path, f"{json.dumps(content, indent=2)}\n".encode())
+
+
+def _ready(study: Study, piece: Piece, pieces: Sequence[Piece]) -> bool:
+    """Whether what a piece stands on is there: every baseline of its seed, for a model that refines."""
+    if not find_model(piece.model).refines:
+        return True
+    stage_1 = [other for other in pieces if other.model == "unet" and other.seed == piece.seed]
+    return all((other.folder(study) / SCORES).is_file() for other in stage_1)
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[bool]:
+    """Whether this process now holds the lock of a piece; another one's dies with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+def _do(
+    study: Study,
+    piece: Piece,
+    config: TrainConfig,
+    cases: Sequence[TrainingCase],
+    folds: dict[str, int],
+    progress: Progress | None,
+    stage: Stage | None,
+) -> None:
+    folder = piece.folder(study)
+    refines = find_model(piece.model).refines
+    stage_1 = [Piece(piece.seed, fold, "unet").folder(study) for fold in range(study.folds)]
+    predictions = _predictions(study, piece.seed)
+    if not _trained(folder, config):
+        train(
+            config,
+            study.data,
+            folder,
+            baselines=stage_1 if refines else (),
+            resume=(folder / CHECKPOINT).exists(),
+            progress=progress,
+            stage=stage,
+            cache=study.cache,
+            patients=study.patients,
+            predictions=predictions,
+        )
+    run = open_run(folder)
+    held_out = [case for case in cases if folds[case.name] == piece.fold]
+    baseline = run if piece.model == "unet" else open_run(stage_1[piece.fold]) if refines else None
+    priors = out_of_fold(held_out, [baseline], predictions, stage) if baseline is not None else None
+    score_run(run, None if baseline is run else baseline, held_out, priors, study.inference, folder, stage)
+
+
+def _trained(folder: Path, config: TrainConfig) -> bool:
+    """Whether the run is there and finished. Raises TrainingError when it is that of another configuration."""
+    if not (folder / CHECKPOINT).exists():
+        return False
+    _, metadata = read_checkpoint(folder / CHECKPOINT)
+    if metadata["step"] < config.steps:
+        return False
+    found = TrainConfig.model_validate(metadata["config"])
+    if found != config.model_copy(update={"compile": found.compile, "channels_last": found.channels_last}):
+        message = f"{folder} holds a run of another configuration. Use the same settings, or another --out."
+        raise TrainingError(message)
+    return True

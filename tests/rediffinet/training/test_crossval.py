@@ -1,0 +1,187 @@
+"""Cross-validation in pieces: what is done, in which order, by whom, and what is skipped."""
+
+import csv
+import fcntl
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="training needs torch (extra 'train')")
+pytest.importorskip("monai", reason="the U-Net needs monai (extra 'train')")
+
+from rediffinet.cases import find_labels, load_case, load_labels
+from rediffinet.errors import ConfigError, OutputError, TrainingError
+from rediffinet.metrics import dice
+from rediffinet.training import crossval
+from rediffinet.training.crossval import Piece, Study, crossvalidate, piece_config, plan_pieces
+from rediffinet.training.runs import open_run
+
+SETTINGS = (
+    "unet.features=4,8",
+    "unet.window=32,32,32",
+    "refiner.features=4,8",
+    "refiner.head_features=4",
+    "refiner.window=32,32,32",
+    "steps=2",
+    "warmup=1",
+    "mirror=false",
+)
+
+
+def study_of(data: Path, out: Path, **changes: object) -> Study:
+    plain = Study((data,), out, ("unet", "rediffinet"), folds=2, settings=SETTINGS, cache=out.parent / "cache")
+    return replace(plain, **changes)
+
+
+@pytest.fixture(scope="module")
+def done(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, list[str]]:
+    """A finished study of two models, and what it told meanwhile."""
+    study = study_of(phantoms, tmp_path_factory.mktemp("crossval") / "study")
+    told: list[str] = []
+    crossvalidate(study, tell=told.append)
+    return study, told
+
+
+def rows_of(study: Study) -> list[dict[str, str]]:
+    with (study.out / "scores.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_stage_2_needs_the_baselines_of_all_folds(tmp_path: Path) -> None:
+    pieces = plan_pieces(study_of(tmp_path, tmp_path / "o", folds=3, only=(1,), models=("rediffinet", "diff-unet")))
+    assert pieces == [
+        Piece(0, 0, "unet"),
+        Piece(0, 1, "unet"),
+        Piece(0, 2, "unet"),
+        Piece(0, 1, "rediffinet"),
+        Piece(0, 1, "diff-unet"),
+    ]
+
+
+def test_models_without_a_baseline_need_none(tmp_path: Path) -> None:
+    pieces = plan_pieces(study_of(tmp_path, tmp_path / "o", only=(1,), models=("diff-unet",), seeds=(3, 4)))
+    assert pieces == [Piece(3, 1, "diff-unet"), Piece(4, 1, "diff-unet")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": ("unet", "resnet")}, "resnet.*rediffinet"),
+        ({"only": (0, 2)}, "got 2, expected 0 to 1"),
+        ({"settings": ("stepz=3",)}, "stepz"),
+        ({"settings": ("resnet:steps=3",)}, "resnet"),
+    ],
+)
+def test_wrong_choices_end_before_anything_is_read(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        crossvalidate(study_of(tmp_path / "no-such-data", tmp_path / "o", **changes))
+
+
+def test_settings_of_one_model(tmp_path: Path) -> None:
+    study = study_of(tmp_path, tmp_path / "o", settings=("steps=7", "rediffinet:steps=9", "unet:learning_rate=0.5"))
+    unet, refiner = (piece_config(study, Piece(2, 1, model)) for model in ("unet", "rediffinet"))
+    assert (unet.steps, refiner.steps) == (7, 9)
+    assert unet.learning_rate == 0.5 != refiner.learning_rate
+    assert (unet.seed, unet.fold, unet.folds) == (2, 1, 2)
+
+
+def test_every_case_is_scored_once_by_a_model_that_has_not_seen_it(done: tuple[Study, list[str]]) -> None:
+    study, _ = done
+    rows = rows_of(study)
+    counts = Counter((row["model"], row["case"], row["region"]) for row in rows)
+    folds = json.loads((study.out / "folds.json").read_text())["cases"]
+    assert set(counts.values()) == {1}
+    assert {key[1] for key in counts} == set(folds) and len(counts) == 2 * 4 * len(folds)
+    for row in rows:
+        run = open_run(Piece(0, int(row["fold"]), row["model"]).folder(study))
+        assert folds[row["case"]]["fold"] == int(row["fold"])
+        assert row["case"] in run.provenance["held_out"] and row["case"] not in run.provenance["trained_on"]
+
+
+def test_scores_are_those_of_the_bundle_on_the_same_case(done: tuple[Study, list[str]], tmp_path: Path) -> None:
+    """The independent way: export the two runs and segment the case from its files."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from rediffinet.export.bundle import ExportSettings, export_bundle
+    from rediffinet.segmenter import Segmenter
+
+    study, _ = done
+    folder = study.out / "seed0" / "fold0"
+    settings = ExportSettings(steps=study.inference.steps, samples=study.inference.samples)
+    bundle = export_bundle(open_run(folder / "rediffinet"), open_run(folder / "unet"), tmp_path / "bundle", settings)
+    name = open_run(folder / "unet").provenance["held_out"][0]
+    case = load_case(study.data[0] / name)
+    path = find_labels(study.data[0] / name)
+    assert path is not None
+    reference, _ = load_labels(path, case.grid)
+    with Segmenter(bundle, "onnxruntime") as segmenter:
+        result = segmenter.segment(case)
+    full = np.zeros(case.images.shape[1:], np.uint8)
+    full[result.box] = result.crop_labels
+    expected = dice(full > 0, reference > 0)
+    row = next(r for r in rows_of(study) if (r["model"], r["case"], r["region"]) == ("rediffinet", name, "WT"))
+    # the baseline's probabilities are kept as float16 between the stages
+    assert float(row["dice"]) == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_finished_study_does_nothing(done: tuple[Study, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    study, told = done
+    assert sum("begun" in line for line in told) == 4
+    monkeypatch.setattr(crossval, "train", None)
+    monkeypatch.setattr(crossval, "score_run", None)
+    again: list[str] = []
+    assert crossvalidate(study, tell=again.append) == study.out / "scores.csv"
+    assert not any("begun" in line for line in again)
+
+
+def test_a_piece_without_scores_is_scored_again_without_training(
+    done: tuple[Study, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, _ = done
+    before = (study.out / "scores.csv").read_bytes()
+    (study.out / "seed0" / "fold1" / "rediffinet" / "scores.csv").unlink()
+    monkeypatch.setattr(crossval, "train", None)
+    crossvalidate(study)
+    assert (study.out / "scores.csv").read_bytes() == before
+
+
+def test_another_configuration_is_not_taken_for_finished(done: tuple[Study, list[str]]) -> None:
+    study, _ = done
+    scores = study.out / "seed0" / "fold1" / "rediffinet" / "scores.csv"
+    content = scores.read_bytes()
+    scores.unlink()
+    with pytest.raises(TrainingError, match="another configuration"):
+        crossvalidate(replace(study, settings=(*SETTINGS, "learning_rate=0.5")))
+    scores.write_bytes(content)
+
+
+def test_other_folds_need_another_folder(done: tuple[Study, list[str]]) -> None:
+    study, _ = done
+    with pytest.raises(OutputError, match="other cases or folds"):
+        crossvalidate(replace(study, fold_seed=study.fold_seed + 1, folds=3))
+
+
+def test_a_piece_that_another_process_holds_is_left_to_it(
+    done: tuple[Study, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, _ = done
+    folder = study.out / "seed0" / "fold0" / "rediffinet"
+    content = (folder / "scores.csv").read_bytes()
+    (folder / "scores.csv").unlink()
+    monkeypatch.setattr(crossval, "train", None)
+    monkeypatch.setattr(crossval, "score_run", None)
+    held = (folder / ".lock").open("w")
+    fcntl.flock(held, fcntl.LOCK_EX)
+
+    def other_process_finishes(seconds: float) -> None:
+        (folder / "scores.csv").write_bytes(content)
+
+    monkeypatch.setattr(crossval.time, "sleep", other_process_finishes)
+    told: list[str] = []
+    crossvalidate(study, tell=told.append)
+    held.close()
+    assert any("other processes" in line for line in told)
