@@ -120,13 +120,21 @@ class Availability:
 
 
 def open_engine(
-    name: str = "auto", device: str = "cpu", *, threads: int | None = None, precision: str = "fp32"
+    name: str = "auto",
+    device: str = "cpu",
+    *,
+    threads: int | None = None,
+    precision: str = "fp32",
+    cuda_graphs: bool = True,
 ) -> Engine:
     """Open the engine called `name` on `device` ("cpu", "cuda:N"), with at most `threads` CPU threads if given.
 
     `precision` is one of `PRECISIONS`; the graphs to load are those of that precision (`Bundle.graph`). "auto" takes
-    the first of `AUTO` that works. Raises `MissingExtraError` with the pip command when the engine's package is absent,
-    and `EngineError` when it cannot run there or in that precision; nothing else is run instead.
+    the first of `AUTO` that works. `cuda_graphs` False keeps TensorRT from launching a graph at once; the results are
+    the same, and other engines launch none.
+
+    Raises `MissingExtraError` with the pip command when the engine's package is absent, and `EngineError` when it
+    cannot run there or in that precision; nothing else is run instead.
     """
     place = Device.parse(device)
     if threads is not None and threads < 1:
@@ -135,13 +143,15 @@ def open_engine(
     if precision not in PRECISIONS:
         message = f"precision '{precision}' does not exist; there is: {', '.join(PRECISIONS)}"
         raise EngineError(message)
-    if name == "auto":
-        return _open_first(place, threads, precision)
-    if name not in ENGINES:
+    if name != "auto" and name not in ENGINES:
         message = f"engine '{name}' does not exist; there is: auto, {', '.join(ENGINES)}"
         raise EngineError(message)
-    engine = ENGINES[name].open(name, place, threads, precision)
-    engine.choice = f"{name}: asked for by name"
+    if name == "auto":
+        engine = _open_first(place, threads, precision)
+    else:
+        engine = ENGINES[name].open(name, place, threads, precision)
+        engine.choice = f"{name}: asked for by name"
+    engine.cuda_graphs = cuda_graphs
     return engine
 
 

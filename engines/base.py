@@ -96,6 +96,7 @@ class Engine(ABC):
 
     `provider` is what really computes, read back from the back-end, never what was asked for; so is `precision`: a
     graph that would run in another one does not load. `precisions` are those that this engine can run here.
+    `cuda_graphs`: whether an engine that can launches a graph as one CUDA graph; it holds for what is loaded after.
     """
 
     name: ClassVar[str]
@@ -104,6 +105,7 @@ class Engine(ABC):
     precision: str = "fp32"
     precisions: tuple[str, ...] = ("fp32",)
     version: str
+    cuda_graphs: bool = True
     choice: str = ""
     """Why `open_engine` took this engine, in one sentence."""
 

@@ -43,12 +43,13 @@ class Machine:
 def describe_machine() -> Machine:
     """Look at this machine; needs no package and starts nothing."""
     try:
-        return Machine(_processor(), tuple(gpus()))
+        return Machine(describe_processor(), tuple(gpus()))
     except EngineError as error:
-        return Machine(_processor(), (), str(error).splitlines()[0])
+        return Machine(describe_processor(), (), str(error).splitlines()[0])
 
 
-def _processor() -> Processor:
+def describe_processor() -> Processor:
+    """Look at the processor alone."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     name = platform.processor() or platform.machine()
     if not CPUINFO.is_file():

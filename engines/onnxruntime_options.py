@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from rediffinet.engines.base import GraphSpec
+from rediffinet.engines.files import cache_folder
 
 MAX_BATCH = 8
 """Largest batch of the profiles; a larger one is built anew."""
 WORKSPACE = 4 << 30
-
-
-def cache_folder(name: str) -> Path:
-    """Where built plans are kept between runs, in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rediffinet" / name
 
 
 def cuda_options(index: int) -> dict[str, str]:

@@ -47,7 +47,11 @@ class PlanKey:
 
 @dataclass(frozen=True)
 class PlanEntry:
-    """One plan file. layers: (name, type, precision of its output) before TensorRT fuses them."""
+    """One plan file.
+
+    layers: (name, type, precision of its output). layers_from: "inspector", the plan's own layers after fusion, which
+    only a GPU can open; or "network", those that it was built from, whose types the plan has to keep.
+    """
 
     file: str
     sha256: str
@@ -57,6 +61,7 @@ class PlanEntry:
     inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
     outputs: tuple[tuple[str, str, tuple[int, ...]], ...]
     layers: tuple[tuple[str, str, str], ...]
+    layers_from: str = "network"
 
     @property
     def precisions(self) -> dict[str, dict[str, int]]:

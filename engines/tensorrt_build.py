@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rediffinet.engines.files import write_whole
+from rediffinet.engines.tensorrt_inspect import Layers, inspect_plan
 from rediffinet.errors import ExportError
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -43,6 +45,7 @@ class BuildOptions:
     target: a compute capability such as "sm86" (TensorRT-RTX, no GPU needed); None: the GPU of this machine. batch:
     every dynamic dimension may be 1 to this many, best at 1. workspace_mib: scratch memory that a layer may use, None
     for the module's own limit. timing_cache: file that remembers measured layers (TensorRT only; RTX measures nothing).
+    inspect: open the plan afterwards, where there is a GPU for it, and list its layers.
     """
 
     target: str | None = None
@@ -50,16 +53,22 @@ class BuildOptions:
     workspace_mib: int | None = None
     hardware_compatible: bool = False
     timing_cache: Path | None = None
+    inspect: bool = False
 
 
 @dataclass(frozen=True)
 class Built:
-    """A plan, the network's inputs and outputs (name, dtype, shape with -1 for dynamic), and its layers."""
+    """A plan, the network's inputs and outputs (name, dtype, shape with -1 for dynamic), and its layers.
+
+    layers: of the network, before fusion; they have the types that the plan must compute in. inspected: of the plan,
+    after fusion, where a GPU let the module open it.
+    """
 
     plan: bytes
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    layers: tuple[tuple[str, str, str], ...]
+    layers: Layers
+    inspected: Layers | None = None
 
 
 class Log:
@@ -135,7 +144,8 @@ def build(trt: Any, what: str, path: Path, model: bytes, options: BuildOptions, 
     if plan is None:
         message = f"{what}: {_version(trt)} cannot build a plan for {options.target or 'this GPU'}: {log.said()}"
         raise ExportError(message)
-    return Built(bytes(plan), inputs, outputs, layers)
+    content = bytes(plan)
+    return Built(content, inputs, outputs, layers, inspect_plan(trt, log.logger, content) if options.inspect else None)
 
 
 def _version(trt: Any) -> str:
@@ -201,7 +211,7 @@ def _tensor(tensor: Any) -> Tensor:
     return tensor.name, DTYPES.get(tensor.dtype.name, tensor.dtype.name.lower()), tuple(tensor.shape)
 
 
-def _layers(network: Any) -> tuple[tuple[str, str, str], ...]:
+def _layers(network: Any) -> Layers:
     found = []
     for index in range(network.num_layers):
         layer = network.get_layer(index)
@@ -260,8 +270,4 @@ def _timing_cache(trt: Any, what: str, config: Any, path: Path | None, log: Log)
             message = f"{what}: {_version(trt)} does not take a timing cache: {log.said()}"
             raise ExportError(message)
     yield
-    content = bytes(config.get_timing_cache().serialize())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    write_whole(path, config.get_timing_cache().serialize())

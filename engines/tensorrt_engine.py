@@ -6,6 +6,9 @@ folder of plans is compiled on the spot, for this GPU and for a batch of 1.
 One stream and one lock: calls of all threads are put on the stream in the order in which they come, so an upload, the
 runs that read it and the download need no further care, and one execution context per graph (with its scratch memory)
 is enough. A call holds the lock only while it enqueues; waiting for results happens outside.
+
+CUDA graphs: TensorRT-RTX records by itself; what TensorRT enqueues is recorded here (`cuda.launches`), and launched
+plainly when it cannot be.
 """
 
 from __future__ import annotations
@@ -18,8 +21,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from rediffinet.engines.advice import what_fits
 from rediffinet.engines.base import Array, Buffer, Device, Engine, Graph, GraphSpec, TensorSpec
-from rediffinet.engines.cuda import Block, Cuda, cache_folder
+from rediffinet.engines.cuda import Block, Cuda, GpuMemoryError, Launches
+from rediffinet.engines.files import cache_folder, write_whole
 from rediffinet.engines.plans import Machine, PlanSet, find_plans, rebuild
 from rediffinet.engines.tensorrt_build import DTYPES, BuildOptions, Log, aot_targets, build, find_module
 from rediffinet.errors import EngineError, ExportError
@@ -35,14 +40,10 @@ class DeviceTensor:
 
 
 class TensorRtEngine(Engine):
-    """Plans on one CUDA device; buffers are blocks of its memory.
-
-    cuda_graphs: launch a whole graph at once (TensorRT-RTX captures it by itself); set before `load`.
-    """
+    """Plans on one CUDA device; buffers are blocks of its memory."""
 
     name: ClassVar[str] = "tensorrt"
     precisions = ("fp32", "fp16", "int8")
-    cuda_graphs: bool = True
 
     def __init__(self, device: Device, threads: int | None) -> None:
         super().__init__()
@@ -88,10 +89,16 @@ class TensorRtEngine(Engine):
             raise EngineError(str(error)) from error
 
     def _upload(self, array: Array) -> DeviceTensor:
-        return DeviceTensor(self.cuda.upload(array), array.shape, array.dtype)
+        try:
+            return DeviceTensor(self.cuda.upload(array), array.shape, array.dtype)
+        except GpuMemoryError as error:
+            raise EngineError(_tensor_too_large(error, array.shape)) from error
 
     def _empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceTensor:
-        return DeviceTensor(self.cuda.allocate(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize), shape, dtype)
+        try:
+            return DeviceTensor(self.cuda.allocate(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize), shape, dtype)
+        except GpuMemoryError as error:
+            raise EngineError(_tensor_too_large(error, shape)) from error
 
     def _download(self, value: DeviceTensor) -> Array:
         return self.cuda.download(value.block, value.dtype, value.shape)
@@ -102,6 +109,13 @@ class TensorRtEngine(Engine):
             super().close()
             self.runtime = None
             self.cuda.close()
+
+
+def _tensor_too_large(error: GpuMemoryError, shape: tuple[int, ...]) -> str:
+    """What would fit instead of a tensor (batch, channels, x, y, z)."""
+    if len(shape) != 5:
+        return f"{error}. Free the GPU, run fewer cases at the same time, or use a bundle with a smaller window"
+    return f"{error}; {what_fits(error.needed, error.free, shape[0], shape[2:])}"
 
 
 class TensorRtRtxEngine(TensorRtEngine):
@@ -120,11 +134,20 @@ class TensorRtGraph(Graph):
         self._digest = hashlib.sha256(plan).hexdigest()
         self._cache: Any = None
         self._context: Any = None
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        records_itself = hasattr(self._trt, "IRuntimeCache")
+        self.launches = Launches(self._cuda, enabled=engine.cuda_graphs and not records_itself)
         with self._cuda.enqueue():
             self._check_validity(plan)
             self._engine = engine.runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise EngineError(self._refused(f"does not take the plan: {self._log.said()}"))
+            said = self._log.said()
+            if "memory" in said.lower():
+                message = f"graph '{spec.name}': GPU out of memory on {self._cuda.gpu}, {self._cuda.memory()}: {said}"
+                raise EngineError(
+                    f"{message}\nThe plan has {len(plan) / 2**20:.0f} MiB: free the GPU, or use a smaller bundle"
+                )
+            raise EngineError(self._refused(f"does not take the plan: {said}"))
 
     def _refused(self, why: str) -> str:
         again = "" if self._plans is None else f"\n{rebuild(self._plans.path.parent, self._plans.key)}"
@@ -157,31 +180,30 @@ class TensorRtGraph(Graph):
 
     def _prepare(self) -> None:
         """Make the execution context; TensorRT-RTX compiles for the GPU here."""
+        self._names = [tensor.name for tensor in (*self.spec.inputs, *self.spec.outputs)]
         self._largest = {
             tensor.name: tuple(self._engine.get_tensor_profile_shape(tensor.name, 0)[2]) for tensor in self.spec.inputs
         }
         with self._cuda.enqueue():
             self._context = self._make_context()
         if self._context is None:
-            needed = int(self._engine.get_device_memory_size_for_profile_v2(0))
-            free, _ = self._cuda.memory_bytes()
-            if needed > free:
-                raise EngineError(self._too_large(needed, free))
-            raise EngineError(self._refused(f"makes no execution context: {self._log.said()}"))
+            raise EngineError(
+                self._too_large() or self._refused(f"makes no execution context: {self._log.said()}"),
+            )
         self._save_cache()
 
-    def _too_large(self, needed: int, free: int) -> str:
+    def _too_large(self) -> str | None:
+        """What fits instead, when the graph's scratch memory is more than the GPU has free."""
+        needed = int(self._engine.get_device_memory_size_for_profile_v2(0))
+        free, _ = self._cuda.memory_bytes()
+        if needed <= free:
+            return None
         batch = max((shape[0] for shape in self._largest.values() if shape), default=1)
-        fits = free * batch // needed
-        advice = (
-            f"a batch of {fits} would fit, going by proportion: rediff plan … --batch {fits} --rebuild"
-            if fits
-            else "not even a batch of 1 would fit: free the GPU, or use a bundle with a smaller window"
-        )
-        window = " × ".join(str(size) for size in self.spec.inputs[0].shape[2:])
+        window = next((shape[2:] for shape in self._largest.values() if len(shape) == 5), ())
         return (
             f"graph '{self.spec.name}': GPU out of memory on {self._cuda.gpu}: {free / 2**20:.0f} MiB are free, and a "
-            f"window of {window} in a batch of {batch} needs {needed / 2**20:.0f} MiB of scratch memory; {advice}"
+            f"window of {' × '.join(map(str, window))} in a batch of {batch} needs {needed / 2**20:.0f} MiB of scratch "
+            f"memory; {what_fits(needed, free, batch, window)} (for the batch: rediff plan … --batch N --rebuild)"
         )
 
     def _make_context(self) -> Any:
@@ -201,7 +223,7 @@ class TensorRtGraph(Graph):
 
     def _cache_path(self) -> Path:
         gpu = "".join(letter if letter.isalnum() else "-" for letter in self._cuda.gpu.name.lower())
-        return cache_folder() / "tensorrt-rtx" / f"{self._digest[:24]}-{gpu}-{self._owner.version}.cache"
+        return cache_folder("tensorrt-rtx", f"{self._digest[:24]}-{gpu}-{self._owner.version}.cache")
 
     def _save_cache(self) -> None:
         """Keep what was compiled for this GPU. It only saves time: a folder that cannot be written is no error."""
@@ -212,10 +234,7 @@ class TensorRtGraph(Graph):
         try:
             if path.is_file() and path.read_bytes() == content:
                 return
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{id(self)}")
-            temporary.write_bytes(content)
-            temporary.replace(path)
+            write_whole(path, content)
         except OSError:
             return
 
@@ -232,21 +251,35 @@ class TensorRtGraph(Graph):
             context = self._context
             if context is None:
                 return self.engine._check_open()
-            for name, buffer in inputs.items():
-                self._accepted(context.set_input_shape(name, buffer.shape), f"the shape of '{name}'")
-            for name, buffer in (*inputs.items(), *outputs.items()):
-                self._accepted(context.set_tensor_address(name, buffer.value.block.pointer), f"the address of '{name}'")
-            self._accepted(context.execute_async_v3(self._cuda.stream), "the run")
+            self._set_shapes(context, {name: buffer.shape for name, buffer in inputs.items()})
+            places = {name: buffer.value.block.pointer for name, buffer in (*inputs.items(), *outputs.items())}
+
+            def enqueue() -> None:
+                for name, place in places.items():
+                    self._accepted(context.set_tensor_address(name, place), f"the address of '{name}'")
+                self._accepted(context.execute_async_v3(self._cuda.stream), "the run")
+
+            self.launches.run(tuple(places[name] for name in self._names), enqueue)
+
+    def _set_shapes(self, context: Any, shapes: dict[str, tuple[int, ...]]) -> None:
+        if shapes == self._shapes:
+            return
+        self.launches.clear()  # a recording is of the shapes that it was made with
+        self._shapes = {}  # unknown, should one of them be refused
+        for name, shape in shapes.items():
+            self._accepted(context.set_input_shape(name, shape), f"the shape of '{name}'")
+        self._shapes = shapes
 
     def _accepted(self, said_yes: bool, what: str) -> None:
         if not said_yes:
             message = f"graph '{self.spec.name}': {self._trt.__name__} refused {what}: {self._log.said()}"
             if "memory" in message.lower():
-                message += f"\n(GPU memory on {self._cuda.gpu}: {self._cuda.memory()})"
+                message += f"\n{self._too_large() or f'GPU memory on {self._cuda.gpu}: {self._cuda.memory()}'}"
             raise EngineError(message)
 
     def _close(self) -> None:
         with self._cuda.enqueue():
+            self.launches.clear()
             if self._context is not None:
                 self._cuda.synchronize()
                 self._save_cache()

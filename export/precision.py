@@ -4,7 +4,7 @@ Both keep float32 inputs and outputs, so a bundle's variants are exchangeable.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ def to_fp16(source: Path, target: Path) -> None:
     """Write `source` with float16 between its convolutions.
 
     Everything before the first and after the last convolution stays float32 (the timestep, whose angles need more than
-    11 bits, and the DDIM update), and so do the instance norms, whose sums over a window leave float16's range.
+    11 bits, and the DDIM update), and so do the instance norms, whose sums over a window leave float16's range. Matrix
+    products that stay float32 are written as sums of products: Turing has no other float32 product in TensorRT-RTX.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = _with_float32_weights(onnx.load(source))
+    gemm_as_sum(model, _outside_of_convolutions(model))
     islands = sorted(_outside_of_convolutions(model))
     with _quiet():
         converted = convert_float_to_float16(
@@ -35,6 +37,48 @@ def to_fp16(source: Path, target: Path) -> None:
         )
     _join_casts(converted)
     _save(converted, target)
+
+
+def gemm_as_sum(model: ModelProto, names: Collection[str]) -> None:
+    """Replace the Gemm nodes called `names` by multiplication and sum: y[n, m] = Σ_k x[n, k] · w[m, k] + b[m].
+
+    The same to float32 rounding, and cheap where x has one row per window, as the timestep has. A Gemm that is more
+    than x · w + b with a constant w (scaled, or x transposed) is left as it is.
+    """
+    graph = model.graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    axes = {axis: numpy_helper.from_array(np.array([axis], np.int64), f"gemm_as_sum_axis_{axis}") for axis in (1, 2)}
+    replaced = False
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        given = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+        plain = given.get("transA", 0) == 0 and given.get("alpha", 1.0) == given.get("beta", 1.0) == 1.0
+        if node.op_type != "Gemm" or node.name not in names or not plain or node.input[1] not in stored:
+            nodes.append(node)
+            continue
+        replaced = True
+        x, weight, *bias = (name for name in node.input if name)
+        values = numpy_helper.to_array(stored[weight])
+        rows = np.ascontiguousarray(values if given.get("transB", 0) else values.T)
+        graph.initializer.append(numpy_helper.from_array(rows, f"{node.name}_rows"))
+        steps = [
+            ("Unsqueeze", [x, axes[1].name], "column"),
+            ("Mul", [f"{node.name}_column", f"{node.name}_rows"], "terms"),
+            ("ReduceSum", [f"{node.name}_terms", axes[2].name], "sum"),
+            *([("Add", [f"{node.name}_sum", *bias], "biased")] if bias else []),
+        ]
+        for index, (kind, inputs, step) in enumerate(steps):
+            output = node.output[0] if index == len(steps) - 1 else f"{node.name}_{step}"
+            more: dict[str, Any] = {"keepdims": 0} if kind == "ReduceSum" else {}
+            nodes.append(onnx.helper.make_node(kind, inputs, [output], name=f"{node.name}_{step}", **more))
+    if not replaced:
+        return
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(axes.values())
+    used = {name for node in nodes for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
 
 
 def to_int8(source: Path, target: Path, inputs: Iterable[Arrays], full: Sequence[str] = ()) -> None:

@@ -3,9 +3,6 @@ TensorRT-RTX no GPU either.
 """
 
 import hashlib
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +12,7 @@ from typing import Any
 from rediffinet.bundle import PLANS, Bundle
 from rediffinet.engines import cuda
 from rediffinet.engines.base import GraphSpec, TensorSpec
+from rediffinet.engines.files import cache_folder, new_folder, write_whole
 from rediffinet.engines.plans import DESCRIPTION, PlanEntry, PlanKey, PlanSet, read_plans
 from rediffinet.engines.tensorrt_build import (
     MODULES,
@@ -26,6 +24,7 @@ from rediffinet.engines.tensorrt_build import (
     find_module,
     unknown_target,
 )
+from rediffinet.engines.tensorrt_inspect import UNKNOWN
 from rediffinet.errors import ConfigError, EngineError, ExportError, MissingExtraError, OutputError
 
 Stage = Callable[[str, int, int], None]
@@ -135,6 +134,7 @@ def _target(name: str, settings: PlanSettings, batch: int) -> _Target:
         workspace_mib=settings.workspace_mib,
         hardware_compatible=settings.hardware_compatible,
         timing_cache=timing_cache(key) if engine == "tensorrt" else None,
+        inspect=True,
     )
     return _Target(trt, key, options)
 
@@ -165,7 +165,7 @@ def _gpu(engine: str) -> cuda.Gpu:
 
 def timing_cache(key: PlanKey) -> Path:
     """Where measured layers of a GPU and version are kept."""
-    return cuda.cache_folder() / f"{key.module}-{key.version}-{key.target.replace(' ', '-')}.timing"
+    return cache_folder(f"{key.module}-{key.version}-{key.target.replace(' ', '-')}.timing")
 
 
 def _build_set(
@@ -183,35 +183,17 @@ def _build_set(
             message = f"{folder}: {why_not}. Replace the plans with --rebuild."
             raise ExportError(message)
     started = time.perf_counter()
+    plans = {}
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        with new_folder(folder) as made:
+            for index, spec in enumerate(specs):
+                label = f"{key.folder}, {spec.name} ({index + 1} of {len(specs)})"
+                plans[spec.name] = _build_one(target, spec, models[spec.name], made, label, stage)
+            PlanSet(made, key, plans).write(made)
     except OSError as error:
         message = f"{folder} cannot be written: {error}"
         raise OutputError(message) from None
-    try:
-        plans = {}
-        for index, spec in enumerate(specs):
-            label = f"{key.folder}, {spec.name} ({index + 1} of {len(specs)})"
-            plans[spec.name] = _build_one(target, spec, models[spec.name], made, label, stage)
-        PlanSet(made, key, plans).write(made)
-        made.chmod(0o755)
-        _replace(folder, made)
-    except OSError as error:
-        message = f"{folder} cannot be written: {error}"
-        raise OutputError(message) from None
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return Outcome(PlanSet(folder, key, plans), True, time.perf_counter() - started)
-
-
-def _replace(folder: Path, made: Path) -> None:
-    """Put `made` in the place of `folder`; a reader sees the old plans or the new ones, or none for an instant."""
-    old = made.with_name(f"{made.name}.old")
-    if folder.exists():
-        folder.rename(old)
-    made.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _stale(folder: Path, key: PlanKey, hashes: dict[str, str]) -> str | None:
@@ -250,16 +232,14 @@ def _build_one(
         if target.key.target != "sm75":
             raise
         message = (
-            f"{error}\nTensorRT-RTX has no fp32 convolution or matrix product for Turing (sm75): it takes a graph only "
-            "if all of them are in float16. Use another target, or the engine tensorrt on that GPU"
+            f"{error}\nTensorRT-RTX has no 3-D convolution and no matrix product in fp32 for Turing (sm75): it takes "
+            "fp16 graphs only. Build with --precision fp16 (a bundle of an older version: export it again), take "
+            "another target, or the engine tensorrt on that GPU"
         )
         raise ExportError(message) from None
     check_built(what, spec, built)
     file = f"{spec.name}.plan"
-    with (folder / file).open("wb") as stream:
-        stream.write(built.plan)
-        stream.flush()
-        os.fsync(stream.fileno())
+    write_whole(folder / file, built.plan, durable=True)
     return PlanEntry(
         file=file,
         sha256=hashlib.sha256(built.plan).hexdigest(),
@@ -268,7 +248,8 @@ def _build_one(
         seconds=round(time.perf_counter() - started, 3),
         inputs=built.inputs,
         outputs=built.outputs,
-        layers=built.layers,
+        layers=built.inspected or built.layers,
+        layers_from="inspector" if built.inspected else "network",
     )
 
 
@@ -288,6 +269,10 @@ def check_built(what: str, spec: GraphSpec, built: Built) -> None:
     if wanted is not None and types and wanted not in types:
         message = f"{what}: none of its {len(types)} {heavy[0].lower()} layers is {wanted}"
         raise ExportError(f"{message}; the file is not in {spec.precision}, export the bundle again")
+    fused = {dtype for _, _, dtype in built.inspected or ()}
+    if wanted is not None and fused and not fused & {wanted, UNKNOWN}:
+        message = f"{what}: the plan computes in {', '.join(sorted(fused))} alone, though the network has {wanted}"
+        raise ExportError(message)
 
 
 def _sizes(tensor: TensorSpec) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from rediffinet.bundle import MANIFEST, Bundle, GraphEntry, GraphVariant, Precis
 from rediffinet.cases import Case
 from rediffinet.engines import open_engine
 from rediffinet.engines.base import Buffer, Graph, TensorSpec
-from rediffinet.errors import ConfigError, ExportError
+from rediffinet.errors import ConfigError, ExportError, RediffError
 from rediffinet.export.precision import Arrays, outermost_convolutions, to_fp16, to_int8
 from rediffinet.labels import labels_to_regions
 from rediffinet.segmenter import Labels, Segmenter, SegmentOptions
@@ -27,7 +27,12 @@ Stage = Callable[[str, int, int], None]
 Lower = Literal["fp16", "bf16", "int8"]
 LIMITS: dict[Lower, float] = {"fp16": 0.99, "bf16": 0.99, "int8": 0.97}
 """Smallest mean Dice of any region against the fp32 result."""
-ENGINES: dict[Lower, str] = {"fp16": "onnxruntime", "bf16": "openvino", "int8": "openvino"}
+ENGINES: dict[Lower, tuple[str, ...]] = {
+    "fp16": ("onnxruntime",),
+    "bf16": ("openvino",),
+    "int8": ("openvino", "onnxruntime"),
+}
+"""What measures a precision: the first that runs it on this processor, which the manifest names."""
 KEPT = 8
 """Recorded inputs per graph and case."""
 
@@ -109,6 +114,19 @@ class _Recorder(Graph):
         self._graph._close()
 
 
+def measuring_engine(precision: Lower) -> str:
+    """The first of `ENGINES` that runs this precision here; raises what the last one raises when none does."""
+    *others, last = ENGINES[precision]
+    for name in others:
+        try:
+            open_engine(name, precision=precision).close()
+        except RediffError:
+            continue
+        return name
+    open_engine(last, precision=precision).close()
+    return last
+
+
 def add_precisions(
     bundle: Bundle, precisions: Sequence[Lower], cases: Sequence[Case], stage: Stage | None = None
 ) -> Bundle:
@@ -119,8 +137,7 @@ def add_precisions(
     """
     tell = stage or (lambda what, done, of: None)
     for precision in precisions:
-        with open_engine(ENGINES[precision], precision=precision):
-            pass  # before the long part
+        measuring_engine(precision)  # before the long part
     tell("calibration", 0, 1)
     calibration = calibrate(bundle, cases)
     made = bundle
@@ -188,15 +205,16 @@ def _measured(
     full: tuple[str, ...],
 ) -> GraphEntry:
     """The entry with its variant, whose distance from the fp32 graph over the recorded inputs is measured."""
-    unmeasured = VariantParity(engine=ENGINES[precision], inputs=len(inputs), largest=0.0, mean=0.0)
+    name_of_engine = measuring_engine(precision)
+    unmeasured = VariantParity(engine=name_of_engine, inputs=len(inputs), largest=0.0, mean=0.0)
     variant = GraphVariant(file=file.name, sha256=file_sha256(file), float32_layers=full, parity=unmeasured)
     variants = dict(entry.variants) | {cast(Literal["fp16", "int8"], precision): variant}
     entry = entry.model_copy(update={"variants": variants})
     both = _replaced(bundle, graphs={**bundle.manifest.graphs, name: entry})
     largest, mean = [], []
     with (
-        open_engine(ENGINES[precision]) as exact,
-        open_engine(ENGINES[precision], precision=precision) as lower,
+        open_engine(name_of_engine) as exact,
+        open_engine(name_of_engine, precision=precision) as lower,
     ):
         reference, graph = exact.load(both.stored_graph(name, "fp32")), lower.load(both.stored_graph(name, precision))
         for arrays in inputs:
@@ -218,13 +236,14 @@ def _gate(bundle: Bundle, precision: Lower, calibration: Calibration) -> Precisi
     """Segment the calibration cases in this precision and compare with the fp32 labels."""
     schema = bundle.manifest.label_schema
     scores = []
-    with Segmenter(bundle, ENGINES[precision], precision=precision) as segmenter:
+    engine = measuring_engine(precision)
+    with Segmenter(bundle, engine, precision=precision) as segmenter:
         for case, expected in zip(calibration.cases, calibration.labels, strict=True):
             got = segmenter.segment(case).crop_labels
             scores.append(_dice(labels_to_regions(got, schema), labels_to_regions(expected, schema)))
     table = np.array(scores)
     return PrecisionGate(
-        engine=ENGINES[precision],
+        engine=engine,
         cases=tuple(case.name for case in calibration.cases),
         dice=cast(tuple[float, float, float], tuple(table.mean(axis=0).tolist())),
         worst=cast(tuple[float, float, float], tuple(table.min(axis=0).tolist())),

@@ -62,7 +62,25 @@ def test_precision_that_the_processor_lacks(monkeypatch: pytest.MonkeyPatch) -> 
         open_engine("openvino", precision="bf16")
 
 
-def test_int8_of_a_graph_without_quantised_layers(spec: GraphSpec) -> None:
+def test_int8_needs_vnni_or_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO lists it for every x86 processor, and is wrong on those that have AVX2 alone."""
+    from rediffinet.engines import openvino_engine
+    from rediffinet.engines.machine import Processor
+
+    has: dict[str, bool] = {"VNNI": False, "AMX": False}
+    monkeypatch.setattr(openvino_engine, "describe_processor", lambda: Processor("some", 2, has))
+    with pytest.raises(EngineError, match="cannot run int8: this processor has neither VNNI nor AMX"):
+        open_engine("openvino", precision="int8")
+    for feature in has:
+        with monkeypatch.context() as patch:
+            patch.setitem(has, feature, True)
+            open_engine("openvino", precision="int8").close()
+
+
+def test_int8_of_a_graph_without_quantised_layers(spec: GraphSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rediffinet.engines import openvino_engine
+
+    monkeypatch.setattr(openvino_engine, "_is_exact", lambda precision: True)
     claimed = GraphSpec("g", spec.path, spec.inputs, spec.outputs, "int8")
     with (
         open_engine("openvino", precision="int8") as engine,

@@ -17,7 +17,7 @@ import pytest
 from rediffinet.engines import cuda, plans, tensorrt_build
 
 ENGINES = Path(plans.__file__).parent
-SOURCES = ("tensorrt_build.py", "tensorrt_engine.py")
+SOURCES = ("tensorrt_build.py", "tensorrt_engine.py", "tensorrt_inspect.py")
 
 # Asked for with hasattr, or after a question that only TensorRT-RTX answers with yes.
 RTX_ONLY = {
@@ -95,6 +95,10 @@ MEMBERS = {
     "ICudaEngine.get_device_memory_size_for_profile_v2": r"profile_index.*-> int",
     "ICudaEngine.create_runtime_config": "IRuntimeConfig",
     "ICudaEngine.create_execution_context": r"IExecutionContext",
+    "ICudaEngine.create_engine_inspector": "EngineInspector",
+    "EngineInspector.execution_context": "",
+    "EngineInspector.get_engine_information": r"format.*-> str",
+    "LayerInformationFormat.JSON": "",
     "IRuntimeConfig.create_runtime_cache": "IRuntimeCache",
     "IRuntimeConfig.set_runtime_cache": "IRuntimeCache",
     "IRuntimeConfig.cuda_graph_strategy": "",
@@ -240,14 +244,21 @@ KINDS = {
     "CUcontext*": ctypes.POINTER(ctypes.c_void_p),
     "CUstream*": ctypes.POINTER(ctypes.c_void_p),
     "CUevent*": ctypes.POINTER(ctypes.c_void_p),
+    "CUstreamCaptureMode": ctypes.c_int,
+    "CUgraph": ctypes.c_void_p,
+    "CUgraph*": ctypes.POINTER(ctypes.c_void_p),
+    "CUgraphExec": ctypes.c_void_p,
+    "CUgraphExec*": ctypes.POINTER(ctypes.c_void_p),
+    "unsigned long long": ctypes.c_ulonglong,
 }
 
 
 def test_driver_functions_have_the_signatures_that_nvidia_declares() -> None:
     bindings = pytest.importorskip("cuda.bindings", reason="NVIDIA's declarations come with cuda-bindings")
     declared = (Path(bindings.__path__[0]) / "cydriver.pxd").read_text(encoding="utf-8")
-    for function, expected in cuda.FUNCTIONS.items():
-        name = re.sub(r"_v\d$", "", function)  # the declarations are of the newest version, without its suffix
+    for function, expected in cuda.driver.FUNCTIONS.items():
+        # The declarations are of the newest version, under the name that the header gives it.
+        name = re.sub(r"_v\d$|(?<=cuGraphInstantiate)WithFlags$", "", function)
         match = re.search(rf"^cdef CUresult {name}\((.*?)\) ", declared, re.MULTILINE)
         assert match, f"{name} is not declared"
         arguments = [argument.strip().rpartition(" ")[0] for argument in match[1].split(",")]

@@ -28,7 +28,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from rediffinet.engines import Engine, GraphSpec, TensorSpec, cuda, open_engine
-from rediffinet.engines.plans import PlanEntry, PlanKey, PlanSet
+from rediffinet.engines.plans import DESCRIPTION, PlanEntry, PlanKey, PlanSet, read_plans
 from rediffinet.errors import EngineError
 
 GPU_MEMORY = 64 << 20
@@ -47,11 +47,15 @@ class FakeDriver:
         self.numbers = itertools.count(1)
         self.current = threading.local()
         self.launches = 0
+        self.recording: list[Callable[[], None]] | None = None
+        self.graphs: dict[int, list[Callable[[], None]]] = {}
+        self.refuses_to_record = False
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"the stand-in for libcuda has no {name}")
 
     def flush(self) -> None:
+        assert self.recording is None, "waited while recording"
         with self.lock:
             while self.queue:
                 self.queue.pop(0)()
@@ -62,7 +66,7 @@ class FakeDriver:
     def enqueue(self, work: Callable[[], None]) -> None:
         assert getattr(self.current, "context", None), "no CUDA context is current in this thread"
         with self.lock:
-            self.queue.append(work)
+            (self.queue if self.recording is None else self.recording).append(work)
 
     def cuGetErrorName(self, code: int, out: Any) -> int:
         out._obj.value = b"CUDA_ERROR_FAKE"
@@ -101,7 +105,7 @@ class FakeDriver:
         return 0
 
     def cuDevicePrimaryCtxRelease_v2(self, device: Any) -> int:
-        assert not self.queue and not self.blocks and not self.pinned and not self.events
+        assert not self.queue and not self.blocks and not self.pinned and not self.events and not self.graphs
         return 0
 
     def cuCtxSetCurrent(self, context: Any) -> int:
@@ -113,6 +117,7 @@ class FakeDriver:
         return 0
 
     def cuMemAlloc_v2(self, out: Any, size: int) -> int:
+        assert self.recording is None, "allocated while recording"
         if self.used() + size > GPU_MEMORY:
             return 2
         block = ctypes.create_string_buffer(b"\xaa" * size, size)
@@ -153,6 +158,39 @@ class FakeDriver:
         return 0
 
     def cuStreamDestroy_v2(self, stream: int) -> int:
+        return 0
+
+    def cuStreamBeginCapture_v2(self, stream: int, mode: int) -> int:
+        assert (stream, mode) == (5, 1) and self.recording is None
+        self.recording = []
+        return 0
+
+    def cuStreamEndCapture(self, stream: int, out: Any) -> int:
+        recorded, self.recording = self.recording, None
+        if self.refuses_to_record:
+            return 901
+        out._obj.value = next(self.numbers)
+        self.graphs[out._obj.value] = recorded
+        return 0
+
+    def cuGraphInstantiateWithFlags(self, out: Any, graph: Any, flags: int) -> int:
+        out._obj.value = next(self.numbers)
+        self.graphs[out._obj.value] = list(self.graphs[graph.value])
+        return 0
+
+    def cuGraphLaunch(self, graph: int, stream: int) -> int:
+        assert stream == 5
+        for work in self.graphs[graph]:
+            self.enqueue(work)
+        return 0
+
+    def cuGraphDestroy(self, graph: Any) -> int:
+        del self.graphs[graph.value]
+        return 0
+
+    def cuGraphExecDestroy(self, graph: int) -> int:
+        assert not self.queue  # the real one is asked only after the stream is empty
+        del self.graphs[graph]
         return 0
 
     def cuEventCreate(self, out: Any, flags: int) -> int:
@@ -296,7 +334,7 @@ def fake_module(name: str, driver: FakeDriver) -> ModuleType:
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     made = FakeDriver()
-    monkeypatch.setattr(cuda, "library", lambda: made)
+    monkeypatch.setattr(cuda.driver, "library", lambda: made)
     return made
 
 
@@ -351,15 +389,17 @@ def key(engine: Engine, **changes: Any) -> PlanKey:
 
 
 def write_plans(spec: GraphSpec, made: PlanKey, **changes: Any) -> PlanSet:
+    """Write the plan of one graph, beside those that are there."""
     model = spec.path.read_bytes()
     plan = MAGIC + model
     assert spec.plans is not None
     folder = spec.plans / made.folder
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "g.plan").write_bytes(plan)
+    (folder / f"{spec.name}.plan").write_bytes(plan)
     digests = hashlib.sha256(plan).hexdigest(), len(plan), hashlib.sha256(model).hexdigest()
-    entry = replace(PlanEntry("g.plan", *digests, 0.1, (), (), ()), **changes)
-    plans = PlanSet(folder, made, {"g": entry})
+    entry = replace(PlanEntry(f"{spec.name}.plan", *digests, 0.1, (), (), ()), **changes)
+    others = read_plans(folder).plans if (folder / DESCRIPTION).is_file() else {}
+    plans = PlanSet(folder, made, {**others, spec.name: entry})
     plans.write(folder)
     return plans
 
@@ -400,7 +440,8 @@ def test_a_loop_copies_nothing_between_its_steps(engine: Engine, spec: GraphSpec
         state.reverse()
         expected = reference(spec, {**given, "x": expected})
     assert engine.cuda.copies == before
-    assert driver.launches == 10
+    # TensorRT: two plain runs, two that are recorded, the rest launched from the recordings of the two directions
+    assert driver.launches == (10 if engine.name == "tensorrt-rtx" else 4)
     np.testing.assert_allclose(engine.download(state[0]), expected, rtol=1e-4, atol=1e-4)
     assert engine.cuda.copies == [before[0], before[1] + 1]
 
@@ -456,6 +497,10 @@ def test_gpu_without_memory(engine: Engine) -> None:
     held = engine.upload(np.zeros(40 << 20, np.uint8))
     with pytest.raises(EngineError, match=r"GPU out of memory on NVIDIA A40.*24 MiB of 64 MiB are free.*40 MiB more"):
         engine.upload(np.zeros(40 << 20, np.uint8))
+    with pytest.raises(EngineError, match=r"needs 64 MiB more; a batch of 1 would fit, going by proportion"):
+        engine.empty((4, 4, 128, 128, 64), "float32")
+    with pytest.raises(EngineError, match=r"needs 64 MiB more; it does not fit; a window of 184 × 88 × 88 would"):
+        engine.empty((1, 4, 256, 128, 128), "float32")
     del held
     engine.upload(np.zeros((40 << 20) + 5000, np.uint8))  # the block that is free now is given back for another size
 
@@ -465,7 +510,7 @@ def test_plan_that_does_not_fit_the_gpu_memory(engine: Engine, spec: GraphSpec) 
     with pytest.raises(EngineError, match=r"window of 3 × 4 × 5 in a batch of 2 needs 100 MiB.*batch of 1 would fit"):
         engine.load(spec)
     engine.trt.kinds["scratch"] = 300 << 20
-    with pytest.raises(EngineError, match="not even a batch of 1 would fit"):
+    with pytest.raises(EngineError, match="not even a batch of 1 would fit, nor would a smaller window: free the GPU"):
         engine.load(spec)
 
 
@@ -596,6 +641,163 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(f"{name}: cannot open shared object file")
 
     monkeypatch.setattr(ctypes, "CDLL", absent)
-    cuda.library.cache_clear()
+    cuda.driver.library.cache_clear()
     with pytest.raises(EngineError, match=r"no NVIDIA driver here: .* cannot be loaded.*\n.*'cpu'"):
         cuda.gpus()
+
+
+def library_with(functions: set[str], init: int = 0) -> Any:
+    """A libcuda that has only these functions; cuInit gives `init`."""
+
+    class Function:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __call__(self, *arguments: Any) -> int:
+            return init if self.name == "cuInit" else 0
+
+    return SimpleNamespace(**{name: Function(name) for name in functions})
+
+
+def test_driver_that_lacks_a_function_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = library_with(cuda.driver.FUNCTIONS.keys() - {"cuGraphInstantiateWithFlags"})
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: old)
+    cuda.driver.library.cache_clear()
+    with pytest.raises(EngineError, match=r"driver is too old: .* has no cuGraphInstantiateWithFlags; install .*535"):
+        cuda.gpus()
+
+
+@pytest.mark.parametrize(("code", "why"), [(803, "different releases"), (804, "newer than the driver"), (100, "")])
+def test_driver_that_does_not_start(code: int, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library_with(set(cuda.driver.FUNCTIONS), code))
+    cuda.driver.library.cache_clear()
+    with pytest.raises(EngineError, match=rf"cuInit failed with {code} .*{why}"):
+        cuda.gpus()
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_driver_that_is_too_old_for_the_module(
+    name: str, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The module's factory gives a null pointer, which its bindings turn into a TypeError, and says why in its log."""
+    trt: Any = fake_module(name.replace("-", "_"), driver)
+
+    def refuse(logger: Any) -> None:
+        logger.log(trt.ILogger.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("factory function returned nullptr")
+
+    trt.Runtime = refuse
+    monkeypatch.setitem(sys.modules, trt.__name__, trt)
+    with pytest.raises(EngineError, match=rf"engine '{name}' cannot run on NVIDIA A40.*driver for CUDA 13.*error: 35"):
+        open_engine(name, "cuda:0")
+    assert not driver.blocks
+
+
+# --- CUDA graphs ----------------------------------------------------------------------------------------------------
+
+only_tensorrt = pytest.mark.parametrize("engine", ["tensorrt"], indirect=True)
+
+
+def steps(engine: Engine, graph: Any, count: int, batch: int = 2) -> np.ndarray:
+    """A loop on two buffers, as the sampler's."""
+    given = arrays(batch)
+    held = {name: engine.upload(array) for name, array in given.items()}
+    state = [held.pop("x"), engine.empty((batch, *VOLUME[1:]), "float32")]
+    for _ in range(count):
+        graph.run({"x": state[0], **held}, {"y": state[1]})
+        state.reverse()
+    return engine.download(state[0])
+
+
+@only_tensorrt
+def test_cuda_graphs_change_nothing_but_the_launches(engine: Engine, spec: GraphSpec, driver: FakeDriver) -> None:
+    results = {}
+    for on in (True, False):
+        engine.cuda_graphs = on
+        graph = engine.load(spec)
+        results[on] = steps(engine, graph, 9)
+        assert (graph.launches.plain, graph.launches.recorded, graph.launches.replayed) == (
+            (2, 2, 7) if on else (9, 0, 0)
+        )
+        assert graph.launches.why_not == ("" if on else "switched off")
+    np.testing.assert_array_equal(results[True], results[False])
+
+
+@only_tensorrt
+def test_open_engine_switches_cuda_graphs(engine: Engine, driver: FakeDriver) -> None:
+    assert engine.cuda_graphs
+    with open_engine("tensorrt", "cuda:0", cuda_graphs=False) as other:
+        assert not other.cuda_graphs
+
+
+@only_tensorrt
+def test_recordings_are_forgotten_when_the_shape_changes(engine: Engine, spec: GraphSpec, driver: FakeDriver) -> None:
+    graph = engine.load(spec)
+    first = steps(engine, graph, 6)
+    steps(engine, graph, 6, batch=1)
+    assert len(driver.graphs) == 2  # those of the last shape only
+    np.testing.assert_array_equal(steps(engine, graph, 6), first)
+
+
+@only_tensorrt
+def test_module_that_cannot_be_recorded_is_launched_plainly(
+    engine: Engine, spec: GraphSpec, driver: FakeDriver
+) -> None:
+    expected = steps(engine, engine.load(spec), 6)
+    driver.refuses_to_record = True
+    graph = engine.load(spec)
+    np.testing.assert_array_equal(steps(engine, graph, 6), expected)
+    assert (graph.launches.plain, graph.launches.replayed) == (6, 0)
+    assert "cuStreamEndCapture failed with 901" in graph.launches.why_not
+
+
+@only_tensorrt
+def test_a_loop_longer_than_what_is_kept_is_not_recorded(
+    engine: Engine, spec: GraphSpec, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rediffinet.engines.cuda import launches
+
+    monkeypatch.setattr(launches, "KEPT", 3)
+    graph, given = engine.load(spec), arrays(1)
+    x, out = engine.upload(given["x"]), engine.empty((1, *VOLUME[1:]), "float32")
+    scalars = [engine.upload(np.float32([value])) for value in range(5)]
+    for _ in range(3):
+        for value, scalar in enumerate(scalars):
+            graph.run({"x": x, "c": scalar}, {"y": out})
+            expected = reference(spec, {"x": given["x"], "c": np.float32([value])})
+            np.testing.assert_allclose(engine.download(out), expected, atol=1e-5)
+    assert (graph.launches.plain, graph.launches.recorded) == (15, 0)
+    for _ in range(3):
+        graph.run({"x": x, "c": scalars[0]}, {"y": out})
+    for scalar in scalars[1:]:
+        graph.run({"x": x, "c": scalar}, {"y": out})
+    assert graph.launches.recorded == 1 and not driver.graphs  # recorded, then pushed out
+
+
+def test_the_samplers_loop_copies_nothing_per_step(engine: Engine, make_toy_bundle: Callable[..., Any]) -> None:
+    """The real loop of `rediff segment`, on plans, counted at the driver: the same copies for 2 and for 7 steps."""
+    from rediffinet.bundle import open_bundle
+    from rediffinet.refine import Sampler
+    from rediffinet.schedule import cumulative_alphas, linear_betas, respace
+
+    opened = open_bundle(make_toy_bundle(noise=0.3, time=(1e-3, 0.0, -1e-3)).path)
+    diffusion, window = opened.manifest.diffusion, opened.manifest.refiner.window
+    alphas = cumulative_alphas(linear_betas(diffusion.train_steps, diffusion.beta_first, diffusion.beta_last))
+    specs = [opened.graph(name) for name in ("conditioner", "denoiser")]
+    for spec in specs:
+        write_plans(spec, key(engine))
+    rng = np.random.default_rng(0)
+    condition = rng.normal(size=(7, *window)).astype(np.float32)
+    noises = [rng.normal(size=(3, *window)).astype(np.float32) for _ in range(3)]
+    copies, results = {}, {}
+    for count in (2, 7):
+        schedule = respace(alphas, count)
+        sampler = Sampler(engine, *(engine.load(spec) for spec in specs), schedule)
+        sampler.window(condition, noises)  # uploads the schedule's numbers
+        before = list(engine.cuda.copies)
+        results[count] = sampler.window(condition, noises)[0]
+        copies[count] = [now - then for now, then in zip(engine.cuda.copies, before, strict=True)]
+        with open_engine("onnxruntime", threads=1) as cpu:
+            expected = Sampler(cpu, *(cpu.load(spec) for spec in specs), schedule).window(condition, noises)[0]
+        np.testing.assert_allclose(results[count], expected, atol=1e-4)
+    assert copies[2] == copies[7] == [1 + len(noises), len(noises)]
