@@ -273,6 +273,31 @@ def test_an_absent_extra_is_named_with_its_pip_command(
     assert not (tmp_path / "out").exists()
 
 
+# --- with a mask from elsewhere ---
+
+
+def test_masks_that_do_not_fit(refuses: Any, toy_folder: Path, tmp_path: Path, make_toy_bundle: Any) -> None:
+    mask = np.zeros((26, 30, 24), np.uint8)
+    nib.save(nib.Nifti1Image(mask[1:], AFFINE), tmp_path / "small.nii.gz")
+    nib.save(nib.Nifti1Image(mask + 7, AFFINE), tmp_path / "seven.nii.gz")
+    nib.save(nib.Nifti1Image(mask, AFFINE), tmp_path / "mask.nii.gz")
+    message = refuses(toy_folder, **{"baseline-mask": tmp_path / "small.nii.gz"})
+    assert "label map" in message and "25 × 30 × 24" in message and "26 × 30 × 24" in message
+    assert "holds the values 7" in refuses(toy_folder, **{"baseline-mask": tmp_path / "seven.nii.gz"})
+    assert "absent.nii" in refuses(toy_folder, **{"baseline-mask": tmp_path / "absent.nii"})
+    message = refuses(
+        toy_folder, bundle=make_toy_bundle(model="unet").path, **{"baseline-mask": tmp_path / "mask.nii.gz"}
+    )
+    assert "'unet'" in message and "refines none" in message
+
+
+def test_one_mask_for_several_cases(refuses: Any, toy_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy_folder, tmp_path / "cohort" / "a")
+    shutil.copytree(toy_folder, tmp_path / "cohort" / "b")
+    message = refuses(tmp_path / "cohort", **{"baseline-mask": toy_folder / "toy-t1n.nii.gz"})
+    assert "one file for 2 cases" in message and "Give a folder" in message
+
+
 # --- and ours ---
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from rediffinet.models import MODELS
+
 
 def test_it_says_what_the_bundle_is(rediff: Any, toy_bundle: Any) -> None:
     done = rediff("info", toy_bundle.path)
@@ -98,3 +100,15 @@ def test_an_altered_variant_is_an_error(rediff: Any, with_everything: Path) -> N
     done = rediff("info", with_everything)
     assert (done.code, done.out) == (2, "")
     assert "conditioner-fp16.onnx" in done.err
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_is_shown(rediff: Any, make_toy_bundle: Any, model: str) -> None:
+    kind = MODELS[model]
+    done = rediff("info", make_toy_bundle(model=model, spacing_mm=(2.0, 2.0, 2.0)).path)
+    assert (done.code, done.err) == (0, "")
+    assert f"toy ({model})" in done.out
+    assert f"predicts the {kind.target}" in done.out and "at voxels of 2 × 2 × 2 mm" in done.out
+    assert all(f"  {name}: {name}.onnx" in done.out for name in kind.graphs)
+    assert ("sampling: ddim" in done.out) == kind.samples
+    assert ("flips above" in done.out) == bool(kind.condition)

@@ -1,5 +1,6 @@
 """`rediff segment` on phantoms and the toy bundle: files, stdout and stderr, exit codes when it works or half works."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+
+from rediffinet.models import MODELS
 
 CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 FIRST, SECOND = "BraTS-GLI-90000-000", "BraTS-GLI-90001-000"
@@ -158,6 +161,42 @@ def test_one_bad_case_of_a_cohort_is_listed_and_the_others_are_written(
         assert [report["case"] for report in json.loads(done.out)] == [FIRST, SECOND]
     else:
         assert [line.split(":")[0] for line in done.out.splitlines()] == [FIRST, SECOND]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_by_the_same_command(
+    rediff: Any, case: Path, make_toy_bundle: Any, tmp_path: Path, model: str
+) -> None:
+    path = make_toy_bundle(model=model, spacing_mm=(2.0, 2.0, 2.0)).path
+    done = rediff("segment", case, "-o", tmp_path, "--bundle", path, *QUICK)
+    assert (done.code, done.err) == (0, "")
+    kinds = {"seg.nii.gz", "report.json", "preview.png"} | (set() if model == "diff-unet" else {"baseline.nii.gz"})
+    assert names(tmp_path) == {f"{FIRST}-{kind}" for kind in kinds}
+    assert ("(baseline" in done.out) == (model != "diff-unet")
+    assert ("samples ×" in done.out) == MODELS[model].samples
+
+
+def test_a_mask_from_elsewhere(rediff: Any, case: Path, bundle: Any, tmp_path: Path) -> None:
+    """The reference of a phantom is a label map that another program could have made."""
+    mask = case / f"{FIRST}-seg.nii.gz"
+    done = rediff("segment", case, "-o", tmp_path, *bundle, *QUICK, "--baseline-mask", mask, "--json")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)["baseline"]
+    assert told == {"source": "file", "path": str(mask), "sha256": hashlib.sha256(mask.read_bytes()).hexdigest()}
+    given, written = (np.asarray(nib.load(path).dataobj) for path in (mask, tmp_path / f"{FIRST}-baseline.nii.gz"))
+    assert np.array_equal(given, written)
+
+
+def test_a_folder_of_masks_for_a_cohort(rediff: Any, phantoms: Path, bundle: Any, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    shutil.copy(phantoms / FIRST / f"{FIRST}-seg.nii.gz", masks / f"{FIRST}.nii.gz")
+    arguments = ("-o", tmp_path / "out", *bundle, *QUICK, "--no-preview", "--baseline-mask", masks, "--json")
+    done = rediff("segment", phantoms, *arguments)
+    assert done.code == 3
+    assert f"holds no mask of case {SECOND}" in done.err
+    (report,) = json.loads(done.out)
+    assert (report["case"], report["baseline"]["path"]) == (FIRST, str(masks / f"{FIRST}.nii.gz"))
 
 
 def test_segmenting_needs_no_torch(case: Path, toy_bundle: Any, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from rediffinet.bundle import default_bundle, open_bundle
 from rediffinet.engines.base import TensorSpec
 from rediffinet.errors import BundleError
+from rediffinet.models import MODELS
 
 
 @pytest.fixture
@@ -44,6 +45,26 @@ def test_a_good_bundle(folder: Path) -> None:
     assert spec.path == folder / "baseline.onnx"
     assert spec.inputs == (TensorSpec("image", "float32", ("batch", 4, 12, 14, 10)),)
     assert spec.outputs == (TensorSpec("probability", "float32", ("batch", 3, 12, 14, 10)),)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_model_says_which_graphs_and_settings_there_are(make_toy_bundle: Any, model: str) -> None:
+    """As in the table of docs/bundle.md."""
+    manifest = open_bundle(make_toy_bundle(model=model).path).manifest
+    diffusion = {"conditioner", "denoiser"}
+    graphs = {"unet": {"baseline"}, "discrepancy-unet": {"baseline", "discrepancy"}, "diff-unet": diffusion}
+    assert set(manifest.graphs) == graphs.get(model, {"baseline"} | diffusion)
+    assert (manifest.baseline is None) == (model == "diff-unet")
+    assert (manifest.refiner is None) == (model == "unet")
+    assert (manifest.diffusion is None) == (model in ("unet", "discrepancy-unet"))
+    assert manifest.kind.name == model
+
+
+def test_graphs_of_another_model_are_missed(make_toy_bundle: Any, tmp_path: Path) -> None:
+    """Settings that fit, files that do not."""
+    folder = Path(shutil.copytree(make_toy_bundle(model="discrepancy-unet").path, tmp_path / "bundle"))
+    edit(folder, lambda values: values["graphs"].pop("discrepancy"))
+    assert "names no graph discrepancy for the model 'discrepancy-unet'" in message_of(folder)
 
 
 def test_labels_of_earlier_years(folder: Path) -> None:
@@ -90,7 +111,13 @@ def test_another_schema(folder: Path, content: bytes) -> None:
     ("change", "named"),
     [
         (lambda values: values.update(surprise=1), "surprise"),
-        (lambda values: values.pop("refiner"), "refiner"),
+        (lambda values: values.pop("refiner"), "no settings 'refiner' for the model 'rediffinet'"),
+        (lambda values: values.pop("baseline"), "no settings 'baseline'"),
+        (lambda values: values.update(model="pix2pix"), "got 'pix2pix', this version runs unet, discrepancy-unet"),
+        (lambda values: values.update(model="unet"), "surplus settings 'refiner' for the model 'unet'"),
+        (lambda values: values.update(model="discrepancy-unet"), "surplus settings 'diffusion'"),
+        (lambda values: values["graphs"].update(extra=values["graphs"]["baseline"]), "names surplus graph extra"),
+        (lambda values: values.update(spacing_mm=[1.0, 0.0, 1.0]), "spacing_mm.1"),
         (lambda values: values["diffusion"].update(steps=0), "diffusion.steps"),
         (lambda values: values["baseline"].update(overlap=1.0), "baseline.overlap"),
         (lambda values: values["refiner"].update(condition="both"), "refiner.condition"),

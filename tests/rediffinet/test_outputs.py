@@ -44,6 +44,19 @@ def test_the_chosen_files_and_no_others(result: Result, tmp_path: Path, choice: 
     assert all(path.is_file() for path in paths.values())
 
 
+def test_without_a_baseline_none_is_written_and_an_old_one_goes(
+    make_toy_bundle: Any, toy_case: Any, result: Result, tmp_path: Path
+) -> None:
+    save_result(result, tmp_path)
+    with Segmenter.open(make_toy_bundle(model="diff-unet").path, threads=1) as segmenter:
+        paths = save_result(segmenter.segment(toy_case), tmp_path, OutputChoice(overwrite=True))
+    assert written(tmp_path) == {"seg.nii.gz", "preview.png", "report.json"}
+    assert "baseline" not in paths
+    report = json.loads(paths["report"].read_text())
+    assert "baseline" not in report["outputs"]
+    assert report["volumes_ml"]["baseline"] is report["flipped_voxels"] is None
+
+
 def test_maps_lie_on_the_grid_of_the_input(tmp_path: Path, toy_bundle: Any, make_toy_images: Any) -> None:
     """Another storage order, an oblique affine and unequal codes: shape, affine, codes and units come back."""
     turn = np.eye(4)

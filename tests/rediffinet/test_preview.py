@@ -144,3 +144,11 @@ def test_without_any_lesion_there_is_a_picture_without_outlines(result: Result) 
         for tile in row:
             assert not coloured(tile, REFINED_COLOUR).any()
             assert not coloured(tile, BASELINE_COLOUR).any()
+
+
+def test_without_a_baseline_there_is_one_outline(result: Result) -> None:
+    alone = replace(result, crop_baseline=None)
+    for row in tiles(render_preview(alone)):
+        for tile, labels_ in zip(row, planes(result.crop_labels), strict=True):
+            assert np.array_equal(coloured(tile, REFINED_COLOUR), contours(labels_))
+            assert not coloured(tile, BASELINE_COLOUR).any()
