@@ -1,9 +1,10 @@
-"""The paper-size denoiser on the CPU: torch eager against every engine and precision, and our protocol's overhead.
+"""The paper-size denoiser on the CPU: torch eager against every engine and precision.
 
     python benchmarks/engines.py [--window 64] [--repeats 5] [--threads N]
 
 Random weights: the time of a step does not depend on them. Contestants take turns in one run. int8 is calibrated on two
 random inputs, so its distance from fp32 is that of unstructured data; the gate of `rediff export` measures real ones.
+Raw sessions run beside ours, to be seen; what our protocol costs is below the noise of a step: benchmarks/overhead.py.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from raw_sessions import raw_onnxruntime, raw_openvino
 from timing import describe, interleaved, ratio, table
 
 from rediffinet.engines import Graph, GraphSpec, TensorSpec, open_engine
@@ -48,42 +50,6 @@ def bound(graph: Graph, given: Arrays) -> tuple[Callable[[], None], Callable[[],
     inputs = {name: engine.upload(array) for name, array in given.items()}
     outputs = {tensor.name: engine.empty((1, *tensor.shape[1:]), tensor.dtype) for tensor in graph.spec.outputs}
     return lambda: graph.run(inputs, outputs), lambda: {name: engine.download(b) for name, b in outputs.items()}
-
-
-def raw_onnxruntime(path: Path, given: Arrays, outputs: tuple[TensorSpec, ...], threads: int) -> Callable[[], None]:
-    """The same binding by hand, made once."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    binding = session.io_binding()
-    for name, array in given.items():
-        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-    for tensor in outputs:
-        shape = (1, *tensor.shape[1:])
-        binding.bind_ortvalue_output(tensor.name, ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32))
-    return lambda: session.run_with_iobinding(binding)
-
-
-def raw_openvino(path: Path, given: Arrays, threads: int) -> Callable[[], None]:
-    """One request, its tensors set once."""
-    import openvino as ov
-
-    core = ov.Core()
-    model = core.read_model(str(path))
-    model.reshape({name: list(array.shape) for name, array in given.items()})
-    config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
-    compiled = core.compile_model(model, "CPU", config | {"INFERENCE_NUM_THREADS": threads})
-    request = compiled.create_infer_request()
-    for name, array in given.items():
-        request.set_tensor(name, ov.Tensor(array))
-
-    def run() -> None:
-        request.start_async()
-        request.wait()
-
-    return run
 
 
 def main() -> None:
@@ -121,8 +87,8 @@ def main() -> None:
                 print(f"{name} left out: {error}")
                 continue
             runs[name], results[name] = bound(graph, given)
-        runs["onnxruntime fp32, raw session"] = raw_onnxruntime(paths["fp32"], given, tensors[1], arguments.threads)
-        runs["openvino fp32, raw request"] = raw_openvino(paths["fp32"], given, arguments.threads)
+        runs["onnxruntime fp32, raw session"] = raw_onnxruntime(paths["fp32"], given, tensors[1], arguments.threads)[0]
+        runs["openvino fp32, raw request"] = raw_openvino(paths["fp32"], given, tensors[1], arguments.threads)[0]
         timings = interleaved(runs, arguments.repeats)
         found = {name: result()["x0"] for name, result in results.items()}
     features = [name for name, there in (describe_machine().processor.features or {}).items() if there]
@@ -140,15 +106,6 @@ def main() -> None:
     columns = ("what", "median ms", "shortest ms", "faster than torch (medians / minima)", "max |x0 − torch's|")
     print(table(columns, rows))
     print(f"\nstandard deviation of x0: {x0.std():.2e}")
-    for name, raw in (
-        ("onnxruntime fp32", "onnxruntime fp32, raw session"),
-        ("openvino fp32", "openvino fp32, raw request"),
-    ):
-        ours, theirs = timings[name], timings[raw]
-        print(
-            f"overhead of our protocol, {name}: {100 * (ours.median / theirs.median - 1):+.2f} % (medians), "
-            f"{100 * (ours.shortest / theirs.shortest - 1):+.2f} % (minima)"
-        )
 
 
 if __name__ == "__main__":

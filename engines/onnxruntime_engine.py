@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnxruntime as ort
 
+from rediffinet.engines.advice import full_device, is_out_of_memory
 from rediffinet.engines.base import Array, Buffer, Device, Engine, Graph, GraphSpec, TensorSpec
 from rediffinet.engines.onnxruntime_options import cuda_options, rtx_options, tensorrt_options
 from rediffinet.engines.probe import PROBE
@@ -224,7 +225,11 @@ class OnnxRuntimeGraph(Graph):
         try:
             session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's errors have no common base
-            message = f"graph '{self.spec.name}': {self.engine.name} failed on {self.engine.device}: {_said(error)}"
+            said = _said(error)
+            if is_out_of_memory(said):
+                shapes = [buffer.shape for buffer in inputs.values()]
+                raise EngineError(full_device(self.spec.name, self.engine.device, shapes, said)) from error
+            message = f"graph '{self.spec.name}': {self.engine.name} failed on {self.engine.device}: {said}"
             raise EngineError(message) from error
 
     def _close(self) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import torch
 
+from rediffinet.engines.advice import full_device, is_out_of_memory
 from rediffinet.engines.base import Array, Buffer, Device, Engine, Graph, GraphSpec, TensorSpec
 from rediffinet.engines.torch_operators import OPERATORS, Node, UnsupportedError, placed, torch_dtype
 from rediffinet.errors import EngineError
@@ -116,6 +117,11 @@ class TorchGraph(Graph):
                 try:
                     step.into(values)
                 except Exception as error:
+                    if is_out_of_memory(str(error)):
+                        shapes = [buffer.shape for buffer in inputs.values()]
+                        raise EngineError(
+                            full_device(self.spec.name, self.engine.device, shapes, str(error))
+                        ) from error
                     message = f"graph '{self.spec.name}', {step.label}: torch failed on {self.engine.device}: {error}"
                     raise EngineError(message) from error
                 for name in step.last_use:

@@ -114,3 +114,93 @@ def test_plugin_that_does_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setitem(sys.modules, plugin.__name__, plugin)
     with pytest.raises(EngineError, match=r"'onnxruntime-rtx' cannot run on cuda:0: its plugin does not load.*absent"):
         open_engine("onnxruntime-rtx", "cuda:0")
+
+
+@pytest.fixture
+def plugin(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A plugin that registers, with two GPUs; its sessions run on the CPU and say that they are the plugin's."""
+    ort = pytest.importorskip("onnxruntime", reason="extra 'cpu'")
+    name, asked = "NvTensorRTRTXExecutionProvider", {"registered": [], "sessions": []}
+    module: Any = ModuleType("onnxruntime_ep_nv_tensorrt_rtx")
+    module.get_ep_name, module.get_library_path = lambda: name, lambda: "/somewhere/plugin.so"
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    gpus = [SimpleNamespace(ep_name=name, number=number) for number in range(2)]
+    others = [SimpleNamespace(ep_name="CPUExecutionProvider")]
+    monkeypatch.setattr(ort, "get_ep_devices", lambda: others + (gpus if asked["registered"] else []))
+    monkeypatch.setattr(
+        ort, "register_execution_provider_library", lambda *given: asked["registered"].append(given), raising=False
+    )
+    real_options, real_session = ort.SessionOptions, ort.InferenceSession
+
+    class Options(real_options):  # type: ignore[misc, valid-type]
+        def add_provider_for_devices(self, devices: Any, options: dict[str, str]) -> None:
+            self.asked = devices, options
+
+    class Session:
+        def __init__(self, model: Any, sess_options: Any) -> None:
+            asked["sessions"].append((sess_options.asked, sess_options.get_session_config_entry(FALLBACK)))
+            self.inner = real_session(model, real_options(), providers=["CPUExecutionProvider"])
+
+        def get_providers(self) -> list[str]:
+            return [asked.get("took", name), "CPUExecutionProvider"]
+
+        def __getattr__(self, called: str) -> Any:
+            if called == "get_provider_graph_assignment_info":
+                raise AttributeError(called)
+            return getattr(self.inner, called)
+
+    monkeypatch.setattr(ort, "SessionOptions", Options)
+    monkeypatch.setattr(ort, "InferenceSession", Session)
+    return asked
+
+
+FALLBACK = "session.disable_cpu_ep_fallback"
+
+
+def test_the_plugin_is_registered_once_and_given_its_device(plugin: dict[str, Any]) -> None:
+    """By device: a name in `providers` would be ignored, and the CPU taken."""
+    for _ in range(2):
+        with open_engine("onnxruntime-rtx", "cuda:1") as engine:
+            assert engine.provider == "NvTensorRTRTXExecutionProvider"
+            assert engine.precisions == ("fp32", "fp16")
+    assert plugin["registered"] == [("NvTensorRTRTXExecutionProvider", "/somewhere/plugin.so")]
+    for (devices, options), fallback_off in plugin["sessions"]:
+        assert [device.number for device in devices] == [1]
+        assert options["enable_cuda_graph"] == "0" and "nv_runtime_cache_path" in options
+        assert fallback_off == "1"
+
+
+def test_the_plugin_runs_a_graph(plugin: dict[str, Any]) -> None:
+    from rediffinet.engines.probe import prove
+
+    with open_engine("onnxruntime-rtx", "cuda:0") as engine:
+        prove(engine)
+
+
+def test_a_gpu_that_the_plugin_does_not_see(plugin: dict[str, Any]) -> None:
+    with pytest.raises(EngineError, match="cannot run on cuda:2: its plugin sees 2 GPUs"):
+        open_engine("onnxruntime-rtx", "cuda:2")
+
+
+def test_the_plugin_that_falls_back_is_an_error(plugin: dict[str, Any]) -> None:
+    plugin["took"] = "CPUExecutionProvider"
+    with pytest.raises(EngineError, match="asked for NvTensorRTRTXExecutionProvider, ONNX Runtime took CPUExecution"):
+        open_engine("onnxruntime-rtx", "cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("provider", "options"),
+    [
+        ("CUDAExecutionProvider", cuda_options(0)),
+        ("TensorrtExecutionProvider", tensorrt_options(0, "fp16", DYNAMIC)),
+    ],
+)
+def test_options_are_those_of_the_installed_provider(provider: str, options: dict[str, str]) -> None:
+    """Their names are in the provider's library, where it is installed, so that a typo does not wait for a GPU."""
+    ort = pytest.importorskip("onnxruntime", reason="extra 'cpu'")
+    kind = "tensorrt" if provider.startswith("Tensorrt") else "cuda"
+    found = list((Path(ort.__file__).parent / "capi").glob(f"*onnxruntime_providers_{kind}.*"))
+    if not found:
+        pytest.skip(f"this onnxruntime has no {provider} (extra 'gpu')")
+    content = found[0].read_bytes()
+    assert not [name for name in options if name.encode() not in content]

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,26 @@ def test_a_network_that_is_not_the_manifests() -> None:
         check_built("graph 'g'", named_half, plan)
 
 
+def test_a_plan_that_computes_in_something_else() -> None:
+    """What the inspector of a machine with a GPU says is held against the precision, as far as it says anything."""
+    half = GraphSpec("g", SPEC.path, SPEC.inputs, SPEC.outputs, "fp16")
+    plan = built(network(half=True).SerializeToString())
+    for fused in ((("all", "ForeignNode", "float16"),), (("all", "ForeignNode", "unknown"),)):
+        check_built("graph 'g'", half, replace(plan, inspected=fused))
+    with pytest.raises(ExportError, match="the plan computes in float32 alone, though the network has float16"):
+        check_built("graph 'g'", half, replace(plan, inspected=(("all", "ForeignNode", "float32"),)))
+
+
+def test_layers_of_the_inspector_go_into_plan_json(planned: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rediffinet.engines import tensorrt_build
+
+    fused = (("everything", "ForeignNode", "float32"),)
+    monkeypatch.setattr(tensorrt_build, "inspect_plan", lambda trt, logger, plan: fused)
+    build_plans(planned, PlanSettings(("sm89",), ("fp32",)))
+    (found,) = (plans for plans in list_plans(planned.path / "trt") if plans.key.target == "sm89")
+    assert {(entry.layers, entry.layers_from) for entry in found.plans.values()} == {(fused, "inspector")}
+
+
 # --- of a bundle ----------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +282,7 @@ def test_what_a_folder_of_plans_says(planned: Bundle) -> None:
             for tensors, expected in ((entry.inputs, spec.inputs), (entry.outputs, spec.outputs)):
                 assert {(n, d) for n, d, _ in tensors} == {(t.name, t.dtype) for t in expected}
             assert entry.precisions["CONVOLUTION"].keys() == {"float32" if precision == "fp32" else "float16"}
+            assert entry.layers_from == "network"  # no GPU to open the plan on
     assert not [path for path in (planned.path / "trt").iterdir() if path.name.startswith(".")]
 
 
@@ -359,6 +381,48 @@ def test_the_command(planned: Bundle, rediff: Callable[..., Any]) -> None:
     assert "has no target 'sm99'" in done.err and "Traceback" not in done.err
     done = rediff("plan", planned.path, "--trt-target", "sm86", "--batch", 2)
     assert done.code == 2 and "--rebuild" in done.err
+
+
+def in_precision(spec: GraphSpec, precision: str, folder: Path) -> GraphSpec:
+    """The exported graph, converted as `rediff export --precision` converts it."""
+    from rediffinet.export.precision import to_fp16, to_int8
+
+    path = folder / f"{spec.name}-{precision}.onnx"
+    if precision == "fp16":
+        to_fp16(spec.path, path)
+    else:
+        rng = np.random.default_rng(0)
+        given = {
+            tensor.name: rng.normal(size=[1, *(int(size) for size in tensor.shape[1:])]).astype(np.float32)
+            for tensor in spec.inputs
+        }
+        to_int8(spec.path, path, [given])
+    return GraphSpec(spec.name, path, spec.inputs, spec.outputs, precision)
+
+
+@pytest.mark.parametrize("target", ["sm75", pytest.param("sm80", marks=pytest.mark.slow), "sm86"])
+@pytest.mark.parametrize("name", ["baseline", "conditioner", "denoiser"])
+def test_exported_networks_build_in_fp16_down_to_turing(bundle: Any, name: str, target: str, tmp_path: Path) -> None:
+    """Turing has no matrix product in fp32, which the timestep of the denoiser would need."""
+    spec = in_precision(bundle.graph(name), "fp16", tmp_path)
+    plan = built(spec.path.read_bytes(), BuildOptions(target, batch=2))
+    check_built(name, spec, plan)
+    assert types(plan, "CONVOLUTION") == {"float16"}
+    assert types(plan, "NORMALIZATION") == {"float32"}
+    assert "MATRIX_MULTIPLY" not in {kind for _, kind, _ in plan.layers}
+
+
+@pytest.mark.parametrize("name", ["baseline", "conditioner", "denoiser"])
+def test_exported_networks_build_in_int8(bundle: Any, name: str, tmp_path: Path) -> None:
+    """Q/DQ graphs, with the 3-D convolutions and transposed convolutions that int8 plans are for."""
+    spec = in_precision(bundle.graph(name), "int8", tmp_path)
+    plan = built(spec.path.read_bytes())
+    check_built(name, spec, plan)
+    quantised = [kind for _, kind, dtype in plan.layers if dtype == "int8"]
+    convolutions = [kind for _, kind, _ in plan.layers if kind in ("CONVOLUTION", "DECONVOLUTION")]
+    assert quantised.count("QUANTIZE") >= len(convolutions) > 0
+    with pytest.raises(ExportError, match="cannot build a plan for sm75: .*FP32"):
+        built(spec.path.read_bytes(), BuildOptions("sm75"))
 
 
 @pytest.mark.parametrize("weights", [pytest.param("bundle", marks=pytest.mark.slow), "half_bundle"])
