@@ -75,8 +75,8 @@ def calibrate(
 ) -> None:
     """Choose the thresholds of the flip on out-of-fold cases; score each fold with those chosen on the others.
 
-    Writes STUDY/calibration-MODEL.csv (every case at every threshold) and STUDY/scores-calibrated-MODEL.csv (the
-    baseline, and the model with the thresholds of the other folds), and prints the thresholds for `rediff export`.
+    Writes STUDY/calibrated/MODEL-sweep.csv (every case at every threshold) and STUDY/calibrated/MODEL.csv (the baseline,
+    and the model with the thresholds of the other folds), and prints the thresholds for `rediff export`.
     """
     import json
 
@@ -110,8 +110,10 @@ def calibrate(
     per_fold = crossfit(swept, baseline, folds)
     calibrated = [row for case in found for row in case.rows(manifest, per_fold[case.fold], model)]
     table = [{**row, "threshold": str(threshold)} for threshold, rows in swept.items() for row in rows]
-    write_rows(study / f"calibration-{model}.csv", table, (*COLUMNS, "threshold"))
-    write_rows(study / f"scores-calibrated-{model}.csv", [*baseline, *calibrated])
+    folder = study / "calibrated"
+    folder.mkdir(exist_ok=True)
+    write_rows(folder / f"{model}-sweep.csv", table, (*COLUMNS, "threshold"))
+    write_rows(folder / f"{model}.csv", [*baseline, *calibrated])
     for fold, thresholds in per_fold.items():
         typer.echo(f"fold {fold}: thresholds of the other folds {','.join(map(str, thresholds))}", err=True)
     typer.echo(",".join(map(str, choose_thresholds(swept, baseline))))

@@ -6,6 +6,7 @@ import traceback
 import typer
 
 from rediffinet.cli.compare import compare
+from rediffinet.cli.crossval import calibrate, crossval
 from rediffinet.cli.doctor import doctor
 from rediffinet.cli.evaluate import evaluate
 from rediffinet.cli.export import export
@@ -25,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (segment, evaluate, compare, tables, phantom, train, export, plan, info, doctor):
+for command in (segment, evaluate, compare, tables, phantom, train, crossval, calibrate, export, plan, info, doctor):
     app.command()(command)
 app.add_typer(figure, name="figure")
 

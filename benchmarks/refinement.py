@@ -1,0 +1,182 @@
+"""What a model does to its baseline on cases it has not seen: a study of `rediff crossval`, taken apart.
+
+    python benchmarks/refinement.py STUDY --data DIR [--model rediffinet] [--part flips,oof,sampling] [--steps 1,2,4,10]
+        [--samples 1,4,10] [--threshold 0.5]
+
+flips: voxels put right and voxels spoilt, by region and by distance to the expert's boundary. oof: how wrong the
+baselines are on cases they have not seen and on cases they were trained on. sampling: Dice and HD95 for every number of
+steps and samples. Everything is printed as Markdown. Distances are in mm, at the cases' own voxels.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+from timing import describe
+
+from rediffinet.decode import decode
+from rediffinet.inference import infer, plan_sampling
+from rediffinet.labels import REGIONS, labels_to_regions
+from rediffinet.training.calibrate import THRESHOLDS, Found, sweep
+from rediffinet.training.crossval import FOLDS, Piece, Study, gather
+from rediffinet.training.memory import open_in_memory
+from rediffinet.training.runs import open_run, predict_probability
+from rediffinet.training.scoring import rows_of
+
+BINS = (0.0, 1.5, 3.0, 6.0, 12.0, np.inf)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", default="rediffinet")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--part", default="flips,oof,thresholds,sampling")
+    parser.add_argument("--steps", default="1,2,4,10")
+    parser.add_argument("--samples", default="1,4,10")
+    parser.add_argument("--threshold", type=float, default=0.5)
+    given = parser.parse_args()
+    layout = json.loads((given.study / FOLDS).read_text())
+    study = Study(
+        (given.data,),
+        given.study,
+        (given.model,),
+        folds=layout["folds"],
+        fold_seed=layout["fold_seed"],
+        only=tuple(int(fold) for fold in given.only.split(",") if fold),
+        cache=given.study / "cache",
+    )
+    manifest, found = gather(study, given.model, given.seed)
+    print(f"{describe(['torch', 'numpy'])}; {given.model}, seed {given.seed}, {len(found)} held-out cases\n")
+    parts = given.part.split(",")
+    if "flips" in parts:
+        flips(manifest, found, given.threshold)
+    if "oof" in parts:
+        out_of_fold_errors(study, found, given.seed)
+    if "thresholds" in parts:
+        thresholds(manifest, found, given.model)
+    if "sampling" in parts:
+        numbers = [[int(n) for n in text.split(",")] for text in (given.steps, given.samples)]
+        sampling(study, found, given.model, numbers[0], numbers[1], given.threshold)
+
+
+def flips(manifest, found: Sequence[Found], threshold: float) -> None:  # type: ignore[no-untyped-def]
+    limits = (threshold, threshold, threshold)
+    settings = manifest.model_copy(update={"refiner": manifest.refiner.model_copy(update={"thresholds": limits})})
+    counts = np.zeros((len(REGIONS), len(BINS) - 1, 4), int)
+    for one in found:
+        decoded = decode(settings, one.inferred, spacing_mm=one.spacing_mm, shape=one.reference.shape, postprocess=True)
+        truth = labels_to_regions(one.reference)
+        assert decoded.baseline_regions is not None
+        for region, (was, now, true) in enumerate(zip(decoded.baseline_regions, decoded.regions, truth, strict=True)):
+            wrong, changed = was != true, was != now
+            distance = to_boundary(true, one.spacing_mm)
+            for index in range(len(BINS) - 1):
+                here = (distance >= BINS[index]) & (distance < BINS[index + 1])
+                fixed, spoilt = changed & wrong & here, changed & ~wrong & here
+                counts[region, index] += [(wrong & here).sum(), fixed.sum(), spoilt.sum(), here.sum()]
+    print(f"Flips at threshold {threshold}, after postprocessing of both maps, voxels of all cases:\n")
+    print("| region | mm from the expert's boundary | baseline wrong | put right | spoilt | net |")
+    print("|---|---|---|---|---|---|")
+    for region, name in enumerate(REGIONS):
+        for index in range(len(BINS) - 1):
+            wrong, fixed, spoilt, _ = counts[region, index]
+            print(
+                f"| {name} | {BINS[index]:g}–{BINS[index + 1]:g} | {wrong} | {fixed} | {spoilt} | {fixed - spoilt:+d} |"
+            )
+        wrong, fixed, spoilt, _ = counts[region].sum(axis=0)
+        print(f"| {name} | all | {wrong} | {fixed} | {spoilt} | {fixed - spoilt:+d} |")
+    print()
+
+
+def to_boundary(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Distance in mm of every voxel centre to the nearest one on the other side; infinite where there is none."""
+    if not mask.any() or mask.all():
+        return np.full(mask.shape, np.inf)
+    inside = distance_transform_edt(mask, spacing_mm)
+    return np.where(mask, inside, distance_transform_edt(~mask, spacing_mm))
+
+
+def out_of_fold_errors(study: Study, found: Sequence[Found], seed: int) -> None:
+    print("Share of the regions' voxels on which the baseline is wrong (wrong voxels per reference voxel):\n")
+    print("| | " + " | ".join(REGIONS) + " |\n|---|---|---|---|")
+    unseen, seen = [], []
+    baselines = {fold: open_run(Piece(seed, fold, "unet").folder(study)) for fold in range(study.folds)}
+    for one in found:
+        unseen.append(errors(one.inferred.probability, one.case.regions))
+        other = (one.fold + 1) % study.folds  # one that was trained on this case
+        seen.append(errors(predict_probability(baselines[other], one.case), one.case.regions))
+    for name, values in (("cases not seen in training", unseen), ("the same cases, by a baseline that saw them", seen)):
+        total = np.sum(values, axis=0)
+        print(f"| {name} | " + " | ".join(f"{wrong / size:.3f}" for wrong, size in total) + " |")
+    print()
+
+
+def errors(probability: np.ndarray | None, regions: np.ndarray) -> np.ndarray:
+    """(3, 2): wrong voxels and reference voxels of each region."""
+    assert probability is not None
+    wrong = (probability > 0.5) != regions
+    return np.array([(w.sum(), r.sum()) for w, r in zip(wrong, regions, strict=True)])
+
+
+def thresholds(manifest, found: Sequence[Found], model: str) -> None:  # type: ignore[no-untyped-def]
+    print("Thresholds of the flip:\n")
+    header()
+    for threshold, rows in sweep(manifest, found, model, (*THRESHOLDS, 1.0)).items():
+        line(f"{threshold}" if threshold < 1.0 else "never (the baseline)", rows)
+    print()
+
+
+def sampling(
+    study: Study, found: Sequence[Found], model: str, steps: Iterable[int], samples: Iterable[int], threshold: float
+) -> None:
+    print(f"Steps × samples, threshold {threshold}:\n")
+    header()
+    limits = (threshold, threshold, threshold)
+    for step in steps:
+        for sample in samples:
+            rows = []
+            for fold in sorted({one.fold for one in found}):
+                run = open_run(Piece(found[0].seed, fold, model).folder(study))
+                baseline = open_run(Piece(found[0].seed, fold, "unet").folder(study))
+                loaded = open_in_memory(run, baseline, study.inference)
+                plan = plan_sampling(loaded.manifest, step, sample)
+                refiner = loaded.manifest.refiner
+                assert refiner is not None
+                settings = loaded.manifest.model_copy(
+                    update={"refiner": refiner.model_copy(update={"thresholds": limits})}
+                )
+                for one in found:
+                    if one.fold != fold:
+                        continue
+                    image = one.case.image.astype(np.float32)
+                    inferred = infer(loaded, image, plan, one.case.name, probability=one.inferred.probability)
+                    decoded = decode(
+                        settings, inferred, spacing_mm=one.spacing_mm, shape=one.reference.shape, postprocess=True
+                    )
+                    rows += rows_of(decoded.labels, one.reference, one.spacing_mm, model, one.seed, fold, one.case.name)
+            line(f"{step} × {sample}", rows)
+    print()
+
+
+def header() -> None:
+    print("| | Dice WT | TC | ET | HD95 mm WT | TC | ET |\n|---|---|---|---|---|---|---|")
+
+
+def line(name: str, rows: Sequence[dict[str, str]]) -> None:
+    cells = [
+        f"{mean(float(row[key]) for row in rows if row['region'] == region):.{digits}f}"
+        for key, digits in (("dice", 3), ("hd95_mm", 1))
+        for region in REGIONS
+    ]
+    print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Thresholds of the flip, chosen on other folds."""
+
+import pytest
+
+pytest.importorskip("torch", reason="training needs torch (extra 'train')")
+
+from rediffinet.errors import TrainingError
+from rediffinet.labels import REGIONS
+from rediffinet.training.calibrate import NEVER, check_model, choose_thresholds, crossfit
+
+
+def rows(*scores: tuple[int, str, float, float]) -> list[dict[str, str]]:
+    """(fold, region, Dice, HD95)."""
+    return [
+        {"fold": str(fold), "region": region, "dice": str(dice), "hd95_mm": str(hd95)}
+        for fold, region, dice, hd95 in scores
+    ]
+
+
+def everywhere(dice: float, hd95: float, folds: tuple[int, ...] = (0,)) -> list[dict[str, str]]:
+    return rows(*((fold, region, dice, hd95) for fold in folds for region in REGIONS))
+
+
+def test_lowest_distance_whose_dice_is_not_lower() -> None:
+    baseline = everywhere(0.8, 10.0)
+    swept = {0.3: everywhere(0.7, 4.0), 0.5: everywhere(0.8, 6.0), 0.7: everywhere(0.85, 7.0)}
+    assert choose_thresholds(swept, baseline) == (0.5, 0.5, 0.5)
+
+
+def test_never_where_nothing_helps() -> None:
+    baseline = everywhere(0.8, 10.0)
+    swept = {0.5: everywhere(0.9, 10.0), 0.7: everywhere(0.7, 1.0)}
+    assert choose_thresholds(swept, baseline) == (NEVER, NEVER, NEVER)
+
+
+def test_each_region_has_its_own() -> None:
+    baseline = everywhere(0.8, 10.0)
+    swept = {
+        0.5: rows((0, "WT", 0.8, 5.0), (0, "TC", 0.8, 9.0), (0, "ET", 0.1, 1.0)),
+        0.7: rows((0, "WT", 0.8, 6.0), (0, "TC", 0.8, 8.0), (0, "ET", 0.1, 1.0)),
+    }
+    assert choose_thresholds(swept, baseline) == (0.5, 0.7, NEVER)
+
+
+def test_a_fold_has_no_say_in_its_own_threshold() -> None:
+    # 0.5 is splendid on fold 0 and harmful on fold 1, 0.7 a little better than nothing on both
+    baseline = everywhere(0.8, 10.0, (0, 1))
+    swept = {
+        0.5: everywhere(0.9, 1.0, (0,)) + everywhere(0.5, 30.0, (1,)),
+        0.7: everywhere(0.81, 9.0, (0, 1)),
+    }
+    chosen = crossfit(swept, baseline, [0, 1, 0])
+    assert chosen == {0: (0.7, 0.7, 0.7), 1: (0.5, 0.5, 0.5)}
+
+
+@pytest.mark.parametrize("model", ["unet", "diff-unet"])
+def test_models_that_flip_nothing(model: str) -> None:
+    with pytest.raises(TrainingError, match=f"'{model}' changes no baseline"):
+        check_model(model)
