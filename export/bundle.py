@@ -23,7 +23,7 @@ from rediffinet.bundle import (
 from rediffinet.cases import Case, find_cases, load_case
 from rediffinet.engines import open_engine
 from rediffinet.engines.base import GraphSpec, TensorSpec
-from rediffinet.errors import ExportError, OutputError
+from rediffinet.errors import EngineError, ExportError, OutputError
 from rediffinet.export.graphs import (
     GraphSource,
     Weights,
@@ -212,7 +212,11 @@ def check_parity(source: GraphSource, rounded: Any, spec: GraphSpec, inputs: dic
     """Hold the written graph against torch; raises ExportError naming the graph, what differs and by how much."""
     errors: dict[str, list[float]] = {name: [] for name in TOLERANCES}
     with open_engine("torch") as torch_engine, open_engine("onnxruntime") as onnxruntime_engine:
-        in_torch, in_onnxruntime = torch_engine.load(spec), onnxruntime_engine.load(spec)
+        try:
+            in_torch, in_onnxruntime = torch_engine.load(spec), onnxruntime_engine.load(spec)
+        except EngineError as error:
+            message = f"parity gate, graph '{source.name}' cannot be checked: {error}. The bundle was not written."
+            raise ExportError(message) from error
         for arrays in inputs.values():
             by_node, by_runtime = in_torch(**arrays), in_onnxruntime(**arrays)
             stored = run_torch(source, rounded, arrays)
