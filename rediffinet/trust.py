@@ -1,0 +1,149 @@
+"""When a result should not be trusted: what the images and the finding say against it, in words for the report.
+
+Nothing here changes a label. Each check has one number that trips it, kept in the manifest (`TrustSettings`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from rediffinet.checks import CaseWarning
+from rediffinet.ext import component_sizes, label_components
+from rediffinet.labels import CONTRASTS
+
+Range = tuple[float, float]
+Mask = npt.NDArray[np.bool_]
+NonNegative = Annotated[float, Field(ge=0.0)]
+QUANTILES = (10, 50, 90)
+
+
+class TrustSettings(BaseModel):
+    """Limits of the warnings. intensities: range of every number of `intensity_profile` over the training cases."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    missing_share: NonNegative = 0.05
+    intensity_margin: NonNegative = 0.3
+    intensities: dict[str, Range] | None = None
+    far_ml: NonNegative = 1.0
+    far_mm: NonNegative = 30.0
+    edge_voxels: Annotated[int, Field(ge=1)] = 20
+    disagreement: NonNegative | None = None
+
+
+def coverage(images: npt.NDArray[np.floating]) -> dict[str, float]:
+    """Share of the brain that each contrast does not show, of images (4, X, Y, Z) with background 0.
+
+    The brain is where at least two contrasts are > 0.
+    """
+    shown = images > 0
+    brain = shown.sum(axis=0) >= 2
+    size = max(1, int(np.count_nonzero(brain)))
+    return {name: float(np.count_nonzero(brain & ~one)) / size for name, one in zip(CONTRASTS, shown, strict=True)}
+
+
+def check_coverage(images: npt.NDArray[np.floating], settings: TrustSettings) -> list[CaseWarning]:
+    """`contrast-partial`: a contrast covers only part of the brain."""
+    partial = {name: share for name, share in coverage(images).items() if share > settings.missing_share}
+    if not partial:
+        return []
+    listed = ", ".join(f"{name} lacks {100 * share:.0f} %" for name, share in partial.items())
+    message = f"Part of the brain is not in every contrast ({listed} of it): what is found there is a guess."
+    return [CaseWarning("contrast-partial", message)]
+
+
+def intensity_profile(image: npt.NDArray[np.floating], background: float) -> dict[str, float]:
+    """Numbers that tell one kind of scan from another, of a normalised image (4, X, Y, Z).
+
+    Per contrast three quantiles over the brain, per pair of contrasts their correlation: the normalisation takes scale
+    and offset away, these are left.
+    """
+    values = image[:, (image > background).any(axis=0)].astype(np.float32)
+    quantiles = np.percentile(values, QUANTILES, axis=1)
+    profile = {
+        f"{name} p{q}": float(quantiles[row, column])
+        for column, name in enumerate(CONTRASTS)
+        for row, q in enumerate(QUANTILES)
+    }
+    with np.errstate(invalid="ignore"):
+        together = np.nan_to_num(np.corrcoef(values))
+    for j, other in enumerate(CONTRASTS):
+        for i, name in enumerate(CONTRASTS[:j]):
+            profile[f"{name}·{other}"] = float(together[i, j])
+    return profile
+
+
+def profile_ranges(profiles: Sequence[Mapping[str, float]]) -> dict[str, Range]:
+    """Smallest and largest of every number."""
+    return {name: (min(p[name] for p in profiles), max(p[name] for p in profiles)) for name in profiles[0]}
+
+
+def check_intensities(image: npt.NDArray[np.floating], background: float, settings: TrustSettings) -> list[CaseWarning]:
+    """`intensities-unlike-training`: a number of the profile lies outside the training range by more than the margin.
+
+    The margin is a share of the range's width. image: normalised, (4, X, Y, Z).
+    """
+    if settings.intensities is None:
+        return []
+    profile = intensity_profile(image, background)
+    outside = {}
+    for name, (low, high) in settings.intensities.items():
+        away = max(low - profile[name], profile[name] - high) / max(high - low, 1e-6)
+        if away > settings.intensity_margin:
+            outside[name] = f"{name} is {profile[name]:.2f}, training had {low:.2f} to {high:.2f}"
+    if not outside:
+        return []
+    message = (
+        f"The images do not look like those of training ({'; '.join(list(outside.values())[:3])}): other "
+        "preprocessing, another scanner, or contrasts in the wrong order."
+    )
+    return [CaseWarning("intensities-unlike-training", message)]
+
+
+def check_tumour(whole: Mask, spacing_mm: tuple[float, float, float], settings: TrustSettings) -> list[CaseWarning]:
+    """`far-components` and `tumour-at-edge`, of the whole tumour found, bool (X, Y, Z) on the case's volume.
+
+    far-components: two or more components of at least far_ml whose centres are farther apart than far_mm.
+    tumour-at-edge: at least edge_voxels voxels on the outermost layer of the volume, beyond which nothing was seen.
+    """
+    return [*_far(whole, spacing_mm, settings), *_at_edge(whole, settings)]
+
+
+def _far(whole: Mask, spacing_mm: tuple[float, float, float], settings: TrustSettings) -> list[CaseWarning]:
+    components, count = label_components(whole, 26)
+    least = settings.far_ml * 1000.0 / float(np.prod(spacing_mm))
+    large = [index + 1 for index, size in enumerate(component_sizes(components, count)) if size >= least]
+    if len(large) < 2:
+        return []
+    centres = np.array([np.argwhere(components == index).mean(axis=0) for index in large]) * spacing_mm
+    apart = float(np.linalg.norm(centres[:, None] - centres[None], axis=-1).max())
+    if apart <= settings.far_mm:
+        return []
+    message = (
+        f"{len(large)} separate lesions of {settings.far_ml:g} ml or more were found, up to {apart:.0f} mm apart: "
+        "several foci, or something else taken for tumour."
+    )
+    return [CaseWarning("far-components", message)]
+
+
+def _at_edge(whole: Mask, settings: TrustSettings) -> list[CaseWarning]:
+    inner = whole[1:-1, 1:-1, 1:-1]
+    at_edge = int(np.count_nonzero(whole)) - int(np.count_nonzero(inner))
+    if at_edge < settings.edge_voxels:
+        return []
+    message = f"The tumour reaches the edge of the images ({at_edge} voxels of it lie there): the rest is not in them."
+    return [CaseWarning("tumour-at-edge", message)]
+
+
+def check_disagreement(disagreement: float, settings: TrustSettings) -> list[CaseWarning]:
+    """`samples-disagree`: the standard deviation of Δ̂ over the samples, where sampled, is above its limit."""
+    if settings.disagreement is None or disagreement <= settings.disagreement:
+        return []
+    message = (
+        f"The samples of the refinement disagree more than in nearly all cases it was tried on ({disagreement:.3f}, "
+        f"limit {settings.disagreement:.3f}): compare with the baseline."
+    )
+    return [CaseWarning("samples-disagree", message)]
