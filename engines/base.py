@@ -106,6 +106,8 @@ class Engine(ABC):
     precisions: tuple[str, ...] = ("fp32",)
     version: str
     cuda_graphs: bool = True
+    volumes: bool = True
+    """Whether it convolves float32 volumes; what does not runs graphs that were rewritten for it."""
     choice: str = ""
     """Why `open_engine` took this engine, in one sentence."""
 

@@ -57,6 +57,8 @@ class TensorRtEngine(Engine):
             raise EngineError(message) from error
         gpu = self.cuda.gpu
         self.provider = f"{self.trt.__name__} on {gpu.name} ({gpu.target})"
+        # TensorRT-RTX has no float32 convolution of volumes for Turing; plans in fp32 are rewritten (export/turing.py).
+        self.volumes = not (aot_targets(self.trt) and gpu.capability < (8, 0))
         self.machine = Machine(self.trt.__name__, self.version, gpu.name, gpu.capability)
         self.log = Log(self.trt)
         try:

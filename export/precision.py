@@ -28,7 +28,7 @@ def to_fp16(source: Path, target: Path) -> None:
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    model = _with_float32_weights(onnx.load(source))
+    model = with_float32_weights(onnx.load(source))
     gemm_as_sum(model, _outside_of_convolutions(model))
     islands = sorted(_outside_of_convolutions(model))
     with _quiet():
@@ -99,7 +99,7 @@ def to_int8(source: Path, target: Path, inputs: Iterable[Arrays], full: Sequence
 
     with _quiet():
         quantize_static(
-            _with_float32_weights(onnx.load(source)),
+            with_float32_weights(onnx.load(source)),
             str(target),
             Recorded(),
             quant_format=QuantFormat.QDQ,
@@ -162,7 +162,7 @@ def _ancestors(nodes: Sequence[NodeProto], roots: set[str]) -> set[str]:
     return reached
 
 
-def _with_float32_weights(model: ModelProto) -> ModelProto:
+def with_float32_weights(model: ModelProto) -> ModelProto:
     """Weights stored as float16 behind a Cast become float32 weights of the same values."""
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in [node for node in model.graph.node if node.op_type == "Cast" and node.input[0] in stored]:

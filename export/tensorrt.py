@@ -1,5 +1,5 @@
-"""TensorRT plans of a bundle's graphs, built into its `trt` folder. Needs neither torch nor onnx, and with
-TensorRT-RTX no GPU either.
+"""TensorRT plans of a bundle's graphs, built into its `trt` folder. Needs neither torch nor onnx (but for fp32
+on Turing, where the graph is rewritten), and with TensorRT-RTX no GPU either.
 """
 
 import hashlib
@@ -226,15 +226,21 @@ def _build_one(
         if stage is not None:
             stage(f"{label}: {phase.lower()}", done, of)
 
+    network = model
+    if target.key.target == "sm75" and spec.precision == "fp32":
+        try:
+            from rediffinet.export.turing import for_turing
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("Building fp32 plans for sm75", str(error.name), "train") from None
+        network = for_turing(model)
     try:
-        built = build(target.module, what, spec.path, model, target.options, tick)
+        built = build(target.module, what, spec.path, network, target.options, tick)
     except ExportError as error:
         if target.key.target != "sm75":
             raise
         message = (
-            f"{error}\nTensorRT-RTX has no 3-D convolution and no matrix product in fp32 for Turing (sm75): it takes "
-            "fp16 graphs only. Build with --precision fp16 (a bundle of an older version: export it again), take "
-            "another target, or the engine tensorrt on that GPU"
+            f"{error}\nTensorRT-RTX has no 3-D convolution and no matrix product in fp32 for Turing (sm75). Build fp32 "
+            "or fp16 plans for it (a bundle of an older version: export it again), or take another target"
         )
         raise ExportError(message) from None
     check_built(what, spec, built)

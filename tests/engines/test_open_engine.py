@@ -162,15 +162,19 @@ def test_listed_provider_that_does_not_start_is_an_error(monkeypatch: pytest.Mon
 
 
 @needs_onnxruntime
-def test_the_probe_is_a_valid_graph() -> None:
+@pytest.mark.parametrize("volumes", [True, False])
+def test_the_probe_is_a_valid_graph(volumes: bool) -> None:
     onnx = pytest.importorskip("onnx", reason="reads the probe")
-    from rediffinet.engines.probe import PROBE
+    from rediffinet.engines.probe import PROBE, PROBE_2D, prove
 
-    model = onnx.load_from_string(PROBE)
+    model = onnx.load_from_string(PROBE if volumes else PROBE_2D)
     onnx.checker.check_model(model, full_check=True)
     assert [node.op_type for node in model.graph.node] == ["Conv"]
     weight = onnx.numpy_helper.to_array(model.graph.initializer[0])
-    np.testing.assert_array_equal(weight, np.full((1, 1, 1, 1, 1), 2, np.float32))
+    np.testing.assert_array_equal(weight, np.full((1,) * (5 if volumes else 4), 2, np.float32))
+    with open_engine("onnxruntime", threads=1) as engine:
+        engine.volumes = volumes
+        prove(engine)
 
 
 def test_survey_covers_every_engine_and_device() -> None:

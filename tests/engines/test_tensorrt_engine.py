@@ -636,6 +636,22 @@ def test_the_cpu_is_refused_before_a_package_is_asked_for(name: str) -> None:
         open_engine(name, "cpu")
 
 
+def test_rtx_on_turing_convolves_no_volumes_in_fp32(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its probe, too, is then one that it can build."""
+    for name, capability, volumes in (("tensorrt_rtx", 7, False), ("tensorrt_rtx", 8, True), ("tensorrt", 7, True)):
+        trt: Any = fake_module(name, driver)
+        if name == "tensorrt_rtx":
+            trt.ComputeCapability = enum.Enum("ComputeCapability", "SM75 SM86")
+        monkeypatch.setitem(sys.modules, name, trt)
+        monkeypatch.setattr(
+            driver,
+            "cuDeviceGetAttribute",
+            lambda out, which, device, major=capability: setattr(out._obj, "value", {75: major, 76: 5}[which]) or 0,
+        )
+        with open_engine(name.replace("_", "-"), "cuda:0") as engine:
+            assert engine.volumes is volumes
+
+
 def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> None:
         raise OSError(f"{name}: cannot open shared object file")

@@ -18,7 +18,7 @@ pytest.importorskip("onnxruntime", reason="float16 graphs are made with onnxrunt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rediffinet.bundle import Bundle, open_bundle
+from rediffinet.bundle import Bundle, file_sha256, open_bundle
 from rediffinet.engines.base import GraphSpec, TensorSpec
 from rediffinet.engines.plans import list_plans
 from rediffinet.engines.tensorrt_build import BuildOptions, Built, build, find_module
@@ -248,8 +248,6 @@ PARITY = {"engine": "none", "inputs": 0, "largest": 0.0, "mean": 0.0}
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write a manifest with the hashes that the files have now."""
-    from rediffinet.bundle import file_sha256
-
     for entry in manifest["graphs"].values():
         for described in (entry, *entry.get("variants", {}).values()):
             described["sha256"] = file_sha256(folder / described["file"])
@@ -319,10 +317,45 @@ def test_plans_of_a_graph_that_changed(planned: Bundle) -> None:
     assert build_plans(changed, PlanSettings(("sm86",), ("fp32",), rebuild=True))[0].built
 
 
-def test_a_build_that_fails_leaves_what_was_there(planned: Bundle) -> None:
-    with pytest.raises(ExportError, match=r"in fp32 for Turing \(sm75\): .*--precision fp16"):
-        build_plans(planned, PlanSettings(("sm75",), ("fp32",)))
+def test_a_build_that_fails_leaves_what_was_there(planned: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rediffinet.export import tensorrt
+
+    before = {path: path.read_bytes() for path in (planned.path / "trt").rglob("*") if path.is_file()}
+
+    def fail(trt: Any, what: str, *rest: Any) -> Built:
+        if "denoiser" in what:
+            raise ExportError("out of tactics")
+        return build(trt, what, *rest)
+
+    monkeypatch.setattr(tensorrt, "build", fail)
+    for target, batch in (("sm86", 7), ("sm89", 2)):
+        with pytest.raises(ExportError, match="out of tactics"):
+            build_plans(planned, PlanSettings((target,), ("fp32",), batch=batch, rebuild=True))
+    assert {path: path.read_bytes() for path in (planned.path / "trt").rglob("*") if path.is_file()} == before
     assert {path.name for path in (planned.path / "trt").iterdir()} == {"sm86-fp32", "sm86-fp16"}
+
+
+def test_fp32_and_fp16_for_turing(planned: Bundle) -> None:
+    """fp32 is rewritten into what Turing has; the plans belong to the bundle's graphs all the same."""
+    outcomes = build_plans(planned, PlanSettings(("sm75",)))
+    assert [outcome.plans.path.name for outcome in outcomes] == ["sm75-fp32", "sm75-fp16"]
+    for outcome in outcomes:
+        precision = outcome.plans.key.precision
+        for name, entry in outcome.plans.plans.items():
+            spec = planned.graph(name, precision)
+            assert entry.graph_sha256 == file_sha256(spec.path)
+            assert {(n, d, s[1:]) for n, d, s in entry.inputs} == {(t.name, t.dtype, t.shape[1:]) for t in spec.inputs}
+            assert entry.precisions["CONVOLUTION"].keys() == {"float32" if precision == "fp32" else "float16"}
+    assert not any(outcome.built for outcome in build_plans(planned, PlanSettings(("sm75",))))
+
+
+def test_turing_without_onnx_names_the_extra(planned: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.delitem(sys.modules, "rediffinet.export.turing", raising=False)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtraError, match=r"fp32 plans for sm75 needs .*'onnx'(?s:.*)rediffinet\[train\]"):
+        build_plans(planned, PlanSettings(("sm75",), ("fp32",)))
 
 
 @pytest.mark.parametrize(
@@ -410,6 +443,17 @@ def test_exported_networks_build_in_fp16_down_to_turing(bundle: Any, name: str, 
     assert types(plan, "CONVOLUTION") == {"float16"}
     assert types(plan, "NORMALIZATION") == {"float32"}
     assert "MATRIX_MULTIPLY" not in {kind for _, kind, _ in plan.layers}
+
+
+@pytest.mark.parametrize("name", ["baseline", "conditioner", "denoiser"])
+def test_exported_networks_build_in_fp32_for_turing(half_bundle: Any, name: str) -> None:
+    """Also with weights stored as float16; the operators that Turing lacks are gone."""
+    from rediffinet.export.turing import for_turing
+
+    spec = half_bundle.graph(name)
+    plan = built(for_turing(spec.path.read_bytes()), BuildOptions("sm75", batch=2))
+    check_built(name, spec, plan)
+    assert {dtype for _, kind, dtype in plan.layers if kind in ("CONVOLUTION", "DECONVOLUTION")} == {"float32"}
 
 
 @pytest.mark.parametrize("name", ["baseline", "conditioner", "denoiser"])
