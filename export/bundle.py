@@ -214,9 +214,9 @@ def check_parity(source: GraphSource, rounded: Any, spec: GraphSpec, inputs: dic
     with open_engine("torch") as torch_engine, open_engine("onnxruntime") as onnxruntime_engine:
         try:
             in_torch, in_onnxruntime = torch_engine.load(spec), onnxruntime_engine.load(spec)
-        except EngineError as error:
-            message = f"parity gate, graph '{source.name}' cannot be checked: {error}. The bundle was not written."
-            raise ExportError(message) from error
+        except EngineError as refused:
+            message = f"parity gate, graph '{source.name}' cannot be checked: {refused}. The bundle was not written."
+            raise ExportError(message) from refused
         for arrays in inputs.values():
             by_node, by_runtime = in_torch(**arrays), in_onnxruntime(**arrays)
             stored = run_torch(source, rounded, arrays)

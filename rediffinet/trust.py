@@ -62,7 +62,7 @@ def intensity_profile(image: npt.NDArray[np.floating], background: float) -> dic
     and offset away, these are left.
     """
     values = image[:, (image > background).any(axis=0)].astype(np.float32)
-    quantiles = np.percentile(values, QUANTILES, axis=1)
+    quantiles = np.asarray(np.percentile(values, QUANTILES, axis=1))
     profile = {
         f"{name} p{q}": float(quantiles[row, column])
         for column, name in enumerate(CONTRASTS)

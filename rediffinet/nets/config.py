@@ -42,8 +42,9 @@ class RefinerConfig(Frozen):
     """Discrepancy denoiser and its conditioning encoder (paper §2.2).
 
     condition_channels: of what the network is conditioned on (rediffinet.models); features: channels per level of both
-    encoders; head_features: channels of the full-resolution decoder output; time_features: width of the timestep embedding; train_steps: T; signal_scale: b, the discrepancy is diffused as ±b.
-    soft_condition: condition on the baseline's probabilities (2p − 1) instead of its mask.
+    encoders; head_features: channels of the full-resolution decoder output; time_features: width of the timestep
+    embedding; train_steps: T; signal_scale: b, x0 is diffused as ±b. soft_condition: condition on the baseline's
+    probabilities (2p − 1) instead of its mask.
     """
 
     condition_channels: Positive = 7

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rediffinet.errors import ConfigError
@@ -31,7 +32,7 @@ class FirstOutput(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Image (N, 4, X, Y, Z) → logits (N, 3, X, Y, Z)."""
         result = self.net(image)
-        return result[0] if isinstance(result, list | tuple) else result
+        return torch.as_tensor(result[0] if isinstance(result, list | tuple) else result)
 
 
 def build_baseline(config: UNetConfig) -> nn.Module:

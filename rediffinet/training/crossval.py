@@ -130,6 +130,7 @@ def crossvalidate(
         patients=study.patients,
     )
     folds = assign_folds([case.name for case in cases], study.folds, study.fold_seed, study.patients)
+    _check_folds(study, cases, folds)
     for fold in sorted({piece.fold for piece in pieces}):
         table = check_dataset(cases, folds, config.spacing_mm, fold)
     tell(table)
@@ -198,22 +199,28 @@ def _predictions(study: Study, seed: int) -> Path:
     return study.out / f"seed{seed}" / "out_of_fold"
 
 
-def _write_folds(study: Study, cases: Sequence[TrainingCase], folds: dict[str, int]) -> None:
-    path = study.out / FOLDS
-    content = {
+def _described(study: Study, cases: Sequence[TrainingCase], folds: dict[str, int]) -> dict[str, object]:
+    return {
         "folds": study.folds,
         "fold_seed": study.fold_seed,
         "cases": {case.name: {"patient": case.patient, "fold": folds[case.name]} for case in cases},
     }
-    if path.is_file() and json.loads(path.read_text()) != content:
+
+
+def _check_folds(study: Study, cases: Sequence[TrainingCase], folds: dict[str, int]) -> None:
+    path = study.out / FOLDS
+    if path.is_file() and json.loads(path.read_text()) != _described(study, cases, folds):
         message = f"{study.out} holds a study of other cases or folds (see {path}). Use another --out."
         raise OutputError(message)
+
+
+def _write_folds(study: Study, cases: Sequence[TrainingCase], folds: dict[str, int]) -> None:
     try:
         study.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         message = f"{study.out} cannot be made: {error}. Use another --out."
         raise OutputError(message) from None
-    write_atomically(path, f"{json.dumps(content, indent=2)}\n".encode())
+    write_atomically(study.out / FOLDS, f"{json.dumps(_described(study, cases, folds), indent=2)}\n".encode())
 
 
 def _ready(study: Study, piece: Piece, pieces: Sequence[Piece]) -> bool:
