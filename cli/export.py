@@ -13,6 +13,9 @@ def export(
     baseline: Annotated[
         Path | None, typer.Option(help="Run folder of the baseline that the model refines, where it refines one.")
     ] = None,
+    checkpoint: Annotated[
+        str, typer.Option(help="last, or best for that of the best validation of the model's run.")
+    ] = "last",
     name: Annotated[str, typer.Option(help="Name of the bundle.")] = "rediffinet",
     weights: Annotated[str, typer.Option(help="float32, or float16 to store weights in half the space.")] = "float32",
     steps: Annotated[int, typer.Option(help="Default sampling steps.")] = 1,
@@ -57,6 +60,9 @@ def export(
     except ValueError:
         message = f"--thresholds: got '{thresholds}', expected one number or three as WT,TC,ET"
         raise ConfigError(message) from None
+    if checkpoint not in ("last", "best"):
+        message = f"--checkpoint: got '{checkpoint}', expected last or best"
+        raise ConfigError(message)
     if weights not in ("float32", "float16"):
         message = f"--weights: got '{weights}', expected float32 or float16"
         raise ConfigError(message)
@@ -93,7 +99,8 @@ def export(
         check_targets(plans)
     with stages() as stage:
         opened = None if baseline is None else open_run(baseline)
-        bundle = export_bundle(open_run(run), opened, out, settings, overwrite=overwrite, stage=stage)
+        exported = open_run(run, "best" if checkpoint == "best" else "last")
+        bundle = export_bundle(exported, opened, out, settings, overwrite=overwrite, stage=stage)
     for graph_name, entry in bundle.manifest.graphs.items():
         size = (bundle.path / entry.file).stat().st_size / 1e6
         typer.echo(

@@ -19,15 +19,22 @@ def train(
     cache: Annotated[
         Path | None, typer.Option(help="Folder in which prepared cases are kept and mapped from, for the next run.")
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="auto (CUDA where there is any, one GPU for each process of a node), cpu or cuda."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, for example steps=500.")] = None,
 ) -> None:
-    """Train a baseline or a refiner; checkpoints are written whole and --resume continues exactly."""
+    """Train a model; checkpoints are written whole and --resume continues exactly. Under torchrun: data-parallel."""
+    from contextlib import nullcontext
+
     from rediffinet.cli.progress import training_progress
     from rediffinet.errors import ConfigError, MissingExtraError
 
     try:
         from rediffinet.training.config import resolve_config
+        from rediffinet.training.distributed import open_place
         from rediffinet.training.runs import train as run
     except ModuleNotFoundError as error:
         raise MissingExtraError("Training", str(error.name), "train") from None
@@ -42,17 +49,23 @@ def train(
         if not isinstance(changes, dict):
             message = f"--config {config}: holds a {type(changes).__name__}, expected a JSON object of settings"
             raise ConfigError(message)
-    changes |= {key: value for key, value in (("fold", fold), ("folds", folds)) if value is not None}
+    given = {"fold": fold, "folds": folds, "device": device}
+    changes |= {key: value for key, value in given.items() if value is not None}
     resolved = resolve_config(model, preset, changes, tuple(settings or ()))
-    with training_progress() as (progress, stage):
-        path = run(
-            resolved,
-            data,
-            out,
-            baselines=baseline or (),
-            resume=resume,
-            progress=progress,
-            stage=stage,
-            cache=cache,
-        )
-    typer.echo(str(path))
+    with open_place(resolved.device, resolved.timeout_s) as place:
+        if place.main:
+            typer.echo(f"training on {place}", err=True)
+        with training_progress() if place.main else nullcontext((None, None)) as (progress, stage):
+            path = run(
+                resolved,
+                data,
+                out,
+                baselines=baseline or (),
+                resume=resume,
+                progress=progress,
+                stage=stage,
+                cache=cache,
+                place=place,
+            )
+        if place.main:
+            typer.echo(str(path))

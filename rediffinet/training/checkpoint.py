@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rediffinet.errors import OutputError, TrainingError
 
 CHECKPOINT = "checkpoint.safetensors"
+BEST = "best.safetensors"
 
 
 def save_checkpoint(
@@ -26,8 +27,17 @@ def save_checkpoint(
     for name, parameter in model.named_parameters():
         state = optimizer.state.get(parameter, {})
         tensors |= {f"adam.{key}.{name}": value for key, value in state.items()}
+    _write(path, tensors, metadata)
+
+
+def save_best(path: Path, ema: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write the averaged weights alone with `metadata`, as `save_checkpoint` does."""
+    _write(path, {f"ema.{name}": value for name, value in ema.items()}, metadata)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
-    flat = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
+    flat = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     try:
         save_file(flat, temporary, {"rediffinet": json.dumps(metadata)})
         temporary.replace(path)
@@ -58,9 +68,10 @@ def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def restore_optimizer(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put the AdamW moments of a checkpoint back."""
+    """Put the AdamW moments of a checkpoint back, beside their parameters; the counts of steps stay on the CPU."""
     for key in ("step", "exp_avg", "exp_avg_sq"):
         moments = part(tensors, f"adam.{key}")
         for name, parameter in model.named_parameters():
             if name in moments:
-                optimizer.state[parameter][key] = moments[name].clone()
+                home = "cpu" if key == "step" else parameter.device
+                optimizer.state[parameter][key] = moments[name].to(home, copy=True)

@@ -32,12 +32,18 @@ class Augmentation(Frozen):
     blur: Fraction = 0.0
 
 
+MACHINE_FIELDS = frozenset({"channels_last", "compile", "accumulate", "device", "loader_threads", "timeout_s"})
+"""Fields of TrainConfig that may differ when a run is resumed."""
+
+
 class TrainConfig(Frozen):
     """Everything a run depends on besides its data; saved resolved with every checkpoint.
 
     model: a name of rediffinet.models. spacing_mm: the voxel size the networks work at; cases are resampled to it.
-    mirror: the baseline's answer is the mean with that of the mirrored head. channels_last, compile: how the work is
-    laid out on this machine; they change the result by rounding alone.
+    mirror: the baseline's answer is the mean with that of the mirrored head. batch: examples of a step, over all
+    processes and their `accumulate` micro-batches. validate_every: steps between validations on the held-out fold, 0
+    for none. MACHINE_FIELDS: how the work is laid out on this machine, among them the threads that make batches ahead
+    and the seconds that processes wait for each other; they change the result by rounding alone.
     """
 
     model: str
@@ -66,7 +72,18 @@ class TrainConfig(Frozen):
     seed: int = 0
     fold: int | None = None
     folds: Annotated[int, Field(ge=2)] = 5
+    fold_seed: int = 0
     checkpoint_every: Annotated[int, Field(gt=0)] = 100
+    validate_every: Annotated[int, Field(ge=0)] = 0
+    accumulate: Annotated[int, Field(gt=0)] = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    loader_threads: Annotated[int, Field(gt=0)] = 1
+    timeout_s: PositiveFloat = 1800.0
+
+    def differences(self, other: "TrainConfig") -> list[str]:
+        """Names of the fields in which `other` would make another run, MACHINE_FIELDS left out."""
+        names = sorted(set(type(self).model_fields) - MACHINE_FIELDS)
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
 
     @property
     def network_window(self) -> tuple[int, int, int]:
@@ -146,7 +163,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "correction": {
             **_TINY_2MM,
             "unet": {"features": _TINY_2MM_FEATURES, "deep_supervision": True, "window": (48, 64, 48)},
-            "steps": 500,
+            "steps": 300,
         },
         "diffusion": {
             **_TINY_2MM,
@@ -156,7 +173,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
                 "window": (48, 64, 48),
                 "signal_scale": 0.2,
             },
-            "steps": 500,
+            "steps": 300,
         },
     },
     "paper": {

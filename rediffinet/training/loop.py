@@ -1,41 +1,56 @@
-"""The training loop: one process, resumable at any checkpoint with the same result as an uninterrupted run."""
+"""The training loop: alone or with others, resumable at any checkpoint with the result of an uninterrupted run."""
 
-import csv
-import io
+import copy
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rediffinet.errors import OutputError, TrainingError
 from rediffinet.nifti import write_atomically
-from rediffinet.training.checkpoint import CHECKPOINT, part, read_checkpoint, restore_optimizer, save_checkpoint
+from rediffinet.noise import philox
+from rediffinet.training.checkpoint import BEST, CHECKPOINT, save_best, save_checkpoint
 from rediffinet.training.config import TrainConfig
+from rediffinet.training.distributed import (
+    Place,
+    average_buffers,
+    check_agreement,
+    gradients_kept,
+    lone_place,
+    mean,
+    share,
+    stop,
+    together,
+    wrap,
+)
+from rediffinet.training.loader import Batch, load_ahead, micro_batches
+from rediffinet.training.records import (
+    LOG,
+    LOG_COLUMNS,
+    VALIDATION,
+    VALIDATION_COLUMNS,
+    RegionScore,
+    Row,
+    read_rows,
+    write_rows,
+)
+from rediffinet.training.state import State, new_state, restore_state
 from rediffinet.training.tasks import Task
 
-LOG = "log.csv"
 LOG_EVERY = 10
 Progress = Callable[[int, int, float], None]
 """(step, steps, loss): called after every step."""
-
-
-@dataclass
-class State:
-    """What a checkpoint holds besides the configuration; `network` is the model as it is called (compiled perhaps)."""
-
-    model: nn.Module
-    ema: dict[str, Tensor]
-    optimizer: torch.optim.Optimizer
-    network: nn.Module
-    step: int = 0
+Validate = Callable[[nn.Module], Sequence[RegionScore]]
+"""Scores of a network in evaluation mode on the held-out cases; every process calls it and gets the same."""
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -46,83 +61,51 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def new_state(task: Task) -> State:
-    """A fresh model and optimizer, initialised from the seed."""
-    torch.manual_seed(task.config.seed)
-    model = task.build()
-    if task.config.channels_last:
-        model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=task.config.learning_rate, weight_decay=task.config.weight_decay
-    )
-    network = torch.compile(model, dynamic=False) if task.config.compile else model
-    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    return State(model, average, optimizer, cast(nn.Module, network))
+def advance(task: Task, state: State, batches: Sequence[Batch]) -> float:
+    """One optimizer step on this process's micro-batches; returns the loss of the whole batch, over all processes.
 
-
-def restore_state(task: Task, path: Path, provenance: dict[str, Any]) -> State:
-    """The state of a checkpoint. Raises TrainingError when it belongs to another configuration or other data."""
-    state = new_state(task)
-    tensors, metadata = read_checkpoint(path)
-    wanted = json.loads(task.config.model_dump_json())
-    found = metadata["config"]
-    differing = sorted(key for key in wanted if wanted[key] != found.get(key))
-    if differing:
-        changes = "; ".join(f"{key}: checkpoint has {found.get(key)}, asked for {wanted[key]}" for key in differing)
-        message = f"--resume: {path} has another configuration ({changes}). Use the same settings or a new --out."
-        raise TrainingError(message)
-    changed = _changed_provenance(metadata["provenance"], json.loads(json.dumps(provenance)))
-    if changed:
-        message = f"--resume: {path} was trained on other data ({changed}). Give the same data or a new --out."
-        raise TrainingError(message)
-    state.model.load_state_dict(part(tensors, "model"))
-    state.ema = part(tensors, "ema")
-    restore_optimizer(tensors, state.model, state.optimizer)
-    state.step = metadata["step"]
-    return state
-
-
-def _changed_provenance(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """What differs, in words; empty when nothing does."""
-    changes = []
-    for key in sorted(found.keys() | wanted.keys()):
-        before, now = found.get(key), wanted.get(key)
-        if before != now and isinstance(before, list) and isinstance(now, list):
-            gone, new = [x for x in before if x not in now], [x for x in now if x not in before]
-            changes.append(f"{key}: without {gone}, with {new} in addition")
-        elif before != now:
-            changes.append(f"{key}: checkpoint has {before}, got {now}")
-    return "; ".join(changes)
-
-
-def advance(task: Task, state: State, batch: tuple[Tensor, ...]) -> float:
-    """One optimizer step; returns the loss."""
-    config = task.config
+    Raises TrainingError, on all processes, when the loss or its gradient is no longer a number.
+    """
+    config, place = task.config, state.place
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(config, state.step)
     state.optimizer.zero_grad(set_to_none=True)
-    if config.channels_last:
-        batch = tuple(
-            part.contiguous(memory_format=torch.channels_last_3d) if part.ndim == 5 else part for part in batch
-        )
-    loss = task.loss(state.network, batch)
-    value = float(loss.detach())
+    # for networks that drop features at random: a resumed run must drop the same
+    torch.manual_seed(int(philox("torch", config.seed, state.step, place.rank).integers(2**63)))
+    value = 0.0
+    for index, batch in enumerate(batches):
+        with nullcontext() if index == len(batches) - 1 else gradients_kept(state.network):
+            loss = task.loss(state.network, _placed(batch, config, place)) / len(batches)
+            loss.backward()  # type: ignore[no-untyped-call]
+        value += float(loss.detach())
+    value = mean(place, value)
     if not math.isfinite(value):
         message = f"the loss became {value} at step {state.step}: lower learning_rate, or set autocast=false"
-        raise TrainingError(message)
-    loss.backward()  # type: ignore[no-untyped-call]
+        stop(place, TrainingError(message))
     norm = float(torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm))
     if not math.isfinite(norm):  # the step would ruin the weights, and the next checkpoint with them
         message = f"the gradient became {norm} at step {state.step}: lower learning_rate, or set autocast=false"
-        raise TrainingError(message)
+        stop(place, TrainingError(message))
     state.optimizer.step()
+    average_buffers(place, state.model)
     # a short run must not average in its random start
     decay = min(config.ema, (1.0 + state.step) / (10.0 + state.step))
     with torch.no_grad():
         for name, value_now in state.model.state_dict().items():
-            state.ema[name].lerp_(value_now, 1.0 - decay)
+            if value_now.is_floating_point():
+                state.ema[name].lerp_(value_now, 1.0 - decay)
+            else:  # a counter
+                state.ema[name].copy_(value_now)
     state.step += 1
     return value
+
+
+def _placed(batch: Batch, config: TrainConfig, place: Place) -> Batch:
+    """A batch on the device, in the order of the network's weights."""
+    placed = tuple(part.to(place.device, non_blocking=True) for part in batch)
+    if not config.channels_last:
+        return placed
+    return tuple(part.contiguous(memory_format=torch.channels_last_3d) if part.ndim == 5 else part for part in placed)
 
 
 def check_folder(out: Path, *, resume: bool) -> None:
@@ -137,57 +120,117 @@ def check_folder(out: Path, *, resume: bool) -> None:
 
 
 def run_training(
-    task: Task, out: Path, provenance: dict[str, Any], *, resume: bool = False, progress: Progress | None = None
+    task: Task,
+    out: Path,
+    provenance: dict[str, Any],
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    place: Place | None = None,
+    validate: Validate | None = None,
 ) -> Path:
     """Train to the end and return the path of the checkpoint.
 
     provenance: JSON-ready facts about the data (cases trained on and held out, hashes of baselines), kept in the
-    checkpoint. Raises OutputError when `out` holds a run already and `resume` is false, TrainingError when the run
-    to resume has another configuration or other data, or when the loss is no longer a number.
+    checkpoint. place: by default that of a process alone; of several the main one writes, and `out` is a folder that
+    all see. validate: scores every `validate_every` steps and at the end; the best network is kept.
+
+    Raises OutputError when `out` holds a run already and `resume` is false, TrainingError when the run to resume has
+    another configuration or other data, or when the loss is no longer a number, ConfigError when the processes cannot
+    share a batch.
     """
-    check_folder(out, resume=resume)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / CHECKPOINT
-    state = restore_state(task, path, provenance) if path.exists() else new_state(task)
-    config = task.config
-    write_atomically(out / "config.json", f"{json.dumps(json.loads(config.model_dump_json()), indent=2)}\n".encode())
-    rows = _read_log(out / LOG, state.step)
-    losses: list[float] = []
+    place = place or lone_place(task.config.device)
+    config, path = task.config, out / CHECKPOINT
+    shares = share(config.batch, config.accumulate, place)
+    with together(place):
+        check_folder(out, resume=resume)
+        out.mkdir(parents=True, exist_ok=True)
+        state = restore_state(task, path, provenance, place) if path.exists() else new_state(task, place)
+        files = _Files(out, config, provenance, *_read_tables(out, state.step))
+    settings = json.loads(config.model_dump_json(exclude={"device"}))
+    check_agreement(place, {"configuration": settings, "data set": provenance, "checkpoint step": state.step})
+    if place.main:
+        text = json.dumps(json.loads(config.model_dump_json()), indent=2)
+        write_atomically(out / "config.json", f"{text}\n".encode())
+        _keep_best(files, state)  # a kill between a checkpoint and its best.safetensors
+    # MONAI's networks may hold heads that are not used
+    state.network = wrap(state.network, place, all_used=config.unet.network == "unet")
     state.model.train()
-    started = time.monotonic() - (float(rows[-1][3]) if rows else 0.0)
-    with ThreadPoolExecutor(1) as ahead:
-        following = ahead.submit(task.batch, state.step)
+    started = time.monotonic() - (float(files.log[-1][3]) if files.log else 0.0)
+    waiting = float(files.log[-1][4]) if files.log else 0.0
+    load = partial(micro_batches, task, shares, device=place.device)
+    with closing(load_ahead(load, range(state.step, config.steps), config.loader_threads)) as batches:
         while state.step < config.steps:
-            batch, following = following.result(), ahead.submit(task.batch, state.step + 1)
-            losses.append(advance(task, state, batch))
+            asked = time.monotonic()
+            batch = next(batches)
+            waiting += time.monotonic() - asked
+            state.losses.append(advance(task, state, batch))
             if progress is not None:
-                progress(state.step, config.steps, losses[-1])
-            if state.step % LOG_EVERY == 0 or state.step == config.steps:
-                mean = sum(losses) / len(losses)
-                rows.append([state.step, mean, learning_rate(config, state.step - 1), time.monotonic() - started])
-                losses.clear()
-            if state.step % config.checkpoint_every == 0 or state.step == config.steps:
-                metadata = {
-                    "config": json.loads(config.model_dump_json()),
-                    "step": state.step,
-                    "provenance": provenance,
-                }
-                _write_log(out / LOG, rows)  # first: on resume, rows past the checkpoint are dropped, never missing
-                save_checkpoint(path, state.model, state.ema, state.optimizer, metadata)
+                progress(state.step, config.steps, state.losses[-1])
+            last = state.step == config.steps
+            if state.step % LOG_EVERY == 0 or last:
+                rate = learning_rate(config, state.step - 1)
+                loss = sum(state.losses) / len(state.losses)
+                files.log.append([state.step, loss, rate, time.monotonic() - started, waiting])
+                state.losses.clear()
+            due = last or (config.validate_every > 0 and state.step % config.validate_every == 0)
+            if validate is not None and due:
+                _validate(state, validate, files.validation)
+            if (due or state.step % config.checkpoint_every == 0) and place.main:
+                _write(files, state)
     return path
 
 
-def _read_log(path: Path, step: int) -> list[list[Any]]:
-    """Log rows up to the checkpoint's step; later ones will be made again."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [row for row in list(csv.reader(file))[1:] if int(row[0]) <= step]
+@dataclass(frozen=True)
+class _Files:
+    """The run folder: what its files say besides the state. log, validation: rows of the tables."""
+
+    out: Path
+    config: TrainConfig
+    provenance: dict[str, Any]
+    log: list[Row]
+    validation: list[Row]
 
 
-def _write_log(path: Path, rows: Sequence[Sequence[Any]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["step", "loss", "learning_rate", "seconds"])
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+def _read_tables(out: Path, step: int) -> tuple[list[Row], list[Row]]:
+    return read_rows(out / LOG, LOG_COLUMNS, step), read_rows(out / VALIDATION, VALIDATION_COLUMNS, step)
+
+
+def _validate(state: State, validate: Validate, rows: list[Row]) -> None:
+    """Score the averaged weights; note the rows, and whether they are the best yet."""
+    model = copy.deepcopy(state.model)
+    model.load_state_dict(state.ema)
+    scores = validate(model.eval())
+    rows += [[state.step, *score] for score in scores]
+    dice = sum(score.dice for score in scores) / len(scores)
+    if state.best is None or dice > state.best["dice"]:
+        state.best = {"step": state.step, "dice": dice}
+
+
+def _write(files: _Files, state: State) -> None:
+    """Write the tables, the checkpoint, the best network, in that order.
+
+    Rows past a checkpoint are dropped when it is resumed, and a best network that is missing is written then: a kill
+    between two files loses nothing.
+    """
+    write_rows(files.out / LOG, LOG_COLUMNS, files.log)
+    if files.validation:
+        write_rows(files.out / VALIDATION, VALIDATION_COLUMNS, files.validation)
+    save_checkpoint(files.out / CHECKPOINT, state.model, state.ema, state.optimizer, _metadata(files, state))
+    _keep_best(files, state)
+
+
+def _keep_best(files: _Files, state: State) -> None:
+    if state.best is not None and state.best["step"] == state.step:
+        save_best(files.out / BEST, state.ema, _metadata(files, state))
+
+
+def _metadata(files: _Files, state: State) -> dict[str, Any]:
+    return {
+        "config": json.loads(files.config.model_dump_json()),
+        "step": state.step,
+        "provenance": files.provenance,
+        "machine": {"device": str(state.place.device), "name": str(state.place), "torch": torch.__version__},
+        "losses": state.losses,
+        "best": state.best,
+    }

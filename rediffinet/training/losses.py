@@ -1,4 +1,8 @@
-"""The compound loss of the paper: Dice + binary cross-entropy (+ mean squared error for the discrepancy)."""
+"""The compound loss of the paper: Dice + binary cross-entropy (+ mean squared error for the discrepancy).
+
+Every loss of a batch is the mean of the losses of its examples, the Dice loss too. So the gradient of a batch is the
+mean of those of its parts, wherever they are computed: in micro-batches one after the other, or in several processes.
+"""
 
 import torch
 from torch import Tensor
@@ -6,8 +10,8 @@ from torch.nn import functional
 
 
 def dice_loss(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
-    """1 − soft Dice, averaged over regions; the batch counts as one volume. Both (N, 3, …) float32."""
-    axes = [0, *range(2, probability.ndim)]
+    """1 − soft Dice, averaged over examples and regions. Both (N, 3, …) float32."""
+    axes = list(range(2, probability.ndim))
     overlap = (probability * target).sum(axes)
     total = probability.sum(axes) + target.sum(axes)
     return (1.0 - (2.0 * overlap + smooth) / (total + smooth)).mean()

@@ -3,27 +3,37 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import nn
 
-from rediffinet.errors import TrainingError
+from rediffinet.cases import find_cases
+from rediffinet.errors import RediffError, TrainingError
 from rediffinet.models import find_model
 from rediffinet.nets.unet import BaselineGraph
 from rediffinet.nifti import write_atomically
-from rediffinet.training.checkpoint import CHECKPOINT, part, read_checkpoint
+from rediffinet.training.checkpoint import BEST, CHECKPOINT, part, read_checkpoint
 from rediffinet.training.config import TrainConfig
-from rediffinet.training.data import TrainingCase, assign_folds, load_training_cases, patient_of
-from rediffinet.training.loop import Progress, check_folder, run_training
+from rediffinet.training.data import (
+    TrainingCase,
+    assign_folds,
+    load_training_case,
+    load_training_cases,
+    patient_of,
+)
+from rediffinet.training.dataset import check_dataset
+from rediffinet.training.distributed import Place, lone_place, together
+from rediffinet.training.loop import Progress, Validate, check_folder, run_training
 from rediffinet.training.tasks import Probability, make_task
 from rediffinet.windows import slide
 
+CPU = torch.device("cpu")
 Stage = Callable[[str, int, int], None]
 """(what, done, of): progress of the preparations."""
 
@@ -42,12 +52,22 @@ class Run:
     @property
     def seen_patients(self) -> frozenset[str]:
         """Patients whose labels this run was trained on."""
-        return frozenset(patient_of(name) for name in self.provenance["trained_on"])
+        named = self.provenance.get("patients", {})
+        return frozenset(named.get(name, patient_of(name)) for name in self.provenance["trained_on"])
 
 
-def open_run(folder: Path) -> Run:
-    """Read a run folder. Raises TrainingError when it holds no checkpoint of ours, or one of another version."""
-    path = folder / CHECKPOINT
+def open_run(folder: Path, checkpoint: Literal["last", "best"] = "last") -> Run:
+    """Read a run folder. Raises TrainingError when it holds no checkpoint of ours, or one of another version.
+
+    checkpoint: the last one, or that of the best validation.
+    """
+    path = folder / (BEST if checkpoint == "best" else CHECKPOINT)
+    if checkpoint == "best" and not path.exists() and (folder / CHECKPOINT).exists():
+        message = (
+            f"{folder} holds no {BEST}: it was trained without validation. Take its last checkpoint, or train "
+            "with --set validate_every=N."
+        )
+        raise TrainingError(message)
     tensors, metadata = read_checkpoint(path)
     try:
         config = TrainConfig.model_validate(metadata["config"])
@@ -61,13 +81,13 @@ def open_run(folder: Path) -> Run:
     return Run(folder, config, model, metadata["provenance"], metadata["step"], digest)
 
 
-def predict_probability(run: Run, case: TrainingCase) -> Probability:
+def predict_probability(run: Run, case: TrainingCase, device: torch.device = CPU) -> Probability:
     """The baseline's blended probabilities of a case, float16 (3, X, Y, Z)."""
-    graph = BaselineGraph(run.model, mirror=run.config.mirror).eval()
+    graph = BaselineGraph(run.model, mirror=run.config.mirror).eval().to(device)
 
     def predict(window: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=run.config.autocast):
-            return np.asarray(graph(torch.from_numpy(window)).float().numpy())
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=run.config.autocast):
+            return np.asarray(graph(torch.from_numpy(window).to(device)).float().cpu().numpy())
 
     image = case.image.astype(np.float32)
     config = run.config
@@ -77,7 +97,11 @@ def predict_probability(run: Run, case: TrainingCase) -> Probability:
 
 
 def out_of_fold(
-    cases: Sequence[TrainingCase], baselines: Sequence[Run], cache: Path, stage: Stage | None = None
+    cases: Sequence[TrainingCase],
+    baselines: Sequence[Run],
+    cache: Path,
+    stage: Stage | None = None,
+    device: torch.device = CPU,
 ) -> list[Probability]:
     """Predictions for every case by a baseline that has not seen its patient.
 
@@ -100,7 +124,7 @@ def out_of_fold(
         path = cache / f"{case.name}-{_prediction_key(baseline, case)}.npy"
         if not path.exists():
             content = io.BytesIO()
-            np.save(content, predict_probability(baseline, case))
+            np.save(content, predict_probability(baseline, case, device))
             write_atomically(path, content.getvalue())
         predictions.append(np.load(path))
         if stage is not None:
@@ -137,13 +161,80 @@ def train(
     progress: Progress | None = None,
     stage: Stage | None = None,
     cache: Path | None = None,
+    patients: Mapping[str, str] | None = None,
+    predictions: Path | None = None,
+    place: Place | None = None,
 ) -> Path:
     """Train one model and return its checkpoint.
 
     With config.fold = K the cases of fold K (patients are never split) are held out, whatever the model. A model that
     refines needs `baselines`: runs of which at least one has not seen each training case. `cache`: a folder where the
-    prepared cases are kept and mapped from. Raises TrainingError, OutputError.
+    prepared cases are kept and mapped from; `predictions`: one where those of the baselines are, by default in `out`.
+    `patients`: patient of a case where its name does not tell. Raises TrainingError, before anything is trained, for a
+    data set that cannot be used (rediffinet.training.dataset), OutputError.
+
+    place: that of this process among those that train together (`open_place`), all of which call this alike; by
+    default it trains alone. A problem of one ends all before anything is trained.
     """
+    place = place or lone_place(config.device)
+    if place.processes > 1 and cache is not None:
+        with together(place):
+            _fill_cache(config, data, cache, place)
+    with together(place):
+        job = _read(config, data, out, baselines, resume, stage, cache, patients)
+    folder = predictions or out / "out_of_fold"
+    if job.runs and place.processes > 1:
+        with together(place):
+            needed = [*job.kept, *(job.held_out if config.validate_every else ())]
+            out_of_fold(needed[place.rank :: place.processes], job.runs, folder, stage, place.device)
+    with together(place):
+        found = out_of_fold(job.kept, job.runs, folder, stage, place.device) if job.runs else None
+        task = make_task(config, job.kept, found)
+        validate = _validation(job, config, folder, place, stage)
+    return run_training(task, out, job.provenance, resume=resume, progress=progress, place=place, validate=validate)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What was found before training starts: cases of both sides, the baselines, the provenance."""
+
+    kept: list[TrainingCase]
+    held_out: list[TrainingCase]
+    runs: list[Run]
+    provenance: dict[str, Any]
+
+
+def _fill_cache(config: TrainConfig, data: Sequence[Path], cache: Path, place: Place) -> None:
+    """Prepare this process's share of the cases; what cannot be read is told when all are read."""
+    folders = [path for folder in data for path in find_cases(folder)]
+    for path in folders[place.rank :: place.processes]:
+        try:
+            load_training_case(path, config.normalisation, config.spacing_mm, cache)
+        except RediffError:
+            continue
+
+
+def _validation(job: _Job, config: TrainConfig, folder: Path, place: Place, stage: Stage | None) -> Validate | None:
+    """What scores the network during training, when that is asked for."""
+    if not config.validate_every:
+        return None
+    from rediffinet.training.validation import HeldOut, make_validation  # it runs what is trained here
+
+    priors = out_of_fold(job.held_out, job.runs, folder, stage, place.device) if job.runs else None
+    return make_validation(config, HeldOut(job.held_out, priors, job.runs[0] if job.runs else None), place)
+
+
+def _read(
+    config: TrainConfig,
+    data: Sequence[Path],
+    out: Path,
+    baselines: Sequence[Path],
+    resume: bool,
+    stage: Stage | None,
+    cache: Path | None,
+    patients: Mapping[str, str] | None,
+) -> _Job:
+    """Read and check everything, before anything is made."""
     kind = find_model(config.model)
     if kind.refines != bool(baselines):
         message = (
@@ -159,8 +250,9 @@ def train(
         (lambda i, n: stage("reading cases", i, n)) if stage else None,
         spacing_mm=config.spacing_mm,
         cache=cache,
+        patients=patients,
     )
-    folds = assign_folds([case.name for case in cases], config.folds)
+    folds = assign_folds([case.name for case in cases], config.folds, config.fold_seed, patients)
     kept = [case for case in cases if config.fold is None or folds[case.name] != config.fold]
     held_out = [case for case in cases if folds[case.name] == config.fold]
     if not kept or (config.fold is not None and not held_out):
@@ -176,12 +268,16 @@ def train(
         "folds": config.folds,
         "fold": config.fold,
     }
-    predictions = None
+    if patients:
+        provenance["patients"] = {case.name: case.patient for case in cases if case.name in patients}
+    check_dataset(cases, folds, config.spacing_mm, config.fold)
     if kind.refines:
         provenance["baselines"] = [{"sha256": run.sha256, "fold": run.config.fold} for run in runs]
-        predictions = out_of_fold(kept, runs, out / "out_of_fold", stage)
-    task = make_task(config, kept, predictions)
-    return run_training(task, out, provenance, resume=resume, progress=progress)
+    if config.validate_every:
+        from rediffinet.training.validation import check_validation  # it runs what is trained here
+
+        check_validation(config, held_out, runs)
+    return _Job(kept, held_out, runs, provenance)
 
 
 def describe(run: Run) -> dict[str, Any]:

@@ -25,7 +25,7 @@ Probability = npt.NDArray[np.float16]
 
 
 class Task(ABC):
-    """A model with its batches and loss; batches depend on (seed, step) alone."""
+    """A model with its batches and loss; batches depend on (seed, step) alone, a loss is the mean over examples."""
 
     def __init__(self, config: TrainConfig, cases: Sequence[TrainingCase]) -> None:
         self.config = config
@@ -45,10 +45,11 @@ class Task(ABC):
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """The scalar loss of a batch."""
 
-    def batch(self, step: int) -> tuple[Tensor, ...]:
-        """The batch of a step."""
-        slots = [self.sample(philox("batch", self.config.seed, step, slot)) for slot in range(self.config.batch)]
-        return tuple(torch.stack(parts) for parts in zip(*slots, strict=True))
+    def batch(self, step: int, slots: Sequence[int] | None = None) -> tuple[Tensor, ...]:
+        """The batch of a step, or the part of it in these slots; an example depends on (seed, step, slot) alone."""
+        chosen = range(self.config.batch) if slots is None else slots
+        examples = [self.sample(philox("batch", self.config.seed, step, slot)) for slot in chosen]
+        return tuple(torch.stack(parts) for parts in zip(*examples, strict=True))
 
     def _augment(self, rng: np.random.Generator, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         settings, recipe = self.config.augmentation, self.config.normalisation

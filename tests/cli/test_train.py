@@ -8,11 +8,13 @@ import pytest
 pytest.importorskip("torch", reason="training needs torch (extra 'train')")
 pytest.importorskip("monai", reason="the U-Net needs monai (extra 'train')")
 
+import torch
 from typer.testing import CliRunner, Result
 
 from rediffinet.cli import main as cli
 from rediffinet.errors import ConfigError, MissingExtraError, OutputError, TrainingError
 from rediffinet.phantom import write_phantoms
+from rediffinet.training.checkpoint import read_checkpoint
 from rediffinet.training.runs import open_run
 
 SMALL = {"unet": {"features": [4, 8], "window": [32, 32, 32]}, "steps": 2, "warmup": 1}
@@ -41,7 +43,7 @@ def test_trains_and_prints_the_checkpoint(data: Path, tmp_path: Path) -> None:
     )
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == str(out / "checkpoint.safetensors")
-    assert "step 2 of 2" in result.stderr
+    assert "step 2 of 2" in result.stderr and "training on " in result.stderr
     run = open_run(out)
     config = run.config
     assert (config.model, config.fold, config.folds, config.seed, config.steps) == ("unet", 1, 2, 4, 2)
@@ -56,6 +58,29 @@ def test_trains_and_prints_the_checkpoint(data: Path, tmp_path: Path) -> None:
         *SMALL_SET,
     )  # fmt: skip
     assert resumed.exit_code == 0
+
+
+def test_the_device_is_asked_for_and_recorded(data: Path, tmp_path: Path) -> None:
+    given = ("--model", "unet", "--data", data, "--out", tmp_path / "run", *SMALL_SET)
+    result = invoke(*given, "--device", "cpu")
+    assert result.exit_code == 0 and "training on CPU" in result.stderr
+    _, metadata = read_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
+    assert metadata["config"]["device"] == "cpu" and metadata["machine"]["device"] == "cpu"
+    wrong = invoke(*given, "--device", "gpu")
+    assert isinstance(wrong.exception, ConfigError) and "device" in str(wrong.exception)
+    if not torch.cuda.is_available():
+        absent = invoke(*given, "--device", "cuda")
+        assert isinstance(absent.exception, ConfigError) and "--device cpu" in str(absent.exception)
+
+
+def test_export_takes_the_last_or_the_best(data: Path, tmp_path: Path) -> None:
+    assert invoke("--model", "unet", "--data", data, "--out", tmp_path / "run", *SMALL_SET).exit_code == 0
+    export = ["export", str(tmp_path / "run"), "--out", str(tmp_path / "bundle"), "--checkpoint"]
+    absent = CliRunner().invoke(cli.app, [*export, "best"])
+    assert isinstance(absent.exception, TrainingError) and "best.safetensors" in str(absent.exception)
+    wrong = CliRunner().invoke(cli.app, [*export, "first"])
+    assert isinstance(wrong.exception, ConfigError) and "expected last or best" in str(wrong.exception)
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_a_config_file_lies_between_preset_and_set(data: Path, tmp_path: Path) -> None:

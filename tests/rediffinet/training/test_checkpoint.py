@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from rediffinet.errors import OutputError, TrainingError
 from rediffinet.training import checkpoint
-from rediffinet.training.checkpoint import CHECKPOINT, part, read_checkpoint, restore_optimizer, save_checkpoint
+from rediffinet.training.checkpoint import (
+    BEST,
+    CHECKPOINT,
+    part,
+    read_checkpoint,
+    restore_optimizer,
+    save_best,
+    save_checkpoint,
+)
 
 METADATA = {"config": {"model": "unet"}, "step": 7, "provenance": {"trained_on": ["a", "β"]}}
 
@@ -51,6 +59,14 @@ def test_everything_comes_back(trained: Trained, tmp_path: Path) -> None:
         assert optimizer.state[mine].keys() == other.state[theirs].keys() == {"step", "exp_avg", "exp_avg_sq"}
         for key, value in optimizer.state[mine].items():
             assert torch.equal(other.state[theirs][key], value)
+
+
+def test_the_best_holds_the_averaged_weights_alone(trained: Trained, tmp_path: Path) -> None:
+    _, ema, _ = trained
+    save_best(tmp_path / BEST, ema, METADATA)
+    tensors, metadata = read_checkpoint(tmp_path / BEST)
+    assert metadata == METADATA and tensors.keys() == {f"ema.{name}" for name in ema}
+    assert all(torch.equal(tensors[f"ema.{name}"], value) for name, value in ema.items())
 
 
 def test_a_model_that_was_never_stepped_can_be_saved(tmp_path: Path) -> None:

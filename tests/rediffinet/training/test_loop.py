@@ -13,13 +13,18 @@ pytest.importorskip("torch", reason="training needs torch (extra 'train')")
 pytest.importorskip("monai", reason="the U-Net needs monai (extra 'train')")
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rediffinet.errors import OutputError, TrainingError
+from rediffinet.errors import ConfigError, OutputError, TrainingError
 from rediffinet.training import loop
-from rediffinet.training.checkpoint import CHECKPOINT, read_checkpoint
+from rediffinet.training.checkpoint import BEST, CHECKPOINT, part, read_checkpoint
 from rediffinet.training.config import TrainConfig, resolve_config
-from rediffinet.training.loop import advance, learning_rate, new_state, run_training
+from rediffinet.training.distributed import share
+from rediffinet.training.loader import load_ahead, micro_batches
+from rediffinet.training.loop import advance, learning_rate, run_training
+from rediffinet.training.records import RegionScore
+from rediffinet.training.state import new_state
 from rediffinet.training.tasks import BaselineTask, DiffusionTask, Task
 
 PROVENANCE = {"trained_on": ["one", "two"], "held_out": [], "folds": 5, "fold": None}
@@ -85,7 +90,7 @@ def test_learning_rate_without_warmup_and_with_nothing_else() -> None:
 def test_the_optimizer_gets_the_scheduled_rate(task: BaselineTask) -> None:
     state = new_state(task)
     for step in range(3):
-        advance(task, state, task.batch(step))
+        advance(task, state, [task.batch(step)])
         assert [group["lr"] for group in state.optimizer.param_groups] == [learning_rate(task.config, step)]
     assert [group["weight_decay"] for group in state.optimizer.param_groups] == [task.config.weight_decay]
 
@@ -99,7 +104,7 @@ def test_moving_average_follows_its_formula(cases: list, decay: float) -> None:
     average = state.ema[name].double()
     assert torch.equal(average, state.model.state_dict()[name].double())
     for step in range(5):
-        advance(task, state, task.batch(step))
+        advance(task, state, [task.batch(step)])
         d = min(decay, (1 + step) / (10 + step))
         average = d * average + (1 - d) * state.model.state_dict()[name].double()
         torch.testing.assert_close(state.ema[name].double(), average, rtol=1e-5, atol=1e-7)
@@ -109,7 +114,7 @@ def test_gradients_are_clipped(cases: list, monkeypatch: pytest.MonkeyPatch) -> 
     config = resolve_config("unet", changes={**SMALL["unet"], "clip_norm": 1e-3})
     task = BaselineTask(config, cases)
     state = new_state(task)
-    advance(task, state, task.batch(0))
+    advance(task, state, [task.batch(0)])
     norm = math.sqrt(sum(float(p.grad.square().sum()) for p in state.model.parameters()))
     assert norm == pytest.approx(1e-3, rel=1e-2)
 
@@ -128,7 +133,7 @@ def test_loss_falls(cases: list) -> None:
     )
     task = BaselineTask(config, cases)
     state = new_state(task)
-    losses = [advance(task, state, task.batch(step)) for step in range(30)]
+    losses = [advance(task, state, [task.batch(step)]) for step in range(30)]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
@@ -281,3 +286,204 @@ def test_a_loss_that_is_not_a_number_stops_before_it_reaches_a_checkpoint(
     tensors, metadata = read_checkpoint(tmp_path / CHECKPOINT)
     assert metadata["step"] == 3
     assert all(torch.isfinite(value).all() for value in tensors.values())
+
+
+def gradients(task: Task, accumulate: int) -> tuple[float, dict[str, Tensor]]:
+    """Loss and gradients of the first step."""
+    state = new_state(task)
+    batches = micro_batches(task, share(task.config.batch, accumulate, state.place), 0, state.place.device)
+    assert [len(batch[0]) for batch in batches] == [task.config.batch // accumulate] * accumulate
+    loss = advance(task, state, batches)
+    return loss, {name: p.grad.clone() for name, p in state.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_micro_batches_add_up_to_the_gradient_of_the_batch(make_task: Callable[..., Task], accumulate: int) -> None:
+    task = make_task(batch=4, autocast=False, clip_norm=1e6)
+    (loss, whole), (same, parts) = gradients(task, 1), gradients(task, accumulate)
+    assert same == pytest.approx(loss, rel=1e-6)
+    assert whole.keys() == parts.keys()
+    scale = max(float(value.abs().max()) for value in whole.values())
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-3, atol=1e-5 * scale)
+
+
+def test_micro_batches_train_the_same_network(make_task: Callable[..., Task], tmp_path: Path) -> None:
+    given = {"batch": 4, "autocast": False, "learning_rate": 1e-3}
+    starts = new_state(make_task(**given)).model.state_dict()
+    paths = [run_training(make_task(**given, accumulate=n), tmp_path / str(n), PROVENANCE) for n in (1, 2)]
+    one, two = (part(read_checkpoint(path)[0], "model") for path in paths)
+    way = sum(float((one[name] - starts[name]).square().sum()) for name in one)
+    between = sum(float((one[name] - two[name]).square().sum()) for name in one)
+    assert between**0.5 < 2e-3 * way**0.5
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_anything_is_made(
+    make_task: Callable[..., Task], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="batch: got 3, expected a multiple of 2"):
+        run_training(make_task(batch=3, accumulate=2), tmp_path / "run", PROVENANCE)
+    assert not (tmp_path / "run").exists()
+
+
+def test_batches_come_in_order_whatever_the_threads() -> None:
+    asked: list[int] = []
+
+    def load(step: int) -> int:
+        asked.append(step)
+        if step == 7:
+            raise ValueError("seven")
+        return step * step
+
+    for threads in (1, 3):
+        assert list(load_ahead(load, range(2, 6), threads)) == [4, 9, 16, 25]
+        asked.clear()
+        made = load_ahead(load, range(20), threads)
+        assert next(made) == 0 and len(asked) <= 1 + threads + 1
+        made.close()
+    assert list(load_ahead(load, range(3, 3))) == []
+    with pytest.raises(ValueError, match="seven"):
+        list(load_ahead(load, range(6, 9)))
+
+
+def test_threads_of_the_loader_change_nothing(make_task: Callable[..., Task], tmp_path: Path) -> None:
+    paths = [run_training(make_task(loader_threads=n), tmp_path / str(n), PROVENANCE) for n in (1, 3)]
+    one, other = (read_checkpoint(path)[0] for path in paths)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_is_about_the_machine_may_change_on_the_way(make_task: Callable[..., Task], tmp_path: Path) -> None:
+    given = {"batch": 2, "autocast": False}
+    with pytest.raises(Killed):
+        run_training(make_task(**given), tmp_path / "run", PROVENANCE, progress=kill_at(3))
+    changed = make_task(**given, accumulate=2, device="cpu", loader_threads=2, timeout_s=5.0, channels_last=True)
+    path = run_training(changed, tmp_path / "run", PROVENANCE, resume=True)
+    straight, _ = read_checkpoint(run_training(make_task(**given), tmp_path / "straight", PROVENANCE))
+    tensors, metadata = read_checkpoint(path)
+    assert metadata["step"] == 6 and metadata["config"]["accumulate"] == 2 and metadata["machine"]["device"] == "cpu"
+    for name, value in part(straight, "ema").items():
+        torch.testing.assert_close(tensors[f"ema.{name}"], value, rtol=1e-2, atol=1e-2)
+
+
+def test_a_checkpoint_of_before_a_setting_existed_can_be_resumed(
+    make_task: Callable[..., Task], tmp_path: Path
+) -> None:
+    """Settings that it does not name had their defaults; its log has no waiting seconds."""
+    path = tmp_path / "run" / CHECKPOINT
+    with pytest.raises(Killed):
+        run_training(make_task(), tmp_path / "run", PROVENANCE, progress=kill_at(3))
+    tensors, metadata = read_checkpoint(path)
+    old = {"config": dict(metadata["config"]), "step": 2, "provenance": PROVENANCE}
+    for key in ("validate_every", "accumulate", "device", "loader_threads", "timeout_s", "fold_seed"):
+        del old["config"][key]
+    save_file(tensors, path, {"rediffinet": json.dumps(old)})
+    (tmp_path / "run" / "log.csv").write_text("step,loss,learning_rate,seconds\n2,1.5,0.1,7.5\n")
+    with pytest.raises(TrainingError, match="validate_every: checkpoint has 0, asked for 2"):
+        run_training(make_task(validate_every=2), tmp_path / "run", PROVENANCE, resume=True)
+    resumed, _ = read_checkpoint(run_training(make_task(), tmp_path / "run", PROVENANCE, resume=True))
+    straight, _ = read_checkpoint(run_training(make_task(), tmp_path / "straight", PROVENANCE))
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    rows = log_rows(tmp_path / "run")
+    assert rows[0] == {"step": "2", "loss": "1.5", "learning_rate": "0.1", "seconds": "7.5", "waiting_seconds": "0"}
+    assert float(rows[1]["seconds"]) > 7.5 and float(rows[1]["waiting_seconds"]) >= 0
+
+
+def test_a_checkpoint_of_a_later_version_is_named(make_task: Callable[..., Task], tmp_path: Path) -> None:
+    path = run_training(make_task(steps=1), tmp_path, PROVENANCE)
+    tensors, metadata = read_checkpoint(path)
+    metadata["config"]["new_key"] = 1
+    save_file(tensors, path, {"rediffinet": json.dumps(metadata)})
+    with pytest.raises(TrainingError, match="new_key"):
+        run_training(make_task(steps=1), tmp_path, PROVENANCE, resume=True)
+
+
+SCORES = {2: (0.2, 0.3, 0.4), 4: (0.8, 0.7, 0.6), 6: (0.5, 0.5, 0.5)}
+
+
+def validator(seen: list[int] | None = None) -> Callable[[nn.Module], list[RegionScore]]:
+    """Scores by how many validations there were; what it does to random numbers must not matter."""
+    calls = seen if seen is not None else []
+
+    def validate(model: nn.Module) -> list[RegionScore]:
+        assert not model.training
+        torch.rand(3)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()  # nothing that is trained
+        calls.append(2 * len(calls) + 2)
+        dice = SCORES[calls[-1]]
+        return [RegionScore(region, dice[i], 10.0 - i) for i, region in enumerate(("WT", "TC", "ET"))]
+
+    return validate
+
+
+def test_validation_is_written_and_the_best_network_kept(make_task: Callable[..., Task], tmp_path: Path) -> None:
+    task = make_task(validate_every=2, checkpoint_every=4)
+    run_training(task, tmp_path / "run", PROVENANCE, validate=validator())
+    with (tmp_path / "run" / "validation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = [
+        {"step": str(step), "region": region, "dice": str(dice), "hd95_mm": str(distance)}
+        for step, scores in SCORES.items()
+        for region, dice, distance in zip(("WT", "TC", "ET"), scores, (10.0, 9.0, 8.0), strict=True)
+    ]
+    assert rows == expected
+    with pytest.raises(Killed):
+        run_training(task, tmp_path / "until4", PROVENANCE, validate=validator(), progress=kill_at(5))
+    best, metadata = read_checkpoint(tmp_path / "run" / BEST)
+    until, _ = read_checkpoint(tmp_path / "until4" / CHECKPOINT)
+    assert metadata["step"] == 4 and metadata["best"] == {"step": 4, "dice": pytest.approx(0.7)}
+    assert best.keys() == {f"ema.{name}" for name in part(until, "ema")}
+    assert all(torch.equal(value, until[name]) for name, value in best.items())
+    straight, _ = read_checkpoint(run_training(make_task(), tmp_path / "straight", PROVENANCE))
+    last, metadata = read_checkpoint(tmp_path / "run" / CHECKPOINT)
+    assert all(torch.equal(last[name], straight[name]) for name in straight)
+    assert metadata["best"]["step"] == 4
+
+
+@pytest.mark.parametrize("what", ["write_rows", "save_checkpoint", "save_best"])
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_a_kill_between_any_two_files_loses_nothing(
+    cases: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, call: int
+) -> None:
+    changes = {**SMALL["unet"], "steps": 6, "warmup": 2, "checkpoint_every": 2, "validate_every": 2}
+    task = BaselineTask(resolve_config("unet", changes=changes), cases)
+    run_training(task, tmp_path / "straight", PROVENANCE, validate=validator())
+    real, calls = getattr(loop, what), []
+
+    def dies(*args: object) -> None:
+        calls.append(args)
+        if len(calls) == call:
+            raise Killed
+        real(*args)
+
+    out = tmp_path / "run"
+    monkeypatch.setattr(loop, what, dies)
+    if what == "save_best" and call == 3:  # there are two best networks
+        run_training(task, out, PROVENANCE, validate=validator())
+    else:
+        with pytest.raises(Killed):
+            run_training(task, out, PROVENANCE, validate=validator())
+    monkeypatch.undo()
+    step = read_checkpoint(out / CHECKPOINT)[1]["step"] if (out / CHECKPOINT).exists() else 0
+    run_training(task, out, PROVENANCE, resume=True, validate=validator([2, 4, 6][: step // 2]))
+    for name in (CHECKPOINT, BEST):
+        (one, first), (other, second) = read_checkpoint(tmp_path / "straight" / name), read_checkpoint(out / name)
+        assert first == second and one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    files = [(tmp_path / folder / "validation.csv").read_text() for folder in ("straight", "run")]
+    assert files[0] == files[1]
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        [BEST, CHECKPOINT, "config.json", "log.csv", "validation.csv"]
+    )
+
+
+def test_a_resumed_log_has_the_losses_of_before(make_task: Callable[..., Task], tmp_path: Path) -> None:
+    """The row of step 6 is a mean over steps on both sides of the interruption."""
+    run_training(make_task(), tmp_path / "straight", PROVENANCE)
+    with pytest.raises(Killed):
+        run_training(make_task(), tmp_path / "run", PROVENANCE, progress=kill_at(5))
+    run_training(make_task(), tmp_path / "run", PROVENANCE, resume=True)
+    assert [row["loss"] for row in log_rows(tmp_path / "run")] == [
+        row["loss"] for row in log_rows(tmp_path / "straight")
+    ]

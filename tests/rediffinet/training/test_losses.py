@@ -30,10 +30,10 @@ def test_dice_closed_form() -> None:
     assert dice_loss(probability, target).item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_dice_is_monais_over_the_batch(pair: tuple[Tensor, Tensor]) -> None:
+def test_dice_is_monais(pair: tuple[Tensor, Tensor]) -> None:
     losses = pytest.importorskip("monai.losses", reason="MONAI is the oracle (extra 'train')")
     logits, target = pair
-    oracle = losses.DiceLoss(sigmoid=True, batch=True, smooth_nr=1.0, smooth_dr=1.0)
+    oracle = losses.DiceLoss(sigmoid=True, batch=False, smooth_nr=1.0, smooth_dr=1.0)
     assert dice_loss(torch.sigmoid(logits), target).item() == pytest.approx(oracle(logits, target).item(), abs=1e-6)
 
 
@@ -42,7 +42,7 @@ def test_compound_is_dice_and_cross_entropy_and_squared_error(pair: tuple[Tensor
     logits, target = pair
     z, y = logits.numpy().astype(np.float64), target.numpy().astype(np.float64)
     p = 1 / (1 + np.exp(-z))
-    axes = (0, 2, 3, 4)
+    axes = (2, 3, 4)
     dice = np.mean(1 - (2 * (p * y).sum(axes) + 1) / (p.sum(axes) + y.sum(axes) + 1))
     entropy = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p))
     expected = dice + entropy + (np.mean((p - y) ** 2) if squared_error else 0.0)
@@ -73,3 +73,29 @@ def test_half_precision_logits_are_summed_in_float32() -> None:
     target = torch.ones(1, 3, 32, 32, 32)
     exact = deep_supervision_loss(logits.float(), target)
     torch.testing.assert_close(deep_supervision_loss(logits, target), exact)
+
+
+@pytest.mark.parametrize("squared_error", [False, True])
+def test_the_loss_of_a_batch_is_the_mean_of_its_examples(pair: tuple[Tensor, Tensor], squared_error: bool) -> None:
+    """What lets micro-batches and processes share a batch."""
+    logits, target = pair
+    levels = [logits, torch.randn(2, 3, 4, 3, 2)]
+    whole = deep_supervision_loss(levels, target, squared_error=squared_error)
+    alone = [
+        deep_supervision_loss([level[i : i + 1] for level in levels], target[i : i + 1], squared_error=squared_error)
+        for i in range(2)
+    ]
+    torch.testing.assert_close(whole, torch.stack(alone).mean(), rtol=1e-6, atol=1e-7)
+
+
+def test_the_loss_of_one_example_is_bit_for_bit_what_it_was_when_dice_summed_over_the_batch() -> None:
+    """Runs with batches of one that were started before go on as they were."""
+    torch.manual_seed(1)
+    for layout in (torch.contiguous_format, torch.channels_last_3d):
+        p = torch.rand(1, 3, 24, 17, 30).contiguous(memory_format=layout).requires_grad_()
+        y = (torch.rand(1, 3, 24, 17, 30) < 0.2).float().contiguous(memory_format=layout)
+        axes = (0, 2, 3, 4)
+        before = (1 - (2 * (p * y).sum(axes) + 1) / (p.sum(axes) + y.sum(axes) + 1)).mean()
+        now = dice_loss(p, y)
+        assert torch.equal(now, before)
+        assert torch.equal(torch.autograd.grad(now, p)[0], torch.autograd.grad(before, p)[0])

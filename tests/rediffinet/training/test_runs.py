@@ -138,7 +138,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """(baseline, case) of every prediction that was really made."""
     made: list[tuple[str, str]] = []
 
-    def spy(run: Run, case: TrainingCase) -> np.ndarray:
+    def spy(run: Run, case: TrainingCase, device: torch.device) -> np.ndarray:
         made.append((run.sha256, case.name))
         return np.full(case.regions.shape, 0.25 * len(made), np.float16)
 

@@ -5,15 +5,34 @@ import json
 import pytest
 
 from rediffinet.errors import ConfigError
-from rediffinet.training.config import PRESETS, TrainConfig, resolve_config
+from rediffinet.models import MODELS
+from rediffinet.training.config import MACHINE_FIELDS, PRESETS, TrainConfig, resolve_config
 
 
-@pytest.mark.parametrize("preset", ["tiny", "paper"])
-@pytest.mark.parametrize("model", ["unet", "rediffinet"])
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("model", MODELS)
 def test_every_preset_resolves_and_survives_json(preset: str, model: str) -> None:
     config = resolve_config(model, preset)
     assert config.model == model
     assert TrainConfig.model_validate(json.loads(config.model_dump_json())) == config
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_paper_settings_are_those_of_the_paper_in_every_role(model: str) -> None:
+    """AdamW with learning rate and weight decay 1e-4, Dice + BCE + MSE, full-size windows, uniform timesteps."""
+    config = resolve_config(model, "paper")
+    assert (config.learning_rate, config.weight_decay, config.squared_error) == (1e-4, 1e-4, True)
+    assert config.network_window == (128, 192, 128) and config.refiner.train_steps == 1000
+    assert config.noisiest_fraction == config.logit_jitter == config.error_fraction == 0.0
+
+
+def test_what_makes_another_run_and_what_is_about_the_machine() -> None:
+    one = resolve_config("unet")
+    machine = {"accumulate": 2, "device": "cpu", "loader_threads": 4, "timeout_s": 9.0, "compile": True}
+    same = one.model_copy(update={**machine, "channels_last": True})
+    assert {*machine, "channels_last"} == MACHINE_FIELDS
+    assert one.differences(same) == []
+    assert same.differences(one.model_copy(update={"seed": 3, "validate_every": 5})) == ["seed", "validate_every"]
 
 
 def test_presets_are_not_changed_by_use() -> None:
