@@ -118,6 +118,27 @@ def _gather(node: Node) -> Operator:
     return run
 
 
+def _gather_nd(node: Node) -> Operator:
+    node.only(batch_dims=0)
+
+    def run(x: Tensor, indices: Tensor) -> Tensor:
+        return x[tuple(indices.to(x.device).unbind(-1))]
+
+    return run
+
+
+def _scatter_nd(node: Node) -> Operator:
+    node.only(reduction="none")
+
+    def run(x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
+        x, updates = together(x, updates)
+        changed = x.clone()
+        changed[tuple(indices.to(x.device).unbind(-1))] = updates
+        return changed
+
+    return run
+
+
 def _slice(_: Node) -> Operator:
     def run(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None) -> Tensor:
         first, last = integers(starts) or [], integers(ends) or []
@@ -150,8 +171,10 @@ OPERATORS: dict[str, Maker] = {
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
+    "GatherND": _gather_nd,
     "Range": _range,
     "Reshape": _reshape,
+    "ScatterND": _scatter_nd,
     "Shape": _shape,
     "Slice": _slice,
     "Split": _split,

@@ -15,7 +15,6 @@ import torch
 
 from rediffinet.bundle import open_bundle
 from rediffinet.engines import open_engine
-from rediffinet.errors import ExportError
 from rediffinet.export.bundle import ExportSettings, export_bundle, gate_inputs
 from rediffinet.export.graphs import graph_sources
 from rediffinet.inference import Loaded, infer, plan_sampling
@@ -115,11 +114,9 @@ def test_the_gate_feeds_each_model_its_own_condition(runs_of_model: tuple[Run, R
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["SwinUNETR", "AttentionUnet", "VNet", "BasicUNetPlusPlus", "SegResNet"])
-def test_other_networks_take_the_baselines_place(network: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_other_networks_take_the_baselines_place(network: str, tmp_path: Path) -> None:
     if network == "SwinUNETR":
         pytest.importorskip("einops", reason="MONAI's SwinUNETR needs einops")
-        reason = "the torch engine runs neither ScatterND nor GatherND, so that the gate cannot check the graph"
-        request.applymarker(pytest.mark.xfail(raises=ExportError, reason=reason))
     options = {"feature_size": 12} if network == "SwinUNETR" else {}
     unet = {"network": network, "options": options, "window": (64, 32, 32)}
     run = make_run("unet", unet=unet)
