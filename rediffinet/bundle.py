@@ -27,6 +27,7 @@ from rediffinet.errors import BundleError
 from rediffinet.labels import BRATS_2023, CONTRASTS, REGIONS, SCHEMAS, LabelSchema
 from rediffinet.models import MODELS, ModelKind
 from rediffinet.normalise import Normalisation
+from rediffinet.trust import TrustSettings
 
 SCHEMA: Literal["rediffinet-bundle/1"] = "rediffinet-bundle/1"
 MANIFEST = "manifest.json"
@@ -198,6 +199,7 @@ class Manifest(_Part):
     refiner: RefinerSettings | None = None
     diffusion: DiffusionSettings | None = None
     postprocess: PostprocessSettings = PostprocessSettings()
+    trust: TrustSettings = TrustSettings()
     training: dict[str, Any]
     metrics: dict[str, Any] = {}
     precision_gate: dict[Literal["fp16", "bf16", "int8"], PrecisionGate] = {}

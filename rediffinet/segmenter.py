@@ -14,10 +14,10 @@ import numpy.typing as npt
 from rediffinet.baseline_mask import BaselineMask, mask_from_labels
 from rediffinet.bundle import Bundle, open_bundle
 from rediffinet.cases import Case, to_input_grid
-from rediffinet.decode import decode
+from rediffinet.decode import Decoded, decode
 from rediffinet.engines import open_engine
 from rediffinet.errors import ConfigError
-from rediffinet.findings import findings
+from rediffinet.findings import Findings, findings
 from rediffinet.geometry import Grid
 from rediffinet.inference import Inferred, Loaded, Plan, find_discrepancy, plan_sampling, predict_baseline
 from rediffinet.models import MODELS
@@ -25,6 +25,7 @@ from rediffinet.normalise import Box, brain_box, normalise
 from rediffinet.refine import Discrepancy
 from rediffinet.report import BaselineInfo, BundleInfo, EngineInfo, Report, SamplingInfo, Seconds, Warning_, peak_rss_mb
 from rediffinet.resample import resample, resampled_shape, same_spacing
+from rediffinet.trust import check_disagreement, check_result
 from rediffinet.windows import Shape
 
 Progress = Callable[[str, int, int], None]
@@ -212,6 +213,7 @@ class Segmenter:
         seconds.total = time.perf_counter() - started
         tell("decode", 1, 1)
         measured = findings(case, decoded, found, manifest.spacing_mm)
+        measured["warnings"] += self._trust_warnings(case, box, model_image, decoded, measured)
         measured["warnings"] += self._precision_warnings()
         report = Report(
             case=case.name,
@@ -282,6 +284,18 @@ class Segmenter:
             windows=windows,
             denoiser_calls=windows * plan.samples * plan.steps,
         )
+
+    def _trust_warnings(
+        self, case: Case, box: Box, model_image: Volume, decoded: Decoded, measured: Findings
+    ) -> list[Warning_]:
+        manifest = self.bundle.manifest
+        found = [
+            *check_result(
+                case, box, model_image, manifest.normalisation.background, decoded.regions[0], manifest.trust
+            ),
+            *check_disagreement(measured["uncertainty"].sample_disagreement, manifest.trust),
+        ]
+        return [Warning_(code=warning.code, message=warning.message) for warning in found]
 
     def _precision_warnings(self) -> list[Warning_]:
         precision = self._engine.precision

@@ -10,14 +10,18 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from rediffinet.cases import Case
 from rediffinet.checks import CaseWarning
 from rediffinet.ext import component_sizes, label_components
 from rediffinet.labels import CONTRASTS
+from rediffinet.normalise import Box
 
 Range = tuple[float, float]
 Mask = npt.NDArray[np.bool_]
 NonNegative = Annotated[float, Field(ge=0.0)]
 QUANTILES = (10, 50, 90)
+ENOUGH = 200_000
+"""Voxels that a profile is taken from, at most: more would not change it."""
 
 
 class TrustSettings(BaseModel):
@@ -61,7 +65,9 @@ def intensity_profile(image: npt.NDArray[np.floating], background: float) -> dic
     Per contrast three quantiles over the brain, per pair of contrasts their correlation: the normalisation takes scale
     and offset away, these are left.
     """
-    values = image[:, (image > background).any(axis=0)].astype(np.float32)
+    brain = np.flatnonzero((image > background).any(axis=0))
+    brain = brain[:: 1 + len(brain) // ENOUGH]
+    values = image.reshape(len(image), -1)[:, brain].astype(np.float32)
     quantiles = np.asarray(np.percentile(values, QUANTILES, axis=1))
     profile = {
         f"{name} p{q}": float(quantiles[row, column])
@@ -147,3 +153,19 @@ def check_disagreement(disagreement: float, settings: TrustSettings) -> list[Cas
         f"limit {settings.disagreement:.3f}): compare with the baseline."
     )
     return [CaseWarning("samples-disagree", message)]
+
+
+def check_result(
+    case: Case, box: Box, image: npt.NDArray[np.floating], background: float, whole: Mask, settings: TrustSettings
+) -> list[CaseWarning]:
+    """Every check that needs no samples, of a segmented case.
+
+    image: normalised, on the model's grid (4, …); whole: the whole tumour found, on the brain crop `box` of the case.
+    """
+    full = np.zeros(case.images.shape[1:], bool)
+    full[box] = whole
+    return [
+        *check_coverage(case.images, settings),
+        *check_intensities(image, background, settings),
+        *check_tumour(full, case.spacing_mm, settings),
+    ]
