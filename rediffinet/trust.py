@@ -1,5 +1,6 @@
 """When a result should not be trusted: what the images and the finding say against it, in words for the report.
 
+What the files alone tell, a contrast that covers part of the brain for one, is in rediffinet.checks.
 Nothing here changes a label. Each check has one number that trips it, kept in the manifest (`TrustSettings`).
 """
 
@@ -29,34 +30,12 @@ class TrustSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    missing_share: NonNegative = 0.05
     intensity_margin: NonNegative = 0.3
     intensities: dict[str, Range] | None = None
     far_ml: NonNegative = 1.0
     far_mm: NonNegative = 30.0
     edge_voxels: Annotated[int, Field(ge=1)] = 20
     disagreement: NonNegative | None = None
-
-
-def coverage(images: npt.NDArray[np.floating]) -> dict[str, float]:
-    """Share of the brain that each contrast does not show, of images (4, X, Y, Z) with background 0.
-
-    The brain is where at least two contrasts are > 0.
-    """
-    shown = images > 0
-    brain = shown.sum(axis=0) >= 2
-    size = max(1, int(np.count_nonzero(brain)))
-    return {name: float(np.count_nonzero(brain & ~one)) / size for name, one in zip(CONTRASTS, shown, strict=True)}
-
-
-def check_coverage(images: npt.NDArray[np.floating], settings: TrustSettings) -> list[CaseWarning]:
-    """`contrast-partial`: a contrast covers only part of the brain."""
-    partial = {name: share for name, share in coverage(images).items() if share > settings.missing_share}
-    if not partial:
-        return []
-    listed = ", ".join(f"{name} lacks {100 * share:.0f} %" for name, share in partial.items())
-    message = f"Part of the brain is not in every contrast ({listed} of it): what is found there is a guess."
-    return [CaseWarning("contrast-partial", message)]
 
 
 def intensity_profile(image: npt.NDArray[np.floating], background: float) -> dict[str, float]:
@@ -165,7 +144,6 @@ def check_result(
     full = np.zeros(case.images.shape[1:], bool)
     full[box] = whole
     return [
-        *check_coverage(case.images, settings),
         *check_intensities(image, background, settings),
         *check_tumour(full, case.spacing_mm, settings),
     ]

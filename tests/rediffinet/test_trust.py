@@ -1,22 +1,15 @@
 """Warnings on results that should not be trusted: each on something that triggers it, and not on what should not."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from rediffinet import load_case
-from rediffinet.labels import CONTRASTS
 from rediffinet.normalise import brain_box, normalise
 from rediffinet.phantom import make_phantom
 from rediffinet.trust import (
     TrustSettings,
-    check_coverage,
     check_disagreement,
     check_intensities,
     check_tumour,
-    coverage,
     intensity_profile,
     profile_ranges,
 )
@@ -34,31 +27,6 @@ def cube(shape: tuple[int, int, int], *corners: tuple[int, int, int], side: int 
     for x, y, z in corners:
         mask[x : x + side, y : y + side, z : z + side] = True
     return mask
-
-
-def test_a_contrast_that_ends_early() -> None:
-    images = np.ones((4, 10, 10, 10), np.float32)
-    assert coverage(images) == dict.fromkeys(CONTRASTS, 0.0)
-    images[3, :, :, 7:] = 0.0
-    assert coverage(images)["t2f"] == pytest.approx(0.3)
-    (warning,) = check_coverage(images, PLAIN)
-    assert warning.code == "contrast-partial" and "t2f lacks 30 %" in warning.message
-
-
-def test_what_a_single_contrast_shows_is_not_missing_in_the_others() -> None:
-    images = np.ones((4, 10, 10, 10), np.float32)
-    images[:3, :, :, 5:] = 0.0
-    assert check_coverage(images, PLAIN) == []
-
-
-@pytest.mark.skipif("REDIFF_REAL_DATA" not in os.environ, reason="needs real cases: set REDIFF_REAL_DATA")
-def test_real_case_with_a_partial_contrast() -> None:
-    folder = Path(os.environ["REDIFF_REAL_DATA"])
-    partial, whole = folder / "Brats18_2013_20_1", folder / "Brats18_CBICA_ABM_1"
-    if not (partial.is_dir() and whole.is_dir()):
-        pytest.skip(f"{folder} has neither of the two cases")
-    assert codes(check_coverage(load_case(partial).images, PLAIN)) == ["contrast-partial"]
-    assert check_coverage(load_case(whole).images, PLAIN) == []
 
 
 @pytest.fixture(scope="module")
