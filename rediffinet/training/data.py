@@ -1,11 +1,12 @@
 """Training cases in memory or mapped from a cache, and folds grouped by patient."""
 
+import csv
 import hashlib
 import io
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +44,29 @@ def patient_of(name: str) -> str:
     return match.group(1) if match else name
 
 
-def assign_folds(names: Collection[str], folds: int, seed: int = 0) -> dict[str, int]:
-    """Fold of every case; all cases of a patient share one. Depends on the set of patients and the seed alone."""
-    patients = sorted({patient_of(name) for name in names})
-    order = philox("folds", seed).permutation(len(patients))
-    fold_of = {patients[index]: position % folds for position, index in enumerate(order)}
-    return {name: fold_of[patient_of(name)] for name in names}
+def assign_folds(
+    names: Collection[str], folds: int, seed: int = 0, patients: Mapping[str, str] | None = None
+) -> dict[str, int]:
+    """Fold of every case; all cases of a patient share one. Depends on the set of patients and the seed alone.
+
+    patients: patient of a case where its name does not tell.
+    """
+    of = {name: (patients or {}).get(name, patient_of(name)) for name in names}
+    known = sorted(set(of.values()))
+    order = philox("folds", seed).permutation(len(known))
+    fold_of = {known[index]: position % folds for position, index in enumerate(order)}
+    return {name: fold_of[of[name]] for name in names}
+
+
+def read_patients(path: Path) -> dict[str, str]:
+    """Patient of each case from a CSV file with the columns case and patient. Raises TrainingError for another file."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return {row["case"].strip(): row["patient"].strip() for row in rows}
+    except (OSError, UnicodeDecodeError, KeyError, AttributeError) as error:
+        message = f"--patients {path}: {error!r}. Expected a CSV file with the columns case,patient."
+        raise TrainingError(message) from None
 
 
 def load_training_case(
@@ -107,8 +125,12 @@ def load_training_cases(
     *,
     spacing_mm: Spacing = MILLIMETRE,
     cache: Path | None = None,
+    patients: Mapping[str, str] | None = None,
 ) -> list[TrainingCase]:
-    """Every case of the data folders, sorted by name; all problems are reported together, before training starts."""
+    """Every case of the data folders, sorted by name; all problems are reported together, before training starts.
+
+    patients: patient of a case where its name does not tell (`read_patients`).
+    """
     paths = [path for folder in folders for path in find_cases(folder)]
 
     def attempt(path: Path) -> TrainingCase | RediffError:
@@ -133,4 +155,4 @@ def load_training_cases(
     if twice:
         message = f"cases with the same name in the data: {', '.join(twice)}. Rename or remove one of each."
         raise TrainingError(message)
-    return cases
+    return [replace(case, patient=(patients or {}).get(case.name, case.patient)) for case in cases]
