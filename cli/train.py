@@ -19,6 +19,9 @@ def train(
     cache: Annotated[
         Path | None, typer.Option(help="Folder in which prepared cases are kept and mapped from, for the next run.")
     ] = None,
+    patients: Annotated[
+        Path | None, typer.Option(help="CSV (case,patient) where names do not tell the patient.")
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(help="auto (CUDA where there is any, one GPU for each process of a node), cpu or cuda."),
@@ -34,6 +37,7 @@ def train(
 
     try:
         from rediffinet.training.config import resolve_config
+        from rediffinet.training.data import read_patients
         from rediffinet.training.distributed import open_place
         from rediffinet.training.runs import train as run
     except ModuleNotFoundError as error:
@@ -65,6 +69,7 @@ def train(
                 progress=progress,
                 stage=stage,
                 cache=cache,
+                patients=read_patients(patients) if patients is not None else None,
                 place=place,
             )
         if place.main:

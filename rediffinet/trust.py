@@ -47,7 +47,7 @@ def intensity_profile(image: npt.NDArray[np.floating], background: float) -> dic
     brain = np.flatnonzero((image > background).any(axis=0))
     brain = brain[:: 1 + len(brain) // ENOUGH]
     values = image.reshape(len(image), -1)[:, brain].astype(np.float32)
-    quantiles = np.asarray(np.percentile(values, QUANTILES, axis=1))
+    quantiles: npt.NDArray[np.float64] = np.array([np.percentile(values, q, axis=1) for q in QUANTILES])
     profile = {
         f"{name} p{q}": float(quantiles[row, column])
         for column, name in enumerate(CONTRASTS)

@@ -19,6 +19,7 @@ from rediffinet.errors import ConfigError, ExportError
 from rediffinet.labels import CONTRASTS, REGIONS
 from rediffinet.models import find_model
 from rediffinet.training.config import TrainConfig
+from rediffinet.trust import TrustSettings
 from rediffinet.windows import Shape
 
 if TYPE_CHECKING:
@@ -118,9 +119,21 @@ def make_manifest(
         refiner=None if refiner is None else _refiner(refiner, settings),
         diffusion=None if refiner is None else _diffusion(refiner, settings),
         postprocess=settings.postprocess,
+        trust=TrustSettings(intensities=_intensities(pair)),
         training=dict(training or {}),
         metrics=dict(metrics or {}),
     )
+
+
+def _intensities(pair: Pair) -> dict[str, tuple[float, float]] | None:
+    """What images looked like to any network of the model; None for runs of before this was kept."""
+    runs = [run for run in (pair.baseline, pair.refiner) if run is not None]
+    known = [run.provenance["intensities"] for run in runs if "intensities" in run.provenance]
+    if len(known) < len(runs):
+        return None
+    return {
+        name: (min(ranges[name][0] for ranges in known), max(ranges[name][1] for ranges in known)) for name in known[0]
+    }
 
 
 def _baseline(config: TrainConfig) -> BaselineSettings:

@@ -31,6 +31,7 @@ from rediffinet.training.dataset import check_dataset
 from rediffinet.training.distributed import Place, lone_place, together
 from rediffinet.training.loop import Progress, Validate, check_folder, run_training
 from rediffinet.training.tasks import Probability, make_task
+from rediffinet.trust import intensity_profile, profile_ranges
 from rediffinet.windows import slide
 
 CPU = torch.device("cpu")
@@ -271,6 +272,8 @@ def _read(
     if patients:
         provenance["patients"] = {case.name: case.patient for case in cases if case.name in patients}
     check_dataset(cases, folds, config.spacing_mm, config.fold)
+    profiles = [intensity_profile(case.image, config.normalisation.background) for case in kept]
+    provenance["intensities"] = profile_ranges(profiles)
     if kind.refines:
         provenance["baselines"] = [{"sha256": run.sha256, "fold": run.config.fold} for run in runs]
     if config.validate_every:
