@@ -54,7 +54,7 @@ def intensity_profile(image: npt.NDArray[np.floating], background: float) -> dic
         for row, q in enumerate(QUANTILES)
     }
     with np.errstate(invalid="ignore"):
-        together = np.nan_to_num(np.corrcoef(values))
+        together: npt.NDArray[np.float64] = np.asarray(np.nan_to_num(np.corrcoef(values)), np.float64)
     for j, other in enumerate(CONTRASTS):
         for i, name in enumerate(CONTRASTS[:j]):
             profile[f"{name}·{other}"] = float(together[i, j])
