@@ -75,15 +75,17 @@ def calibrate(
 ) -> None:
     """Choose the thresholds of the flip on out-of-fold cases; score each fold with those chosen on the others.
 
-    Writes STUDY/calibrated/MODEL-sweep.csv (every case at every threshold) and STUDY/calibrated/MODEL.csv (the baseline,
-    and the model with the thresholds of the other folds), and prints the thresholds for `rediff export`.
+    Writes into STUDY/calibrated: MODEL-sweep.csv (every case at every threshold), MODEL.csv (the baseline, and the
+    model with the thresholds of the other folds) and MODEL-uncertainty.json (the curve for `rediff export
+    --uncertainty`, and the reliability before and after). Prints the thresholds for `rediff export --thresholds`.
     """
     import json
 
     from rediffinet.errors import MissingExtraError, TrainingError
 
     try:
-        from rediffinet.training.calibrate import choose_thresholds, crossfit, sweep
+        from rediffinet.nifti import write_atomically
+        from rediffinet.training.calibrate import calibrate_doubt, choose_thresholds, crossfit, doubts, sweep
         from rediffinet.training.crossval import FOLDS, Study, gather
         from rediffinet.training.data import read_patients
         from rediffinet.training.scoring import COLUMNS, SCORES, read_rows, write_rows
@@ -114,6 +116,21 @@ def calibrate(
     folder.mkdir(exist_ok=True)
     write_rows(folder / f"{model}-sweep.csv", table, (*COLUMNS, "threshold"))
     write_rows(folder / f"{model}.csv", [*baseline, *calibrated])
+    curve, before, after = calibrate_doubt(doubts(manifest, found, per_fold))
+    report = {
+        "curve": None if curve is None else curve.model_dump(),
+        **{
+            name: {
+                "expected_calibration_error": diagram.error,
+                "stated": diagram.stated.tolist(),
+                "observed": diagram.observed.tolist(),
+                "voxels": diagram.count.tolist(),
+            }
+            for name, diagram in (("before", before), ("after", after))
+        },
+    }
+    write_atomically(folder / f"{model}-uncertainty.json", f"{json.dumps(report, indent=2)}\n".encode())
+    typer.echo(f"expected calibration error {before.error:.4f}, calibrated on other folds {after.error:.4f}", err=True)
     for fold, thresholds in per_fold.items():
         typer.echo(f"fold {fold}: thresholds of the other folds {','.join(map(str, thresholds))}", err=True)
     typer.echo(",".join(map(str, choose_thresholds(swept, baseline))))

@@ -28,6 +28,9 @@ def export(
     metrics: Annotated[
         Path | None, typer.Option(help="JSON of benchmarks/held_out.py --summary, kept in the manifest.")
     ] = None,
+    uncertainty: Annotated[
+        Path | None, typer.Option(help="MODEL-uncertainty.json of `rediff calibrate`, whose curve the bundle applies.")
+    ] = None,
     precision: Annotated[
         str, typer.Option(help="fp32 and what else the bundle runs in, each checked: fp32,fp16,bf16,int8.")
     ] = "fp32",
@@ -53,6 +56,7 @@ def export(
         raise MissingExtraError("Export", str(error.name), "train") from None
     from rediffinet.cli.plan import names, tell
     from rediffinet.export.tensorrt import PlanSettings, build_plans, check_targets
+    from rediffinet.uncertainty import read_curve
 
     try:
         flips = [float(value) for value in thresholds.split(",")]
@@ -90,6 +94,7 @@ def export(
         thresholds=(wt, tc, et),
         overlap=overlap,
         postprocess=PostprocessSettings(min_fraction=min_fraction),
+        uncertainty=None if uncertainty is None else read_curve(uncertainty),
         metrics=measured,
         precisions=parse_precisions(precision),
         calibration=calibration,

@@ -28,6 +28,7 @@ from rediffinet.labels import BRATS_2023, CONTRASTS, REGIONS, SCHEMAS, LabelSche
 from rediffinet.models import MODELS, ModelKind
 from rediffinet.normalise import Normalisation
 from rediffinet.trust import TrustSettings
+from rediffinet.uncertainty import UncertaintyCurve
 
 SCHEMA: Literal["rediffinet-bundle/1"] = "rediffinet-bundle/1"
 MANIFEST = "manifest.json"
@@ -181,7 +182,8 @@ class Manifest(_Part):
     """Everything a program needs to run the graphs, and where they come from.
 
     model: a name of rediffinet.models; it decides which of `baseline`, `refiner` and `diffusion` there are.
-    spacing_mm: voxel size that the graphs work at, along L, P, S.
+    spacing_mm: voxel size that the graphs work at, along L, P, S. uncertainty: what a stated probability of a wrong
+    label is worth; None where that was not measured.
     """
 
     schema_version: Literal["rediffinet-bundle/1"] = SCHEMA
@@ -200,6 +202,7 @@ class Manifest(_Part):
     diffusion: DiffusionSettings | None = None
     postprocess: PostprocessSettings = PostprocessSettings()
     trust: TrustSettings = TrustSettings()
+    uncertainty: UncertaintyCurve | None = None
     training: dict[str, Any]
     metrics: dict[str, Any] = {}
     precision_gate: dict[Literal["fp16", "bf16", "int8"], PrecisionGate] = {}

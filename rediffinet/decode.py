@@ -83,13 +83,16 @@ def decode(
         if baseline is not None and given is None:
             baseline, _ = remove_small_components(baseline, **limits)
     regions = labels_to_regions(labels, schema)
+    uncertainty = wrong_probability(regions, masks.probability)
+    if manifest.uncertainty is not None:
+        uncertainty = manifest.uncertainty(uncertainty)
     return Decoded(
         labels=labels,
         regions=regions,
         baseline=baseline,
         baseline_regions=None if baseline is None else labels_to_regions(baseline, schema),
         probability=masks.probability,
-        uncertainty=wrong_probability(regions, masks.probability),
+        uncertainty=uncertainty,
         removed_voxels=removed,
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.bundle import Manifest, PerRegion
-from rediffinet.decode import decode
+from rediffinet.decode import Decoded, decode
 from rediffinet.errors import TrainingError
 from rediffinet.inference import Inferred
 from rediffinet.labels import REGIONS
@@ -22,6 +22,7 @@ from rediffinet.models import find_model
 from rediffinet.resample import Spacing
 from rediffinet.training.data import TrainingCase
 from rediffinet.training.scoring import FOUND, Row, load_found, rows_of
+from rediffinet.uncertainty import LEAST, Reliability, UncertaintyCurve, fit_curve, reliability
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 NEVER = 1.0
@@ -39,18 +40,22 @@ class Found:
     reference: npt.NDArray[np.uint8]
     spacing_mm: Spacing
 
-    def rows(self, manifest: Manifest, thresholds: PerRegion, model: str) -> list[Row]:
-        """Scores with these thresholds, in rows that name `model`."""
+    def decoded(self, manifest: Manifest, thresholds: PerRegion) -> Decoded:
+        """What these thresholds make of it, at the case's own voxels."""
         assert manifest.refiner is not None, "a model that flips"
         refiner = manifest.refiner.model_copy(update={"thresholds": thresholds})
-        decoded = decode(
+        return decode(
             manifest.model_copy(update={"refiner": refiner}),
             self.inferred,
             spacing_mm=self.spacing_mm,
             shape=(self.reference.shape[0], self.reference.shape[1], self.reference.shape[2]),
             postprocess=True,
         )
-        return rows_of(decoded.labels, self.reference, self.spacing_mm, model, self.seed, self.fold, self.case.name)
+
+    def rows(self, manifest: Manifest, thresholds: PerRegion, model: str) -> list[Row]:
+        """Scores with these thresholds, in rows that name `model`."""
+        labels = self.decoded(manifest, thresholds).labels
+        return rows_of(labels, self.reference, self.spacing_mm, model, self.seed, self.fold, self.case.name)
 
 
 def found_by(folder: Path, case: TrainingCase, prior: npt.NDArray[np.floating] | None) -> Inferred:
@@ -102,6 +107,49 @@ def crossfit(
         fold: choose_thresholds({t: without(rows, fold) for t, rows in swept.items()}, without(baseline, fold))
         for fold in sorted(set(folds))
     }
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """How sure a model was, voxel by voxel, and whether it was wrong: of the voxels of a fold that are not all sure."""
+
+    stated: npt.NDArray[np.float32]
+    wrong: npt.NDArray[np.bool_]
+
+
+def doubts(manifest: Manifest, cases: Iterable[Found], thresholds: Mapping[int, PerRegion]) -> dict[int, Doubt]:
+    """Stated probability of a wrong label and whether it was, per fold, with each fold's thresholds."""
+    plain = manifest.model_copy(update={"uncertainty": None})
+    parts: dict[int, list[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]]] = {}
+    for found in cases:
+        decoded = found.decoded(plain, thresholds[found.fold])
+        some = decoded.uncertainty >= LEAST
+        parts.setdefault(found.fold, []).append(
+            (decoded.uncertainty[some], decoded.labels[some] != found.reference[some])
+        )
+    return {
+        fold: Doubt(np.concatenate([stated for stated, _ in both]), np.concatenate([wrong for _, wrong in both]))
+        for fold, both in parts.items()
+    }
+
+
+def calibrate_doubt(by_fold: Mapping[int, Doubt]) -> tuple[UncertaintyCurve | None, Reliability, Reliability]:
+    """(the curve over all folds, the diagram of what was stated, the diagram after calibration).
+
+    For the second diagram the voxels of a fold are calibrated by the curve of all other folds.
+    """
+    stated = np.concatenate([doubt.stated for doubt in by_fold.values()])
+    wrong = np.concatenate([doubt.wrong for doubt in by_fold.values()])
+    after = []
+    for fold, doubt in by_fold.items():
+        others = [other for key, other in by_fold.items() if key != fold]
+        curve = (
+            fit_curve(np.concatenate([o.stated for o in others]), np.concatenate([o.wrong for o in others]))
+            if others
+            else None
+        )
+        after.append(doubt.stated if curve is None else curve(doubt.stated))
+    return fit_curve(stated, wrong), reliability(stated, wrong), reliability(np.concatenate(after), wrong)
 
 
 def check_model(model: str) -> None:

@@ -20,6 +20,7 @@ from rediffinet.labels import CONTRASTS, REGIONS
 from rediffinet.models import find_model
 from rediffinet.training.config import TrainConfig
 from rediffinet.trust import TrustSettings
+from rediffinet.uncertainty import UncertaintyCurve
 from rediffinet.windows import Shape
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class InferenceSettings:
     thresholds: PerRegion = HALF
     overlap: float = 0.25
     postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
+    uncertainty: UncertaintyCurve | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ def make_manifest(
         refiner=None if refiner is None else _refiner(refiner, settings),
         diffusion=None if refiner is None else _diffusion(refiner, settings),
         postprocess=settings.postprocess,
+        uncertainty=settings.uncertainty,
         trust=TrustSettings(intensities=_intensities(pair)),
         training=dict(training or {}),
         metrics=dict(metrics or {}),

@@ -128,6 +128,29 @@ def test_scores_are_those_of_the_bundle_on_the_same_case(done: tuple[Study, list
     assert float(row["dice"]) == pytest.approx(expected, abs=2e-3)
 
 
+def test_calibration_of_a_finished_study(done: tuple[Study, list[str]]) -> None:
+    from typer.testing import CliRunner
+
+    from rediffinet.cli.main import app
+
+    study, _ = done
+    arguments = ["calibrate", str(study.out), "--data", str(study.data[0]), "--cache", str(study.cache)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert len(result.stdout.strip().splitlines()[-1].split(",")) == 3
+    folder = study.out / "calibrated"
+    with (folder / "rediffinet-sweep.csv").open(newline="") as file:
+        swept = list(csv.DictReader(file))
+    # at the threshold of the study itself the sweep repeats the study's scores
+    scored = {(r["case"], r["region"]): r["dice"] for r in rows_of(study) if r["model"] == "rediffinet"}
+    again = {(r["case"], r["region"]): r["dice"] for r in swept if float(r["threshold"]) == 0.5}
+    assert again.keys() == scored.keys()
+    for key, dice_ in again.items():
+        assert float(dice_) == pytest.approx(float(scored[key]), abs=2e-3)  # what was found is kept as float16
+    report = json.loads((folder / "rediffinet-uncertainty.json").read_text())
+    assert report["before"]["expected_calibration_error"] >= 0.0 and "curve" in report
+
+
 def test_a_finished_study_does_nothing(done: tuple[Study, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     study, told = done
     assert sum("begun" in line for line in told) == 4
