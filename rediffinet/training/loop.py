@@ -43,7 +43,7 @@ from rediffinet.training.records import (
     read_rows,
     write_rows,
 )
-from rediffinet.training.state import State, new_state, restore_state
+from rediffinet.training.state import MEASURED, State, new_state, restore_state
 from rediffinet.training.tasks import Task
 
 LOG_EVERY = 10
@@ -148,7 +148,8 @@ def run_training(
         state = restore_state(task, path, provenance, place) if path.exists() else new_state(task, place)
         files = _Files(out, config, provenance, *_read_tables(out, state.step))
     settings = json.loads(config.model_dump_json(exclude={"device"}))
-    check_agreement(place, {"configuration": settings, "data set": provenance, "checkpoint step": state.step})
+    named = {key: value for key, value in provenance.items() if key not in MEASURED}
+    check_agreement(place, {"configuration": settings, "data set": named, "checkpoint step": state.step})
     if place.main:
         text = json.dumps(json.loads(config.model_dump_json()), indent=2)
         write_atomically(out / "config.json", f"{text}\n".encode())

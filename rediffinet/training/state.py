@@ -15,6 +15,9 @@ from rediffinet.training.config import TrainConfig
 from rediffinet.training.distributed import Place, lone_place
 from rediffinet.training.tasks import Task
 
+MEASURED = frozenset({"intensities"})
+"""Provenance that is computed from the cases: older checkpoints lack it, other machines round it otherwise."""
+
 
 @dataclass
 class State:
@@ -84,7 +87,7 @@ def restore_state(task: Task, path: Path, provenance: dict[str, Any], place: Pla
 def _changed_provenance(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     """What differs, in words; empty when nothing does."""
     changes = []
-    for key in sorted(found.keys() | wanted.keys()):
+    for key in sorted((found.keys() | wanted.keys()) - MEASURED):
         before, now = found.get(key), wanted.get(key)
         if before != now and isinstance(before, list) and isinstance(now, list):
             gone, new = [x for x in before if x not in now], [x for x in now if x not in before]

@@ -259,6 +259,12 @@ def test_resume_with_other_data_names_the_cases(task: BaselineTask, tmp_path: Pa
         run_training(task, tmp_path, {**PROVENANCE, "fold": 1}, resume=True)
 
 
+def test_what_is_measured_on_the_cases_does_not_keep_a_run_from_going_on(task: BaselineTask, tmp_path: Path) -> None:
+    run_training(task, tmp_path, PROVENANCE)
+    for value in (1.0, 1.0000001):
+        run_training(task, tmp_path, {**PROVENANCE, "intensities": [value]}, resume=True)
+
+
 class Exploding(BaselineTask):
     """A task whose loss, or its gradient, is not a number from step 3 on."""
 
