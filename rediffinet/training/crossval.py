@@ -284,8 +284,10 @@ def _trained(folder: Path, config: TrainConfig) -> bool:
     _, metadata = read_checkpoint(folder / CHECKPOINT)
     if metadata["step"] < config.steps:
         return False
-    found = TrainConfig.model_validate(metadata["config"])
-    if found != config.model_copy(update={"compile": found.compile, "channels_last": found.channels_last}):
-        message = f"{folder} holds a run of another configuration. Use the same settings, or another --out."
+    if differing := config.differences(TrainConfig.model_validate(metadata["config"])):
+        message = (
+            f"{folder} holds a run of another configuration: {', '.join(differing)} differ. Use the same settings, or "
+            "another --out."
+        )
         raise TrainingError(message)
     return True

@@ -34,6 +34,13 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+def warned(out: Path) -> str:
+    """What stderr should say: the warnings of the report. The small phantom's brain fills its volume to the edge."""
+    warnings = json.loads((out / f"{FIRST}-report.json").read_text())["warnings"]
+    assert {warning["code"] for warning in warnings} <= {"tumour-at-edge"}
+    return "".join(f"{FIRST}: warning ({warning['code']}): {warning['message']}\n" for warning in warnings)
+
+
 def test_one_case_with_everything(rediff: Any, case: Path, bundle: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = rediff("segment", case, "-o", out, *bundle, "--save-probabilities", "--save-uncertainty", "--threads", 1)
@@ -48,7 +55,7 @@ def test_one_case_with_everything(rediff: Any, case: Path, bundle: Any, tmp_path
     )
     assert names(out) == {f"{FIRST}-{kind}" for kind in kinds}
     report = json.loads((out / f"{FIRST}-report.json").read_text())
-    assert done.err == ""  # no terminal, no progress; no warnings
+    assert done.err == warned(out)  # no terminal, no progress
     assert done.out.startswith(f"{FIRST}: WT {report['volumes_ml']['refined']['WT']:.1f} ml")
     assert str(out) in done.out
     source = nib.load(case / f"{FIRST}-t1n.nii.gz")
@@ -169,7 +176,7 @@ def test_every_model_by_the_same_command(
 ) -> None:
     path = make_toy_bundle(model=model, spacing_mm=(2.0, 2.0, 2.0)).path
     done = rediff("segment", case, "-o", tmp_path, "--bundle", path, *QUICK)
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, done.err) == (0, warned(tmp_path))
     kinds = {"seg.nii.gz", "report.json", "preview.png"} | (set() if model == "diff-unet" else {"baseline.nii.gz"})
     assert names(tmp_path) == {f"{FIRST}-{kind}" for kind in kinds}
     assert ("(baseline" in done.out) == (model != "diff-unet")
