@@ -128,9 +128,10 @@ _TINY_2MM = {
         "affine": 0.5,
         "rotation_degrees": 12.0,
         "elastic": 0.3,
-        "bias_field": 0.3,
-        "blur": 0.15,
-        "gamma": 0.5,
+        "bias_field": 0.2,
+        "blur": 0.1,
+        "gamma": 0.3,
+        "gain": 0.3,
         "drop_contrast": 0.02,
     },
 }
@@ -157,7 +158,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "tiny-2mm": {
         "baseline": {
             **_TINY_2MM,
-            "unet": {"features": _TINY_2MM_FEATURES, "deep_supervision": True, "window": (72, 88, 72)},
+            "unet": {"features": _TINY_2MM_FEATURES, "window": (72, 88, 72)},
+            "learning_rate": 5e-3,
             "steps": 800,
         },
         "correction": {
