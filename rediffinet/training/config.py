@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError
 
 from rediffinet.errors import ConfigError
 from rediffinet.models import find_model
-from rediffinet.nets.config import Frozen, RefinerConfig, UNetConfig
+from rediffinet.nets.config import Frozen, RefinerConfig, UNetConfig, Window
 from rediffinet.normalise import Normalisation
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -40,10 +40,12 @@ class TrainConfig(Frozen):
     """Everything a run depends on besides its data; saved resolved with every checkpoint.
 
     model: a name of rediffinet.models. spacing_mm: the voxel size the networks work at; cases are resampled to it.
-    mirror: the baseline's answer is the mean with that of the mirrored head. batch: examples of a step, over all
-    processes and their `accumulate` micro-batches. validate_every: steps between validations on the held-out fold, 0
-    for none. MACHINE_FIELDS: how the work is laid out on this machine, among them the threads that make batches ahead
-    and the seconds that processes wait for each other; they change the result by rounding alone.
+    crop: window of the first crop_steps steps: a smaller one than the network's makes many cheap steps, then the
+    network meets the window that it will run on. mirror: the baseline's answer is the mean with that of the mirrored
+    head. batch: examples of a step, over all processes and their `accumulate` micro-batches. validate_every: steps
+    between validations on the held-out fold, 0 for none. MACHINE_FIELDS: how the work is laid out on this machine,
+    among them the threads that make batches ahead and the seconds that processes wait for each other; they change the
+    result by rounding alone.
     """
 
     model: str
@@ -53,6 +55,8 @@ class TrainConfig(Frozen):
     normalisation: Normalisation = Normalisation()
     augmentation: Augmentation = Augmentation()
     steps: Annotated[int, Field(gt=0)] = 1500
+    crop: Window | None = None
+    crop_steps: Annotated[int, Field(ge=0)] = 0
     batch: Annotated[int, Field(gt=0)] = 1
     learning_rate: PositiveFloat = 2e-3
     weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 1e-4
@@ -89,6 +93,10 @@ class TrainConfig(Frozen):
     def network_window(self) -> tuple[int, int, int]:
         """Window in voxels of the network that this model trains."""
         return self.refiner.window if find_model(self.model).network == "diffusion" else self.unet.window
+
+    def window_at(self, step: int) -> tuple[int, int, int]:
+        """Window in voxels of the examples of a step."""
+        return self.crop if self.crop is not None and step < self.crop_steps else self.network_window
 
 
 _PAPER = {
@@ -261,15 +269,24 @@ def _check(config: TrainConfig) -> None:
     if config.model != "unet" and config.unet.network != "unet":
         message = f"unet.network: got '{config.unet.network}' for '{config.model}', other networks are for 'unet' only"
         raise ConfigError(message)
-    if any(side % net.divisor for side in net.window):
-        message = f"window: got {net.window}, expected sides that are multiples of {net.divisor} for this network"
-        raise ConfigError(message)
-    if math.prod(side // net.divisor for side in net.window) == 1:
-        message = (
-            f"window: got {net.window}, which the network shrinks to a single voxel, where instance norm has nothing "
-            "to normalise. Use a larger window or fewer levels."
-        )
+    _check_window("window", net.window, net.divisor)
+    if config.crop is not None:
+        _check_window("crop", config.crop, net.divisor)
+    if (config.crop is None) != (config.crop_steps == 0):
+        message = f"crop: got {config.crop} for crop_steps {config.crop_steps}, expected both or neither"
         raise ConfigError(message)
     if config.fold is not None and not 0 <= config.fold < config.folds:
         message = f"fold: got {config.fold}, expected 0 to {config.folds - 1} for {config.folds} folds"
+        raise ConfigError(message)
+
+
+def _check_window(name: str, window: tuple[int, int, int], divisor: int) -> None:
+    if any(side % divisor for side in window):
+        message = f"{name}: got {window}, expected sides that are multiples of {divisor} for this network"
+        raise ConfigError(message)
+    if math.prod(side // divisor for side in window) == 1:
+        message = (
+            f"{name}: got {window}, which the network shrinks to a single voxel, where instance norm has nothing "
+            "to normalise. Use a larger window or fewer levels."
+        )
         raise ConfigError(message)

@@ -38,8 +38,8 @@ class Task(ABC):
         """A freshly initialised model."""
 
     @abstractmethod
-    def sample(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
-        """One training example, without the batch axis."""
+    def sample(self, rng: np.random.Generator, window: Shape) -> tuple[Tensor, ...]:
+        """One training example of this window, without the batch axis."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
@@ -48,7 +48,8 @@ class Task(ABC):
     def batch(self, step: int, slots: Sequence[int] | None = None) -> tuple[Tensor, ...]:
         """The batch of a step, or the part of it in these slots; an example depends on (seed, step, slot) alone."""
         chosen = range(self.config.batch) if slots is None else slots
-        examples = [self.sample(philox("batch", self.config.seed, step, slot)) for slot in chosen]
+        window = self.config.window_at(step)
+        examples = [self.sample(philox("batch", self.config.seed, step, slot), window) for slot in chosen]
         return tuple(torch.stack(parts) for parts in zip(*examples, strict=True))
 
     def _augment(self, rng: np.random.Generator, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,10 +65,9 @@ class BaselineTask(Task):
         """See Task."""
         return build_baseline(self.config.unet)
 
-    def sample(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    def sample(self, rng: np.random.Generator, window: Shape) -> tuple[Tensor, ...]:
         """Image (4, window), regions (3, window)."""
         case = self.cases[int(rng.integers(len(self.cases)))]
-        window = self.config.unet.window
         wanted = rng.random() < self.config.tumour_fraction
         inside = random_voxel(rng, case.regions[0]) if wanted else None
         start = random_start(rng, _shape(case.regions), window, inside)
@@ -95,10 +95,9 @@ class ConditionedTask(Task):
         self.kind = find_model(config.model)
         self.predictions = predictions
 
-    def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, rng: np.random.Generator, window: Shape) -> tuple[Tensor, Tensor]:
         """Condition (C, window) and target (3, window), the discrepancy or the regions."""
         config = self.config
-        window = config.network_window
         index = int(rng.integers(len(self.cases)))
         case = self.cases[index]
         nothing = np.broadcast_to(np.float16(0.0), case.regions.shape)
@@ -136,9 +135,9 @@ class CorrectionTask(ConditionedTask):
         """See Task."""
         return UNet(self.config.unet, in_channels=self.kind.condition_channels)
 
-    def sample(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    def sample(self, rng: np.random.Generator, window: Shape) -> tuple[Tensor, ...]:
         """Condition (C, window), target (3, window)."""
-        return self.draw(rng)
+        return self.draw(rng, window)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """See Task."""
@@ -161,9 +160,9 @@ class DiffusionTask(ConditionedTask):
         """See Task."""
         return Refiner(self.config.refiner)
 
-    def sample(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    def sample(self, rng: np.random.Generator, window: Shape) -> tuple[Tensor, ...]:
         """Condition (C, window), x0 (3, window), x_t (3, window), t ()."""
-        condition, x0 = self.draw(rng)
+        condition, x0 = self.draw(rng, window)
         t = self._timestep(rng)
         noise = rng.standard_normal(x0.shape, dtype=np.float32)
         x_t = q_sample(to_signal(x0.numpy(), self.config.refiner.signal_scale), noise, float(self.alpha_bar[t]))

@@ -11,6 +11,7 @@ pytest.importorskip("monai", reason="the U-Net needs monai (extra 'train')")
 import torch
 from torch import Tensor
 
+from rediffinet.errors import ConfigError
 from rediffinet.training.config import TrainConfig, resolve_config
 from rediffinet.training.data import TrainingCase
 from rediffinet.training.tasks import BaselineTask, DiffusionTask
@@ -235,3 +236,30 @@ def test_refiner_loss_is_smallest_for_the_true_discrepancy(refiner_task: Diffusi
     right = refiner_task.loss(answer(1.0), batch)  # type: ignore[arg-type]
     wrong = refiner_task.loss(answer(-1.0), batch)  # type: ignore[arg-type]
     assert float(right) < 0.01 < 2.0 < float(wrong)
+
+
+@pytest.mark.parametrize("model", ["unet", "rediffinet"])
+def test_the_first_steps_are_on_the_crop(model: str, cases: list, predictions: list) -> None:
+    make, given = {"unet": (unet_config, ()), "rediffinet": (refiner_config, (predictions,))}[model]
+    task = {"unet": BaselineTask, "rediffinet": DiffusionTask}[model](
+        make(crop=(8, 12, 8), crop_steps=2), cases, *given
+    )
+    shapes = [[tuple(part.shape[2:]) for part in task.batch(step) if part.ndim == 5] for step in range(4)]
+    assert [set(shape) for shape in shapes] == [{(8, 12, 8)}] * 2 + [{(16, 16, 16)}] * 2
+    plain = type(task)(make(), cases, *given)
+    assert equal(plain.batch(3), task.batch(3))  # a step does not depend on those before it
+    task.loss(task.build(), task.batch(0)).backward()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop": (9, 8, 8), "crop_steps": 2}, "crop: got .*multiples of 2"),
+        ({"crop": (2, 2, 2), "crop_steps": 2}, "crop: got .*single voxel"),
+        ({"crop": (8, 8, 8)}, "both or neither"),
+        ({"crop_steps": 2}, "both or neither"),
+    ],
+)
+def test_crops_that_do_not_fit(changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        unet_config(**changes)
