@@ -9,8 +9,8 @@ steps and samples. Everything is printed as Markdown. Distances are in mm, at th
 """
 
 import argparse
-import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -22,7 +22,7 @@ from rediffinet.decode import decode
 from rediffinet.inference import infer, plan_sampling
 from rediffinet.labels import REGIONS, labels_to_regions
 from rediffinet.training.calibrate import THRESHOLDS, Found, sweep
-from rediffinet.training.crossval import FOLDS, Piece, Study, gather
+from rediffinet.training.crossval import Piece, Study, gather, reopen
 from rediffinet.training.memory import open_in_memory
 from rediffinet.training.runs import open_run, predict_probability
 from rediffinet.training.scoring import rows_of
@@ -42,16 +42,8 @@ def main() -> None:
     parser.add_argument("--samples", default="1,4,10")
     parser.add_argument("--threshold", type=float, default=0.5)
     given = parser.parse_args()
-    layout = json.loads((given.study / FOLDS).read_text())
-    study = Study(
-        (given.data,),
-        given.study,
-        (given.model,),
-        folds=layout["folds"],
-        fold_seed=layout["fold_seed"],
-        only=tuple(int(fold) for fold in given.only.split(",") if fold),
-        cache=given.study / "cache",
-    )
+    only = tuple(int(fold) for fold in given.only.split(",") if fold)
+    study = replace(reopen(given.study, [given.data]), only=only)
     manifest, found = gather(study, given.model, given.seed)
     print(f"{describe(['torch', 'numpy'])}; {given.model}, seed {given.seed}, {len(found)} held-out cases\n")
     parts = given.part.split(",")

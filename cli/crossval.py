@@ -79,58 +79,21 @@ def calibrate(
     model with the thresholds of the other folds) and MODEL-uncertainty.json (the curve for `rediff export
     --uncertainty`, and the reliability before and after). Prints the thresholds for `rediff export --thresholds`.
     """
-    import json
-
-    from rediffinet.errors import MissingExtraError, TrainingError
+    from rediffinet.errors import MissingExtraError
 
     try:
-        from rediffinet.nifti import write_atomically
-        from rediffinet.training.calibrate import calibrate_doubt, choose_thresholds, crossfit, doubts, sweep
-        from rediffinet.training.crossval import FOLDS, Study, gather
+        from rediffinet.training.calibrate_study import calibrate_study
+        from rediffinet.training.crossval import reopen
         from rediffinet.training.data import read_patients
-        from rediffinet.training.scoring import COLUMNS, SCORES, read_rows, write_rows
     except ModuleNotFoundError as error:
         raise MissingExtraError("Calibration", str(error.name), "train") from None
 
-    if not (study / FOLDS).is_file():
-        message = f"{study} holds no study: {FOLDS} is missing. Expected the OUT of `rediff crossval`."
-        raise TrainingError(message)
-    layout = json.loads((study / FOLDS).read_text())
-    described = Study(
-        tuple(data),
-        study,
-        (model,),
-        folds=layout["folds"],
-        fold_seed=layout["fold_seed"],
-        patients=read_patients(patients) if patients is not None else {},
-        cache=cache or study / "cache",
+    named = read_patients(patients) if patients is not None else None
+    found = calibrate_study(reopen(study, data, cache=cache, patients=named), model, seed)
+    typer.echo(
+        f"expected calibration error {found.before.error:.4f}, calibrated on other folds {found.after.error:.4f}",
+        err=True,
     )
-    manifest, found = gather(described, model, seed)
-    folds = sorted({case.fold for case in found})
-    baseline = [row for fold in folds for row in read_rows(study / f"seed{seed}" / f"fold{fold}" / "unet" / SCORES)]
-    swept = sweep(manifest, found, model)
-    per_fold = crossfit(swept, baseline, folds)
-    calibrated = [row for case in found for row in case.rows(manifest, per_fold[case.fold], model)]
-    table = [{**row, "threshold": str(threshold)} for threshold, rows in swept.items() for row in rows]
-    folder = study / "calibrated"
-    folder.mkdir(exist_ok=True)
-    write_rows(folder / f"{model}-sweep.csv", table, (*COLUMNS, "threshold"))
-    write_rows(folder / f"{model}.csv", [*baseline, *calibrated])
-    curve, before, after = calibrate_doubt(doubts(manifest, found, per_fold))
-    report = {
-        "curve": None if curve is None else curve.model_dump(),
-        **{
-            name: {
-                "expected_calibration_error": diagram.error,
-                "stated": diagram.stated.tolist(),
-                "observed": diagram.observed.tolist(),
-                "voxels": diagram.count.tolist(),
-            }
-            for name, diagram in (("before", before), ("after", after))
-        },
-    }
-    write_atomically(folder / f"{model}-uncertainty.json", f"{json.dumps(report, indent=2)}\n".encode())
-    typer.echo(f"expected calibration error {before.error:.4f}, calibrated on other folds {after.error:.4f}", err=True)
-    for fold, thresholds in per_fold.items():
+    for fold, thresholds in found.per_fold.items():
         typer.echo(f"fold {fold}: thresholds of the other folds {','.join(map(str, thresholds))}", err=True)
-    typer.echo(",".join(map(str, choose_thresholds(swept, baseline))))
+    typer.echo(",".join(map(str, found.thresholds)))

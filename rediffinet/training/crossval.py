@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rediffinet.bundle import Manifest
 from rediffinet.errors import ConfigError, OutputError, TrainingError
-from rediffinet.models import find_model
+from rediffinet.models import MODELS, find_model
 from rediffinet.nifti import write_atomically
 from rediffinet.training.calibrate import Found, check_model, found_by
 from rediffinet.training.checkpoint import CHECKPOINT, read_checkpoint
@@ -160,6 +160,29 @@ def collect(study: Study, pieces: Sequence[Piece]) -> Path:
     path = study.out / SCORES
     write_rows(path, [row for piece in pieces for row in read_rows(piece.folder(study) / SCORES)])
     return path
+
+
+def reopen(
+    out: Path, data: Sequence[Path], *, cache: Path | None = None, patients: dict[str, str] | None = None
+) -> Study:
+    """The study in a folder, to look at: its folds and seeds as they were drawn, all models.
+
+    Raises TrainingError when there is none.
+    """
+    path = out / FOLDS
+    if not path.is_file():
+        message = f"{out} holds no study: {FOLDS} is missing. Expected the OUT of `rediff crossval`."
+        raise TrainingError(message)
+    layout = json.loads(path.read_text())
+    return Study(
+        tuple(data),
+        out,
+        tuple(MODELS),
+        folds=layout["folds"],
+        fold_seed=layout["fold_seed"],
+        patients=patients or {},
+        cache=cache or out / "cache",
+    )
 
 
 def gather(study: Study, model: str, seed: int) -> tuple[Manifest, list[Found]]:

@@ -22,6 +22,7 @@ from rediffinet.resample import Spacing
 from rediffinet.training.data import TrainingCase
 from rediffinet.training.manifest import InferenceSettings
 from rediffinet.training.memory import open_in_memory
+from rediffinet.training.records import write_rows as write_table
 from rediffinet.training.runs import Run, Stage
 
 SCORES = "scores.csv"
@@ -160,11 +161,7 @@ def with_thresholds(loaded: Loaded, thresholds: PerRegion) -> Loaded:
 
 def write_rows(path: Path, rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> None:
     """Write a CSV whole."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+    write_table(path, columns, [[row[column] for column in columns] for row in rows])
 
 
 def read_rows(path: Path) -> list[Row]:
