@@ -131,9 +131,7 @@ def crossvalidate(
     )
     folds = assign_folds([case.name for case in cases], study.folds, study.fold_seed, study.patients)
     _check_folds(study, cases, folds)
-    for fold in sorted({piece.fold for piece in pieces}):
-        table = check_dataset(cases, folds, config.spacing_mm, fold)
-    tell(table)
+    tell(check_dataset(cases, folds, config.spacing_mm, *sorted({piece.fold for piece in pieces})))
     _write_folds(study, cases, folds)
     waiting = False
     while remaining := [piece for piece in pieces if not (piece.folder(study) / SCORES).is_file()]:

@@ -19,20 +19,22 @@ Two patients of BraTS reach 0.93; the same head with other intensities stored is
 """
 
 
-def check_dataset(
-    cases: Sequence[TrainingCase], folds: Mapping[str, int], spacing_mm: Spacing, fold: int | None = None
-) -> str:
+def check_dataset(cases: Sequence[TrainingCase], folds: Mapping[str, int], spacing_mm: Spacing, *held_out: int) -> str:
     """The table of the cases (Markdown), once nothing is wrong with them.
 
-    fold: the one that is held out; None when all of them are trained on. Raises TrainingError with the table and every
-    problem: cases of different patients that are one examination, which would put a patient on both sides of a fold; a
-    fold held out that has not a single case with ET, on which no score of ET means anything.
+    held_out: folds that are held out in turn; none when all cases are trained on. Raises TrainingError with the table
+    and every problem: cases of different patients that are one examination, which would put a patient on both sides of
+    a fold; a fold held out that has not a single case with ET, on which no score of ET means anything.
     """
     table = describe_cases(cases, folds, spacing_mm)
     problems = _same_patient(cases)
     et = REGIONS.index("ET")
-    if fold is not None and not any(case.regions[et].any() for case in cases if folds[case.name] == fold):
-        problems.append(f"Fold {fold} has no case with enhancing tumour. Use fewer --folds, or another --fold-seed.")
+    with_et = {folds[case.name] for case in cases if case.regions[et].any()}
+    problems += [
+        f"Fold {fold} has no case with enhancing tumour. Use fewer --folds, or another --fold-seed."
+        for fold in held_out
+        if fold not in with_et
+    ]
     if problems:
         listed = "\n".join(problems)
         raise TrainingError(f"The data set cannot be used as it is:\n\n{table}\n{listed}")

@@ -271,7 +271,7 @@ def _read(
     }
     if patients:
         provenance["patients"] = {case.name: case.patient for case in cases if case.name in patients}
-    check_dataset(cases, folds, config.spacing_mm, config.fold)
+    check_dataset(cases, folds, config.spacing_mm, *(() if config.fold is None else (config.fold,)))
     profiles = [intensity_profile(case.image, config.normalisation.background) for case in kept]
     provenance["intensities"] = profile_ranges(profiles)
     if kind.refines:
