@@ -8,10 +8,13 @@ import typer
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Run folder of the model.")],
+    run: Annotated[
+        list[Path], typer.Argument(help="Run folder of the model; of several, such as all folds, the mean answers.")
+    ],
     out: Annotated[Path, typer.Option(help="Bundle folder to make.")],
     baseline: Annotated[
-        Path | None, typer.Option(help="Run folder of the baseline that the model refines, where it refines one.")
+        list[Path] | None,
+        typer.Option(help="Run folder of the baseline that the model refines, where it refines one; may be repeated."),
     ] = None,
     checkpoint: Annotated[
         str, typer.Option(help="last, or best for that of the best validation of the model's run.")
@@ -51,7 +54,7 @@ def export(
     try:
         from rediffinet.export.bundle import ExportSettings, export_bundle
         from rediffinet.export.variants import parse_precisions
-        from rediffinet.training.runs import open_run
+        from rediffinet.training.runs import merge_runs, open_run
     except ModuleNotFoundError as error:
         raise MissingExtraError("Export", str(error.name), "train") from None
     from rediffinet.cli.plan import names, tell
@@ -103,8 +106,8 @@ def export(
     if trt:
         check_targets(plans)
     with stages() as stage:
-        opened = None if baseline is None else open_run(baseline)
-        exported = open_run(run, "best" if checkpoint == "best" else "last")
+        opened = merge_runs([open_run(folder) for folder in baseline]) if baseline else None
+        exported = merge_runs([open_run(folder, "best" if checkpoint == "best" else "last") for folder in run])
         bundle = export_bundle(exported, opened, out, settings, overwrite=overwrite, stage=stage)
     for graph_name, entry in bundle.manifest.graphs.items():
         size = (bundle.path / entry.file).stat().st_size / 1e6

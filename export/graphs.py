@@ -22,7 +22,7 @@ from rediffinet.labels import CONTRASTS, REGIONS
 from rediffinet.models import find_model
 from rediffinet.nets.config import RefinerConfig
 from rediffinet.nets.refiner import ConditionerGraph, DenoiserGraph, Refiner
-from rediffinet.nets.unet import BaselineGraph, DiscrepancyGraph, UNet
+from rediffinet.nets.unet import BaselineGraph, DiscrepancyGraph
 from rediffinet.training.manifest import Pair
 from rediffinet.windows import Shape
 
@@ -63,9 +63,9 @@ def baseline_source(net: nn.Module, window: Shape, *, mirror: bool = False) -> G
     return GraphSource("baseline", BaselineGraph(net, mirror=mirror).eval(), {"image": image}, ("probability",))
 
 
-def discrepancy_source(net: UNet, condition_channels: int) -> GraphSource:
+def discrepancy_source(net: nn.Module, window: Shape, condition_channels: int) -> GraphSource:
     """condition (batch, C, X, Y, Z) → delta (batch, 3, X, Y, Z)."""
-    condition = torch.zeros(2, condition_channels, *net.config.window)
+    condition = torch.zeros(2, condition_channels, *window)
     return GraphSource("discrepancy", DiscrepancyGraph(net).eval(), {"condition": condition}, ("delta",))
 
 
@@ -102,8 +102,8 @@ def graph_sources(pair: Pair) -> tuple[GraphSource, ...]:
         if isinstance(net, Refiner):
             sources += refiner_sources(net)
         else:
-            assert isinstance(net, UNet)
-            sources.append(discrepancy_source(net, find_model(pair.model).condition_channels))
+            window = pair.refiner.config.unet.window
+            sources.append(discrepancy_source(net, window, find_model(pair.model).condition_channels))
     return tuple(sources)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rediffinet.labels import REGIONS
 from rediffinet.nets.config import RefinerConfig
+from rediffinet.nets.convolution import Convolution
 from rediffinet.nets.norm import InstanceNorm
 
 
@@ -42,9 +43,9 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, time_features: int | None = None) -> None:
         super().__init__()
-        self.conv1 = nn.Conv3d(inputs, outputs, 3, stride, 1, bias=False)
+        self.conv1 = Convolution(inputs, outputs, 3, stride, 1, bias=False)
         self.norm1 = InstanceNorm(outputs)
-        self.conv2 = nn.Conv3d(outputs, outputs, 3, 1, 1, bias=False)
+        self.conv2 = Convolution(outputs, outputs, 3, 1, 1, bias=False)
         self.norm2 = InstanceNorm(outputs)
         self.act = nn.LeakyReLU(0.01)
         self.time = nn.Linear(time_features, 2 * outputs) if time_features else None
@@ -122,8 +123,8 @@ class Refiner(nn.Module):
     def __init__(self, config: RefinerConfig) -> None:
         super().__init__()
         self.config = config
-        self.conditioner = Encoder(config.condition_channels, config.features)
-        self.denoiser = Denoiser(config)
+        self.conditioner: nn.Module = Encoder(config.condition_channels, config.features)
+        self.denoiser: nn.Module = Denoiser(config)
 
     def forward(self, x_t: Tensor, condition: Tensor, t: Tensor) -> Tensor:
         """x_t (N, 3, …), condition (N, C, …), t (N,) → logits of x0 (N, 3, …)."""

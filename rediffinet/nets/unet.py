@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from rediffinet.labels import CONTRASTS, REGIONS
 from rediffinet.nets.config import UNetConfig
+from rediffinet.nets.convolution import with_fast_convolutions
 from rediffinet.nets.norm import with_fast_norms
 
 NORM = ("INSTANCE", {"affine": True})
@@ -34,7 +35,7 @@ class UNet(nn.Module):
         )
         heads = min(3, len(widths) - 1) if config.deep_supervision else 1
         self.heads = nn.ModuleList(UnetOutBlock(3, w, out_channels) for w in widths[:heads])
-        with_fast_norms(self)
+        with_fast_convolutions(with_fast_norms(self))
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         """See the class."""

@@ -186,7 +186,7 @@ def graph_tensors(pair: Pair) -> dict[str, tuple[Tensors, Tensors]]:
     if not kind.samples:
         return {**found, "discrepancy": ((condition,), (_tensor("delta", three, window),))}
     features = tuple(
-        _tensor(f"feature_{level}", width, _halved(window, level))
+        _tensor(f"feature_{level}", pair.refiner.members * width, _halved(window, level))
         for level, width in enumerate(config.refiner.features)
     )
     numbers = tuple(TensorSpec(name, "float32", ("batch",)) for name in ("t", "c0", "c1"))

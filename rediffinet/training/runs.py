@@ -16,6 +16,7 @@ from torch import nn
 from rediffinet.cases import find_cases
 from rediffinet.errors import RediffError, TrainingError
 from rediffinet.models import find_model
+from rediffinet.nets.ensemble import as_one
 from rediffinet.nets.unet import BaselineGraph
 from rediffinet.nifti import write_atomically
 from rediffinet.training.checkpoint import BEST, CHECKPOINT, part, read_checkpoint
@@ -41,7 +42,10 @@ Stage = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Run:
-    """A finished (or interrupted) run: the averaged weights, the configuration, where they come from."""
+    """A finished (or interrupted) run: the averaged weights, the configuration, where they come from.
+
+    members: of how many runs, trained alike, this is the ensemble (`merge_runs`).
+    """
 
     path: Path
     config: TrainConfig
@@ -49,6 +53,7 @@ class Run:
     provenance: dict[str, Any]
     step: int
     sha256: str
+    members: int = 1
 
     @property
     def seen_patients(self) -> frozenset[str]:
@@ -80,6 +85,50 @@ def open_run(folder: Path, checkpoint: Literal["last", "best"] = "last") -> Run:
     model.eval()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Run(folder, config, model, metadata["provenance"], metadata["step"], digest)
+
+
+MAY_DIFFER = frozenset({"seed", "fold"})
+"""Fields of the configuration in which the members of an ensemble may differ, besides what is about the machine."""
+
+
+def merge_runs(runs: Sequence[Run]) -> Run:
+    """Runs of one configuration, such as those of all folds, as one whose answer is the mean of theirs.
+
+    Raises TrainingError that names the fields in which they differ, or the run that is given twice.
+    """
+    first = runs[0]
+    for index, run in enumerate(runs):
+        if run.sha256 in {other.sha256 for other in runs[:index]}:
+            message = f"{run.path} is given twice. Give each member of an ensemble once."
+            raise TrainingError(message)
+        if differing := sorted(set(first.config.differences(run.config)) - MAY_DIFFER):
+            message = f"{first.path} and {run.path} cannot be one ensemble: they differ in {', '.join(differing)}."
+            raise TrainingError(message)
+    if len(runs) == 1:
+        return first
+    trained = sorted({name for run in runs for name in run.provenance["trained_on"]})
+    provenance = {
+        **first.provenance,
+        "trained_on": trained,
+        "held_out": [],
+        "fold": None,
+        "members": [describe_member(run) for run in runs],
+    }
+    ranges = [run.provenance["intensities"] for run in runs if "intensities" in run.provenance]
+    if len(ranges) == len(runs):
+        provenance["intensities"] = {
+            name: [min(one[name][0] for one in ranges), max(one[name][1] for one in ranges)] for name in ranges[0]
+        }
+    digest = hashlib.sha256("".join(run.sha256 for run in runs).encode()).hexdigest()
+    model = as_one([run.model for run in runs]).eval()
+    config = first.config.model_copy(update={"fold": None})
+    return Run(first.path, config, model, provenance, first.step, digest, len(runs))
+
+
+def describe_member(run: Run) -> dict[str, Any]:
+    """What tells a member of an ensemble from the others: JSON-ready."""
+    held_out = run.provenance["held_out"]
+    return {"checkpoint_sha256": run.sha256, "seed": run.config.seed, "fold": run.config.fold, "held_out": held_out}
 
 
 def predict_probability(run: Run, case: TrainingCase, device: torch.device = CPU) -> Probability:
