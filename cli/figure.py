@@ -1,11 +1,13 @@
-"""`rediff figure`: pictures of one case and of training runs."""
+"""`rediff figure`: pictures of one case, of training runs and of calibration."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-figure = typer.Typer(help="Draw a case before and after refinement, or training curves.", no_args_is_help=True)
+figure = typer.Typer(
+    help="Draw a case before and after refinement, training curves, or a reliability diagram.", no_args_is_help=True
+)
 
 
 @figure.command()
@@ -42,4 +44,16 @@ def curves(
     from rediffinet.reports.curves import write_curves
 
     write_curves(runs, out)
+    typer.echo(f"wrote {out}", err=True)
+
+
+@figure.command()
+def reliability(
+    uncertainty: Annotated[Path, typer.Argument(help="MODEL-uncertainty.json of `rediff calibrate`.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Figure to write, .png.")],
+) -> None:
+    """Draw how often voxels were wrong against the stated probability that they are, before and after calibration."""
+    from rediffinet.reports.reliability import write_reliability
+
+    write_reliability(uncertainty, out)
     typer.echo(f"wrote {out}", err=True)

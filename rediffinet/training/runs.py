@@ -112,7 +112,7 @@ def merge_runs(runs: Sequence[Run]) -> Run:
         "trained_on": trained,
         "held_out": [],
         "fold": None,
-        "members": [describe_member(run) for run in runs],
+        "members": [_member(run) for run in runs],
     }
     ranges = [run.provenance["intensities"] for run in runs if "intensities" in run.provenance]
     if len(ranges) == len(runs):
@@ -125,7 +125,7 @@ def merge_runs(runs: Sequence[Run]) -> Run:
     return Run(first.path, config, model, provenance, first.step, digest, len(runs))
 
 
-def describe_member(run: Run) -> dict[str, Any]:
+def _member(run: Run) -> dict[str, Any]:
     """What tells a member of an ensemble from the others: JSON-ready."""
     held_out = run.provenance["held_out"]
     return {"checkpoint_sha256": run.sha256, "seed": run.config.seed, "fold": run.config.fold, "held_out": held_out}

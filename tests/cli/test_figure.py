@@ -1,5 +1,6 @@
 """`rediff figure`: exit codes, what goes to stdout, files."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +37,17 @@ def test_curves(rediff: Any, tmp_path: Path) -> None:
     done = rediff("figure", "curves", tmp_path / "run", "--out", tmp_path / "c.png")
     assert (done.code, done.out, done.err) == (0, "", f"wrote {tmp_path / 'c.png'}\n")
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_reliability(rediff: Any, tmp_path: Path) -> None:
+    file, png = tmp_path / "rediffinet-uncertainty.json", tmp_path / "r.png"
+    done = rediff("figure", "reliability", file, "-o", png)
+    assert (done.code, done.out) == (2, "") and "Expected a MODEL-uncertainty.json of rediff calibrate" in done.err
+    part = {"expected_calibration_error": 0.1, "stated": [0.1, 0.5], "observed": [0.2, 0.6], "voxels": [30, 4]}
+    file.write_text(json.dumps({"curve": None, "before": part, "after": {**part, "voxels": [1]}}))
+    done = rediff("figure", "reliability", file, "-o", png)
+    assert done.code == 2 and "'after' are not of one length" in done.err
+    file.write_text(json.dumps({"curve": None, "before": part, "after": part}))
+    done = rediff("figure", "reliability", file, "-o", png)
+    assert (done.code, done.out, done.err) == (0, "", f"wrote {png}\n")
+    assert png.read_bytes().startswith(b"\x89PNG")

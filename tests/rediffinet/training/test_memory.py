@@ -14,7 +14,7 @@ pytest.importorskip("monai", reason="the U-Net needs monai (extra 'train')")
 import torch
 
 from rediffinet.engines.base import GraphSpec
-from rediffinet.errors import ConfigError, EngineError, ExportError
+from rediffinet.errors import ConfigError, EngineError, ExportError, TrainingError
 from rediffinet.inference import infer, plan_sampling
 from rediffinet.models import MODELS
 from rediffinet.noise import window_noise
@@ -23,7 +23,7 @@ from rediffinet.schedule import cumulative_alphas, linear_betas
 from rediffinet.training.config import resolve_config
 from rediffinet.training.manifest import InferenceSettings, graph_tensors, make_manifest, pair_runs
 from rediffinet.training.memory import ModuleEngine, call_module, graph_modules, open_in_memory
-from rediffinet.training.runs import Run
+from rediffinet.training.runs import Run, merge_runs
 from rediffinet.training.tasks import make_task
 
 WINDOW = (16, 16, 24)
@@ -190,3 +190,60 @@ def test_the_engine_knows_its_modules_and_closes() -> None:
     with pytest.raises(EngineError, match="closed"):
         loaded.graphs["baseline"](image=np.zeros((1, 4, *WINDOW), np.float32))
     assert ModuleEngine({}).provider == "CPU"
+
+
+def member(model: str, index: int, **changes: Any) -> Run:
+    """An untrained run of a fold, with its own weights and cases."""
+    run = make_run(model, index, fold=index, **changes)
+    provenance = {
+        **run.provenance,
+        "trained_on": [f"case-{index}", "case-9"],
+        "held_out": [f"held-{index}"],
+        "intensities": {"t1n": [0.1 - index, 0.2 + index]},
+    }
+    config = run.config.model_copy(update={"seed": index})
+    return replace(run, config=config, provenance=provenance, sha256=f"{index}" * 64)
+
+
+@pytest.mark.parametrize("model", ["rediffinet", "discrepancy-unet"])
+def test_runs_of_all_folds_make_one_model(model: str, image: np.ndarray) -> None:
+    members = [member(model, index) for index in range(2)]
+    baselines = [member("unet", index) for index in range(2)]
+    merged, baseline = merge_runs(members), merge_runs(baselines)
+    assert (merged.members, merged.config.fold, merge_runs(members[:1])) == (2, None, members[0])
+    loaded = open_in_memory(merged, baseline, InferenceSettings(samples=1))
+    inferred = infer(loaded, image, plan_sampling(loaded.manifest, seed=7), "X", everywhere=True)
+    given = torch.from_numpy(image)[None]
+    with torch.inference_mode():
+        probability = torch.sigmoid(sum(run.model(given) for run in baselines) / 2)
+        condition = torch.cat([2 * probability - 1, given], dim=1)
+        if model == "rediffinet":
+            x_t = torch.from_numpy(window_noise(7, "X", (0, 0, 0), 0, (3, *WINDOW)))[None]
+            condition_and_time = (condition, torch.tensor([999.0]))
+            logits = sum(run.model(x_t, *condition_and_time) for run in members) / 2
+        else:
+            logits = sum(run.model(condition) for run in members) / 2
+    assert inferred.probability is not None and inferred.found is not None
+    assert np.allclose(inferred.probability, probability[0].numpy(), atol=1e-6)
+    assert np.allclose(inferred.found.delta, torch.sigmoid(logits)[0].numpy(), atol=1e-5)
+    told = loaded.manifest.training["refiner"]
+    assert told["trained_on"] == ["case-0", "case-1", "case-9"] and told["held_out"] == []
+    assert [(one["fold"], one["seed"], one["held_out"]) for one in told["members"]] == [
+        (0, 0, ["held-0"]),
+        (1, 1, ["held-1"]),
+    ]
+    assert loaded.manifest.trust.intensities == {"t1n": (-0.9, 1.2)}
+    tensors, modules = graph_tensors(pair_runs(merged, baseline)), graph_modules(pair_runs(merged, baseline))
+    for name, (inputs, outputs) in tensors.items():
+        arrays = {t.name: torch.rand([1 if size == "batch" else int(size) for size in t.shape]) for t in inputs}
+        with torch.inference_mode():
+            results = call_module(modules[name], arrays)
+        assert [tuple(result.shape) for result in results] == [(1, *t.shape[1:]) for t in outputs]
+
+
+def test_runs_that_make_no_ensemble() -> None:
+    with pytest.raises(TrainingError, match="runs/unet is given twice"):
+        merge_runs([member("unet", 0), member("unet", 0)])
+    other = member("unet", 1, steps=7, mirror=True)
+    with pytest.raises(TrainingError, match="cannot be one ensemble: they differ in mirror, steps"):
+        merge_runs([member("unet", 0), other])
