@@ -126,7 +126,7 @@ _TINY_2MM = {
     "spacing_mm": (2.0, 2.0, 2.0),
     "autocast": False,
     "channels_last": True,
-    "learning_rate": 2e-3,
+    "crop": (48, 64, 48),
     "warmup": 50,
     "ema": 0.99,
     "mirror": True,
@@ -144,6 +144,7 @@ _TINY_2MM = {
     },
 }
 _TINY_2MM_FEATURES = (8, 16, 48, 96)
+_TINY_2MM_HEAD = (72, 88, 72)
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {
@@ -166,24 +167,29 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "tiny-2mm": {
         "baseline": {
             **_TINY_2MM,
-            "unet": {"features": _TINY_2MM_FEATURES, "window": (72, 88, 72)},
+            "unet": {"features": _TINY_2MM_FEATURES, "window": _TINY_2MM_HEAD},
             "learning_rate": 5e-3,
-            "steps": 800,
+            "steps": 1000,
+            "crop_steps": 700,
         },
         "correction": {
             **_TINY_2MM,
-            "unet": {"features": _TINY_2MM_FEATURES, "deep_supervision": True, "window": (48, 64, 48)},
-            "steps": 300,
+            "unet": {"features": _TINY_2MM_FEATURES, "window": _TINY_2MM_HEAD},
+            "learning_rate": 4e-3,
+            "steps": 450,
+            "crop_steps": 350,
         },
         "diffusion": {
             **_TINY_2MM,
             "refiner": {
                 "features": _TINY_2MM_FEATURES,
                 "head_features": 8,
-                "window": (48, 64, 48),
+                "window": _TINY_2MM_HEAD,
                 "signal_scale": 0.2,
             },
-            "steps": 300,
+            "learning_rate": 4e-3,
+            "steps": 450,
+            "crop_steps": 350,
         },
     },
     "paper": {

@@ -1,0 +1,77 @@
+"""Training steps of one example on a CPU: our convolution and instance norm against torch's own.
+
+    python benchmarks/training_step.py [--preset tiny-2mm] [--windows 48,64,48 72,88,72] [--threads 1] [--repeats 5]
+
+Forward and backward of the baseline, channels-last, without torch.compile. The two networks have the same weights;
+their steps take turns; times, their ratio and how far the losses are apart are printed as Markdown.
+"""
+
+import argparse
+import copy
+from functools import partial
+
+import torch
+from timing import describe, interleaved, ratio, table
+from torch import Tensor, nn
+
+from rediffinet.nets.convolution import Convolution
+from rediffinet.nets.unet import UNet
+from rediffinet.training.config import resolve_config
+from rediffinet.training.losses import deep_supervision_loss
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="tiny-2mm")
+    parser.add_argument("--windows", nargs="+", default=["48,64,48", "72,88,72"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    config = resolve_config("unet", given.preset)
+    torch.manual_seed(0)
+    ours = UNet(config.unet).to(memory_format=torch.channels_last_3d).train()
+    plain = with_plain_convolutions(copy.deepcopy(ours))
+    print(f"{describe(['torch'])}; {given.threads} thread(s), features {config.unet.features}\n")
+    rows = []
+    for text in given.windows:
+        window = tuple(int(side) for side in text.split(","))
+        image = torch.randn(1, 4, *window).contiguous(memory_format=torch.channels_last_3d)
+        regions = (torch.rand(1, 3, *window) > 0.9).float()
+        losses: dict[str, float] = {}
+
+        def step(name: str, net: nn.Module, image: Tensor = image, regions: Tensor = regions) -> None:
+            loss = deep_supervision_loss(net(image), regions)
+            loss.backward()
+            losses[name] = float(loss.detach())
+
+        took = interleaved({"torch": partial(step, "torch", plain), "ours": partial(step, "ours", ours)}, given.repeats)
+        apart = abs(losses["torch"] - losses["ours"])
+        rows.append(
+            [
+                text,
+                f"{took['torch'].median:.0f}",
+                f"{took['ours'].median:.0f}",
+                ratio(took["torch"], took["ours"]),
+                f"{apart:.0e}",
+            ]
+        )
+    print(table(["window", "torch's convolution, ms", "ours, ms", "ratio of medians / minima", "losses apart"], rows))
+
+
+def with_plain_convolutions(module: nn.Module) -> nn.Module:
+    """The same network on torch's own convolution; returns `module`."""
+    for name, child in module.named_children():
+        if isinstance(child, Convolution):
+            plain = nn.Conv3d(
+                child.in_channels, child.out_channels, 3, child.stride, 1, bias=child.bias is not None
+            ).to(memory_format=torch.channels_last_3d)
+            plain.weight, plain.bias = child.weight, child.bias
+            setattr(module, name, plain)
+        else:
+            with_plain_convolutions(child)
+    return module
+
+
+if __name__ == "__main__":
+    main()
