@@ -76,8 +76,9 @@ def calibrate(
     """Choose the thresholds of the flip on out-of-fold cases; score each fold with those chosen on the others.
 
     Writes into STUDY/calibrated: MODEL-sweep.csv (every case at every threshold), MODEL.csv (the baseline, and the
-    model with the thresholds of the other folds) and MODEL-uncertainty.json (the curve for `rediff export
-    --uncertainty`, and the reliability before and after). Prints the thresholds for `rediff export --thresholds`.
+    model with the thresholds of the other folds), MODEL-uncertainty.json (for `rediff export --uncertainty`: the curve,
+    the reliability before and after, when samples disagree) and MODEL-metrics.json (for `rediff export --metrics`:
+    means and deviations of both). Prints the thresholds for `rediff export --thresholds`.
     """
     from rediffinet.errors import MissingExtraError
 

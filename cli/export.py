@@ -29,10 +29,12 @@ def export(
         float, typer.Option(help="Remove whole-tumour components under this fraction of the largest.")
     ] = 0.0,
     metrics: Annotated[
-        Path | None, typer.Option(help="JSON of benchmarks/held_out.py --summary, kept in the manifest.")
+        Path | None,
+        typer.Option(help="MODEL-metrics.json of `rediff calibrate` or another JSON, kept in the manifest."),
     ] = None,
     uncertainty: Annotated[
-        Path | None, typer.Option(help="MODEL-uncertainty.json of `rediff calibrate`, whose curve the bundle applies.")
+        Path | None,
+        typer.Option(help="MODEL-uncertainty.json of `rediff calibrate`: the curve, and when samples disagree."),
     ] = None,
     precision: Annotated[
         str, typer.Option(help="fp32 and what else the bundle runs in, each checked: fp32,fp16,bf16,int8.")
@@ -59,7 +61,7 @@ def export(
         raise MissingExtraError("Export", str(error.name), "train") from None
     from rediffinet.cli.plan import names, tell
     from rediffinet.export.tensorrt import PlanSettings, build_plans, check_targets
-    from rediffinet.uncertainty import read_curve
+    from rediffinet.uncertainty import read_curve, read_disagreement_limit
 
     try:
         flips = [float(value) for value in thresholds.split(",")]
@@ -87,7 +89,7 @@ def export(
         try:
             measured = dict(json.loads(metrics.read_text()))
         except (OSError, ValueError, TypeError) as error:
-            message = f"--metrics {metrics}: {error}. Expected the JSON that benchmarks/held_out.py --summary writes."
+            message = f"--metrics {metrics}: {error}. Expected a JSON object, as `rediff calibrate` writes."
             raise ConfigError(message) from None
     settings = ExportSettings(
         name=name,
@@ -98,6 +100,7 @@ def export(
         overlap=overlap,
         postprocess=PostprocessSettings(min_fraction=min_fraction),
         uncertainty=None if uncertainty is None else read_curve(uncertainty),
+        disagreement=None if uncertainty is None else read_disagreement_limit(uncertainty),
         metrics=measured,
         precisions=parse_precisions(precision),
         calibration=calibration,

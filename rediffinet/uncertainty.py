@@ -53,6 +53,19 @@ def read_curve(path: Path) -> UncertaintyCurve:
         raise ConfigError(message) from None
 
 
+def read_disagreement_limit(path: Path) -> float | None:
+    """The limit of `samples-disagree` in a JSON file of `rediff calibrate`, None where it holds none.
+
+    Raises ConfigError when the file cannot be read.
+    """
+    try:
+        limit = json.loads(path.read_text(encoding="utf-8")).get("disagreement_limit")
+        return None if limit is None else float(limit)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        message = f"--uncertainty {path}: {error}. Expected the MODEL-uncertainty.json that `rediff calibrate` writes."
+        raise ConfigError(message) from None
+
+
 @dataclass(frozen=True)
 class Reliability:
     """A reliability diagram: per group of voxels the mean stated probability, the share wrong, and how many."""

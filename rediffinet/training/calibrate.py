@@ -152,6 +152,13 @@ def calibrate_doubt(by_fold: Mapping[int, Doubt]) -> tuple[UncertaintyCurve | No
     return fit_curve(stated, wrong), reliability(stated, wrong), reliability(np.concatenate(after), wrong)
 
 
+def disagreement_limit(cases: Iterable[Found], quantile: float = 0.95) -> float | None:
+    """The disagreement of the samples, mean over what was sampled, that few cases exceed; None without samples."""
+    sampled = [found.inferred.found for found in cases if found.inferred.found is not None]
+    values = [float(found.disagreement[found.sampled].mean()) for found in sampled if found.sampled.any()]
+    return float(np.quantile(values, quantile)) if any(values) else None
+
+
 def check_model(model: str) -> None:
     """Raise TrainingError for a model that has no baseline to flip."""
     if not find_model(model).refines:

@@ -6,9 +6,16 @@ from pathlib import Path
 
 from rediffinet.bundle import PerRegion
 from rediffinet.nifti import write_atomically
-from rediffinet.training.calibrate import calibrate_doubt, choose_thresholds, crossfit, doubts, sweep
+from rediffinet.training.calibrate import (
+    calibrate_doubt,
+    choose_thresholds,
+    crossfit,
+    disagreement_limit,
+    doubts,
+    sweep,
+)
 from rediffinet.training.crossval import Piece, Study, gather
-from rediffinet.training.scoring import COLUMNS, SCORES, read_rows, write_rows
+from rediffinet.training.scoring import COLUMNS, PROTOCOL, SCORES, read_rows, summary, write_rows
 from rediffinet.uncertainty import Reliability
 
 FOLDER = "calibrated"
@@ -49,8 +56,18 @@ def calibrate_study(study: Study, model: str, seed: int) -> Calibrated:
         "curve": None if curve is None else curve.model_dump(),
         "before": _described(before),
         "after": _described(after),
+        "disagreement_limit": disagreement_limit(found),
     }
-    write_atomically(folder / f"{model}-uncertainty.json", f"{json.dumps(report, indent=2)}\n".encode())
+    metrics = {
+        "protocol": PROTOCOL,
+        "held_out_cases": len(found),
+        "folds": study.folds,
+        "baseline": summary(baseline),
+        "refined": summary(calibrated),
+        "thresholds_of_the_other_folds": {str(fold): list(chosen) for fold, chosen in per_fold.items()},
+    }
+    for name, content in (("uncertainty", report), ("metrics", metrics)):
+        write_atomically(folder / f"{model}-{name}.json", f"{json.dumps(content, indent=2)}\n".encode())
     return Calibrated(choose_thresholds(swept, baseline), per_fold, before, after, folder)
 
 

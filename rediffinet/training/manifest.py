@@ -35,7 +35,10 @@ Tensors = tuple[TensorSpec, ...]
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """Choices that training does not fix; they land in the manifest. thresholds: of the flip; overlap: of windows."""
+    """Choices that training does not fix; they land in the manifest.
+
+    thresholds: of the flip; overlap: of windows; disagreement: of the samples, above which the report warns.
+    """
 
     name: str = "rediffinet"
     steps: int = 1
@@ -44,6 +47,7 @@ class InferenceSettings:
     overlap: float = 0.25
     postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     uncertainty: UncertaintyCurve | None = None
+    disagreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ def make_manifest(
         diffusion=None if refiner is None else _diffusion(refiner, settings),
         postprocess=settings.postprocess,
         uncertainty=settings.uncertainty,
-        trust=TrustSettings(intensities=_intensities(pair)),
+        trust=TrustSettings(intensities=_intensities(pair), disagreement=settings.disagreement),
         training=dict(training or {}),
         metrics=dict(metrics or {}),
     )

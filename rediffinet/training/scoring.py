@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
 import numpy as np
 import numpy.typing as npt
@@ -157,6 +157,18 @@ def with_thresholds(loaded: Loaded, thresholds: PerRegion) -> Loaded:
     assert refiner is not None, "a model that flips"
     changed = refiner.model_copy(update={"thresholds": thresholds})
     return loaded._replace(manifest=loaded.manifest.model_copy(update={"refiner": changed}))
+
+
+def summary(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
+    """{region: {score: {"mean", "sd"}}} over the cases, for WT, TC, ET and their mean; JSON-ready."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for region in (*REGIONS, "Avg"):
+        columns = {score: [float(row[score]) for row in rows if row["region"] == region] for score in COLUMNS[5:9]}
+        found[region] = {
+            score: {"mean": round(mean(values), 4), "sd": round(stdev(values), 4) if len(values) > 1 else 0.0}
+            for score, values in columns.items()
+        }
+    return found
 
 
 def write_rows(path: Path, rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> None:

@@ -19,6 +19,7 @@ from rediffinet.metrics import dice
 from rediffinet.training import crossval
 from rediffinet.training.crossval import Piece, Study, crossvalidate, piece_config, plan_pieces
 from rediffinet.training.runs import open_run
+from rediffinet.training.scoring import load_found
 
 SETTINGS = (
     "unet.features=4,8",
@@ -149,6 +150,13 @@ def test_calibration_of_a_finished_study(done: tuple[Study, list[str]]) -> None:
         assert float(dice_) == pytest.approx(float(scored[key]), abs=2e-3)  # what was found is kept as float16
     report = json.loads((folder / "rediffinet-uncertainty.json").read_text())
     assert report["before"]["expected_calibration_error"] >= 0.0 and "curve" in report
+    found = [load_found(path) for path in study.out.glob("seed0/*/rediffinet/found/*.npz")]
+    means = [float(one.disagreement[one.sampled].mean()) for one in found]
+    assert min(means) <= report["disagreement_limit"] <= max(means)
+    metrics = json.loads((folder / "rediffinet-metrics.json").read_text())
+    wt = [float(r["dice"]) for r in rows_of(study) if (r["model"], r["region"]) == ("unet", "WT")]
+    assert metrics["held_out_cases"] == len(wt) == len(found)
+    assert metrics["baseline"]["WT"]["dice"]["mean"] == pytest.approx(sum(wt) / len(wt), abs=1e-4)
 
 
 def test_a_finished_study_does_nothing(done: tuple[Study, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
