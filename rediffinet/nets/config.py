@@ -44,7 +44,8 @@ class RefinerConfig(Frozen):
     condition_channels: of what the network is conditioned on (rediffinet.models); features: channels per level of both
     encoders; head_features: channels of the full-resolution decoder output; time_features: width of the timestep
     embedding; train_steps: T; signal_scale: b, x0 is diffused as ±b. soft_condition: condition on the baseline's
-    probabilities (2p − 1) instead of its mask.
+    probabilities (2p − 1) instead of its mask. residual: the network predicts a correction to what the baseline says
+    of the target, the segmentation p itself or the discrepancy min(p, 1 − p), instead of the target from nothing.
     """
 
     condition_channels: Positive = 7
@@ -55,6 +56,7 @@ class RefinerConfig(Frozen):
     soft_condition: bool = True
     train_steps: Positive = 1000
     signal_scale: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    residual: Literal["segmentation", "discrepancy"] | None = None
 
     @property
     def divisor(self) -> int:

@@ -8,6 +8,7 @@ discrepancy and the condition cat(U(I), I), C = 7 channels; the other models are
 
 import math
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from rediffinet.labels import REGIONS
 from rediffinet.nets.config import RefinerConfig
 from rediffinet.nets.convolution import Convolution
 from rediffinet.nets.norm import InstanceNorm
+
+SUREST = 0.02
+"""How sure the baseline is taken to be at most: a correction must be able to overrule it."""
 
 
 class TimeEmbedding(nn.Module):
@@ -94,6 +98,27 @@ class UpBlock(nn.Module):
         return torch.as_tensor(self.block(torch.cat([self.up(x), skip], dim=1), time))
 
 
+class PriorLogits(nn.Module):
+    """Condition (N, C, …), whose first three channels are 2p − 1, and a correction (N, 3, …) → logits of the target.
+
+    The correction is added to s · logit p, s learnt per region; where the target is the discrepancy the sum changes
+    sign inside the mask p > 1/2. So a network that corrects nothing says what the baseline doubts, and flips nothing;
+    it never has to learn that a discrepancy is the exclusive or of the mask and the truth.
+    """
+
+    def __init__(self, target: Literal["segmentation", "discrepancy"]) -> None:
+        super().__init__()
+        self.target = target
+        self.scale = nn.Parameter(torch.ones(len(REGIONS)))
+
+    def forward(self, condition: Tensor, correction: Tensor) -> Tensor:
+        """See the class."""
+        signed = condition[:, : len(REGIONS)]
+        p = ((signed + 1.0) / 2.0).clamp(SUREST, 1.0 - SUREST)
+        logits = self.scale[:, None, None, None] * (torch.log(p) - torch.log(1.0 - p)) + correction
+        return torch.where(signed > 0.0, -logits, logits) if self.target == "discrepancy" else logits
+
+
 class Denoiser(nn.Module):
     """x_t (N, 3, …), condition (N, C, …), conditioning features, t (N,) → logits of x0 (N, 3, …)."""
 
@@ -105,6 +130,10 @@ class Denoiser(nn.Module):
         self.up = nn.ModuleList(UpBlock(i, o, time) for i, o in zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.last = Block(widths[0], config.head_features, 1, time) if config.head_features != widths[0] else None
         self.head = nn.Conv3d(config.head_features, len(REGIONS), 1)
+        self.prior = None if config.residual is None else PriorLogits(config.residual)
+        if self.prior is not None:
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
 
     def forward(self, x_t: Tensor, condition: Tensor, features: list[Tensor], t: Tensor) -> Tensor:
         """See the class."""
@@ -114,7 +143,8 @@ class Denoiser(nn.Module):
             x = block(x, skip, time)
         if self.last is not None:
             x = self.last(x, time)
-        return torch.as_tensor(self.head(x))
+        logits = torch.as_tensor(self.head(x))
+        return logits if self.prior is None else torch.as_tensor(self.prior(condition, logits))
 
 
 class Refiner(nn.Module):

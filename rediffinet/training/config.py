@@ -42,9 +42,10 @@ class TrainConfig(Frozen):
     model: a name of rediffinet.models. spacing_mm: the voxel size the networks work at; cases are resampled to it.
     crop: window of the first crop_steps steps: a smaller one than the network's makes many cheap steps, then the
     network meets the window that it will run on. mirror: the baseline's answer is the mean with that of the mirrored
-    head. batch: examples of a step, over all processes and their `accumulate` micro-batches. validate_every: steps
-    between validations on the held-out fold, 0 for none. MACHINE_FIELDS: how the work is laid out on this machine,
-    among them the threads that make batches ahead and the seconds that processes wait for each other; they change the
+    head. result_dice: of a diffused discrepancy, the Dice loss is that of the flipped result. batch: examples of a
+    step, over all processes and their `accumulate` micro-batches. validate_every: steps between validations on the
+    held-out fold, 0 for none. MACHINE_FIELDS: how the work is laid out on this machine, among them the threads that
+    make batches ahead and the seconds that processes wait for each other; they change the
     result by rounding alone.
     """
 
@@ -63,6 +64,7 @@ class TrainConfig(Frozen):
     warmup: Annotated[int, Field(ge=0)] = 100
     clip_norm: PositiveFloat = 5.0
     squared_error: bool = False
+    result_dice: bool = False
     ema: Fraction = 0.995
     autocast: bool = True
     channels_last: bool = False
@@ -271,6 +273,19 @@ def _check(config: TrainConfig) -> None:
             f"refiner.condition_channels: got {config.refiner.condition_channels}, '{config.model}' is conditioned on "
             f"{kind.condition_channels}. Leave it out."
         )
+        raise ConfigError(message)
+    residual = config.refiner.residual
+    if residual is not None and not (residual == kind.target and "prior" in kind.condition):
+        message = (
+            f"refiner.residual: got '{residual}' for '{config.model}', expected '{kind.target}', the target of a model "
+            "that is conditioned on the baseline's answer"
+        )
+        raise ConfigError(message)
+    if residual is not None and not config.refiner.soft_condition:
+        message = "refiner.residual: needs the baseline's probabilities, so refiner.soft_condition must be true"
+        raise ConfigError(message)
+    if config.result_dice and (kind.network, kind.target) != ("diffusion", "discrepancy"):
+        message = f"result_dice: '{config.model}' diffuses no discrepancy, so it must be false"
         raise ConfigError(message)
     if config.model != "unet" and config.unet.network != "unet":
         message = f"unet.network: got '{config.unet.network}' for '{config.model}', other networks are for 'unet' only"

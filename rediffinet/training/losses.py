@@ -17,10 +17,17 @@ def dice_loss(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tenso
     return (1.0 - (2.0 * overlap + smooth) / (total + smooth)).mean()
 
 
-def compound_loss(logits: Tensor, target: Tensor, *, squared_error: bool) -> Tensor:
-    """Dice + BCE, and + MSE of the probabilities when asked. logits and target (N, 3, …) float32."""
+def compound_loss(logits: Tensor, target: Tensor, *, squared_error: bool, mask: Tensor | None = None) -> Tensor:
+    """Dice + BCE, and + MSE of the probabilities when asked. logits and target (N, 3, …) float32.
+
+    mask: (N, 3, …) of 0 and 1, for a target that is a discrepancy to it: the Dice loss is then of the flipped result
+    |mask − Δ̂| against |mask − Δ|. Dice of the discrepancy itself rewards flipping everything in doubt.
+    """
     probability = torch.sigmoid(logits)
-    loss = dice_loss(probability, target) + functional.binary_cross_entropy_with_logits(logits, target)
+    overlap = (
+        dice_loss(probability, target) if mask is None else dice_loss((mask - probability).abs(), (mask - target).abs())
+    )
+    loss = overlap + functional.binary_cross_entropy_with_logits(logits, target)
     return loss + functional.mse_loss(probability, target) if squared_error else loss
 
 

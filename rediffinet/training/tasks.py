@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from rediffinet.labels import REGIONS
 from rediffinet.models import build_condition, find_model
 from rediffinet.nets.monai_nets import build_baseline
 from rediffinet.nets.refiner import Refiner
@@ -178,7 +179,8 @@ class DiffusionTask(ConditionedTask):
         condition, x0, x_t, t = batch
         with torch.autocast(condition.device.type, torch.bfloat16, enabled=self.config.autocast):
             logits = model(x_t, condition, t)
-        return compound_loss(logits.float(), x0, squared_error=True)
+        mask = (condition[:, : len(REGIONS)] > 0.0).float() if self.config.result_dice else None
+        return compound_loss(logits.float(), x0, squared_error=True, mask=mask)
 
 
 def _shape(regions: npt.NDArray[np.bool_]) -> Shape:

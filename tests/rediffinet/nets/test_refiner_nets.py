@@ -39,6 +39,30 @@ def test_logits_cover_the_window(given: dict[str, Tensor], head_features: int) -
     assert net(**given).shape == (2, 3, 16, 16, 24)
 
 
+@pytest.mark.parametrize("target", ["discrepancy", "segmentation"])
+def test_a_residual_network_starts_at_what_the_baseline_says(given: dict[str, Tensor], target: str) -> None:
+    net = Refiner(CONFIG.model_copy(update={"residual": target}))
+    p = torch.rand(2, 3, 16, 16, 24, generator=torch.Generator().manual_seed(3))
+    condition = torch.cat([2 * p - 1, given["condition"][:, 3:]], dim=1)
+    said = torch.sigmoid(net(given["x_t"], condition, given["t"]))
+    expected = torch.minimum(p, 1 - p) if target == "discrepancy" else p
+    torch.testing.assert_close(said, expected.clamp(0.02, 0.98), rtol=0, atol=1e-5)
+    assert not (said > 0.5).any() or target == "segmentation"  # no flip
+
+
+def test_a_correction_of_a_discrepancy_is_one_of_the_segmentation(given: dict[str, Tensor]) -> None:
+    """With the same weights |mask − Δ̂| is the segmentation of the network that predicts it."""
+    torch.manual_seed(4)
+    one = Refiner(CONFIG.model_copy(update={"residual": "discrepancy"}))
+    other = Refiner(CONFIG.model_copy(update={"residual": "segmentation"}))
+    nn.init.normal_(one.denoiser.head.weight)
+    other.load_state_dict(one.state_dict())
+    condition = given["condition"].clamp(-1, 1)
+    mask = (condition[:, :3] > 0).float()
+    delta, segmentation = (torch.sigmoid(net(given["x_t"], condition, given["t"])) for net in (one, other))
+    torch.testing.assert_close((mask - delta).abs(), segmentation, rtol=0, atol=1e-5)
+
+
 def test_logits_depend_on_every_channel_of_noise_and_condition(net: Refiner, given: dict[str, Tensor]) -> None:
     x_t, condition = given["x_t"].requires_grad_(), given["condition"].requires_grad_()
     net(x_t, condition, given["t"]).square().sum().backward()

@@ -49,6 +49,15 @@ def test_compound_is_dice_and_cross_entropy_and_squared_error(pair: tuple[Tensor
     assert compound_loss(logits, target, squared_error=squared_error).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_dice_of_the_flipped_result(pair: tuple[Tensor, Tensor]) -> None:
+    """With a mask a discrepancy costs what the segmentation it leads to costs."""
+    logits, truth = pair
+    mask = (torch.rand(truth.shape, generator=torch.Generator().manual_seed(1)) < 0.4).float()
+    flipped = torch.where(mask > 0, -logits, logits)
+    found = compound_loss(flipped, (mask - truth).abs(), squared_error=True, mask=mask)
+    assert found.item() == pytest.approx(compound_loss(logits, truth, squared_error=True).item(), abs=1e-6)
+
+
 def test_a_perfect_answer_costs_nothing_even_for_an_empty_region(pair: tuple[Tensor, Tensor]) -> None:
     _, target = pair
     assert not target[:, 2].any()

@@ -102,6 +102,19 @@ def test_set_takes_every_kind_of_value(setting: str, path: tuple[str, ...], valu
         ({"model": "unet", "changes": {"fold": -1}}, ["fold", "-1"]),
         ({"model": "unet", "changes": {"folds": 1}}, ["folds"]),
         ({"model": "unet", "changes": {"model": "rediffinet"}}, ["rediffinet", "asked for 'unet'"]),
+        (
+            {"model": "rediffinet", "settings": ("refiner.residual=segmentation",)},
+            ["refiner.residual", "'rediffinet'", "expected 'discrepancy'"],
+        ),
+        ({"model": "diff-unet", "settings": ("refiner.residual=segmentation",)}, ["conditioned on the baseline"]),
+        (
+            {
+                "model": "rediffinet",
+                "settings": ("refiner.residual=discrepancy", "refiner.soft_condition=false"),
+            },
+            ["soft_condition must be true"],
+        ),
+        ({"model": "ua-diffusion-concat", "settings": ("result_dice=true",)}, ["result_dice", "no discrepancy"]),
         ({"model": "unet", "settings": ("normalisation.range=1,-1",)}, ["normalisation", "low < high"]),
     ],
 )
