@@ -42,10 +42,11 @@ class TrainConfig(Frozen):
     model: a name of rediffinet.models. spacing_mm: the voxel size the networks work at; cases are resampled to it.
     crop: window of the first crop_steps steps: a smaller one than the network's makes many cheap steps, then the
     network meets the window that it will run on. mirror: the baseline's answer is the mean with that of the mirrored
-    head. result_dice: of a diffused discrepancy, the Dice loss is that of the flipped result. batch: examples of a
-    step, over all processes and their `accumulate` micro-batches. validate_every: steps between validations on the
-    held-out fold, 0 for none. MACHINE_FIELDS: how the work is laid out on this machine, among them the threads that
-    make batches ahead and the seconds that processes wait for each other; they change the
+    head. result_dice: of a diffused discrepancy, the Dice loss is that of the flipped result.
+    warm_start: a diffusion model begins with the weights of the baseline it will refine. batch: examples of a step,
+    over all processes and their `accumulate` micro-batches. validate_every: steps between validations on the held-out
+    fold, 0 for none. MACHINE_FIELDS: how the work is laid out on this machine, among them the threads that make batches
+    ahead and the seconds that processes wait for each other; they change the
     result by rounding alone.
     """
 
@@ -65,6 +66,7 @@ class TrainConfig(Frozen):
     clip_norm: PositiveFloat = 5.0
     squared_error: bool = False
     result_dice: bool = False
+    warm_start: bool = False
     ema: Fraction = 0.995
     autocast: bool = True
     channels_last: bool = False
@@ -286,6 +288,11 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError(message)
     if config.result_dice and (kind.network, kind.target) != ("diffusion", "discrepancy"):
         message = f"result_dice: '{config.model}' diffuses no discrepancy, so it must be false"
+        raise ConfigError(message)
+    if config.warm_start and not (kind.network == "diffusion" and kind.refines and "prior" in kind.condition[:-1]):
+        message = (
+            f"warm_start: '{config.model}' is not conditioned on a baseline and the contrasts, so it must be false"
+        )
         raise ConfigError(message)
     if config.model != "unet" and config.unet.network != "unet":
         message = f"unet.network: got '{config.unet.network}' for '{config.model}', other networks are for 'unet' only"

@@ -188,6 +188,17 @@ def _prediction_key(baseline: Run, case: TrainingCase) -> str:
     return digest.hexdigest()[:16]
 
 
+def _start(config: TrainConfig, baselines: Sequence[Run]) -> nn.Module | None:
+    """The network a refiner begins with: that of the baseline trained on the same cases, which it will refine."""
+    if not config.warm_start:
+        return None
+    own = [run for run in baselines if (run.config.fold, run.config.folds) == (config.fold, config.folds)]
+    if not own:
+        message = f"warm_start: got no --baseline of fold {config.fold}, whose weights the refiner would begin with"
+        raise TrainingError(message)
+    return own[0].model
+
+
 def _open_baselines(folders: Sequence[Path], config: TrainConfig) -> list[Run]:
     """Runs that can predict for the refiner of `config`; raises TrainingError for any other."""
     runs = [open_run(folder) for folder in folders]
@@ -239,7 +250,7 @@ def train(
             out_of_fold(needed[place.rank :: place.processes], job.runs, folder, stage, place.device)
     with together(place):
         found = out_of_fold(job.kept, job.runs, folder, stage, place.device) if job.runs else None
-        task = make_task(config, job.kept, found)
+        task = make_task(config, job.kept, found, _start(config, job.runs))
         validate = _validation(job, config, folder, place, stage)
     return run_training(task, out, job.provenance, resume=resume, progress=progress, place=place, validate=validate)
 

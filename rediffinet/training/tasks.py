@@ -13,6 +13,7 @@ from rediffinet.models import build_condition, find_model
 from rediffinet.nets.monai_nets import build_baseline
 from rediffinet.nets.refiner import Refiner
 from rediffinet.nets.unet import UNet
+from rediffinet.nets.warm_start import warm_start
 from rediffinet.noise import philox
 from rediffinet.sampling import q_sample, to_signal
 from rediffinet.schedule import cumulative_alphas, linear_betas
@@ -152,14 +153,22 @@ class DiffusionTask(ConditionedTask):
     """The diffusion models, rediffinet among them: x0 is the target, noised to a random timestep."""
 
     def __init__(
-        self, config: TrainConfig, cases: Sequence[TrainingCase], predictions: Sequence[Probability] | None = None
+        self,
+        config: TrainConfig,
+        cases: Sequence[TrainingCase],
+        predictions: Sequence[Probability] | None = None,
+        start: nn.Module | None = None,
     ) -> None:
         super().__init__(config, cases, predictions)
         self.alpha_bar = cumulative_alphas(linear_betas(config.refiner.train_steps))
+        self.start = start
 
     def build(self) -> nn.Module:
         """See Task."""
-        return Refiner(self.config.refiner)
+        refiner = Refiner(self.config.refiner)
+        if self.start is not None:
+            warm_start(refiner, self.start)
+        return refiner
 
     def sample(self, rng: np.random.Generator, window: Shape) -> tuple[Tensor, ...]:
         """Condition (C, window), x0 (3, window), x_t (3, window), t ()."""
@@ -188,12 +197,15 @@ def _shape(regions: npt.NDArray[np.bool_]) -> Shape:
 
 
 def make_task(
-    config: TrainConfig, cases: Sequence[TrainingCase], predictions: Sequence[Probability] | None = None
+    config: TrainConfig,
+    cases: Sequence[TrainingCase],
+    predictions: Sequence[Probability] | None = None,
+    start: nn.Module | None = None,
 ) -> Task:
-    """The task of config.model; `predictions` for a model that refines a baseline."""
+    """The task of config.model; predictions: for a model that refines a baseline; start: a U-Net it begins with."""
     kind = find_model(config.model)
     if not kind.condition:
         return BaselineTask(config, cases)
     if kind.network == "unet":
         return CorrectionTask(config, cases, predictions)
-    return DiffusionTask(config, cases, predictions)
+    return DiffusionTask(config, cases, predictions, start)
