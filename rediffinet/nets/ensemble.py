@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rediffinet.nets.refiner import Denoiser, Encoder, Refiner
+from rediffinet.nets.refiner import Refiner
 
 
 class MeanNet(nn.Module):
@@ -25,7 +25,7 @@ class MeanNet(nn.Module):
 
 
 class _Encoders(nn.Module):
-    def __init__(self, members: Sequence[Encoder]) -> None:
+    def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
 
@@ -35,7 +35,7 @@ class _Encoders(nn.Module):
 
 
 class _Denoisers(nn.Module):
-    def __init__(self, members: Sequence[Denoiser]) -> None:
+    def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
 

@@ -132,8 +132,8 @@ class Denoiser(nn.Module):
         self.head = nn.Conv3d(config.head_features, len(REGIONS), 1)
         self.prior = None if config.residual is None else PriorLogits(config.residual)
         if self.prior is not None:
-            nn.init.zeros_(self.head.weight)
-            nn.init.zeros_(self.head.bias)
+            for parameter in self.head.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, x_t: Tensor, condition: Tensor, features: list[Tensor], t: Tensor) -> Tensor:
         """See the class."""

@@ -6,13 +6,14 @@ the U-Net has not seen, begin with weight zero, and so does the timestep. So bef
 the U-Net answers, for any x_t and t; a residual one the mean of that and of the prior, in logits.
 """
 
-import torch
 from torch import Tensor, nn
 
 from rediffinet.errors import ConfigError
 from rediffinet.labels import CONTRASTS
-from rediffinet.nets.refiner import Block, Encoder, Refiner
+from rediffinet.nets.refiner import Refiner
 from rediffinet.nets.unet import UNet
+
+State = dict[str, Tensor]
 
 
 def warm_start(refiner: Refiner, net: nn.Module) -> None:
@@ -30,34 +31,31 @@ def warm_start(refiner: Refiner, net: nn.Module) -> None:
             f"those of the baseline, {net.config.features} and {net.config.features[0]}"
         )
         raise ConfigError(message)
-    encoders, denoiser = (refiner.conditioner, refiner.denoiser.encoder), refiner.denoiser
-    with torch.no_grad():
-        for encoder in encoders:
-            assert isinstance(encoder, Encoder)
-            for block, given in zip(encoder.blocks, net.down, strict=True):
-                _copy(block, given)
-                block.norm2.weight.mul_(0.5)
-                block.norm2.bias.mul_(0.5)
-        for block, given in zip(denoiser.up, net.up, strict=True):
-            block.up.weight.copy_(given.transp_conv.conv.weight)
-            _copy(block.block, given.conv_block)
-        head = net.heads[0].conv.conv
-        denoiser.head.weight.copy_(head.weight)
-        denoiser.head.bias.copy_(head.bias)
-        if denoiser.prior is not None:
-            for parameter in (denoiser.head.weight, denoiser.head.bias, denoiser.prior.scale):
-                parameter.mul_(0.5)
+    given, own = net.state_dict(), refiner.state_dict()
+    for level in range(len(config.features)):
+        for encoder in ("conditioner", "denoiser.encoder"):
+            _copy_block(own, f"{encoder}.blocks.{level}", given, f"down.{level}")
+            for name in ("weight", "bias"):
+                own[f"{encoder}.blocks.{level}.norm2.{name}"].mul_(0.5)
+    for level in range(len(config.features) - 1):
+        own[f"denoiser.up.{level}.up.weight"].copy_(given[f"up.{level}.transp_conv.conv.weight"])
+        _copy_block(own, f"denoiser.up.{level}.block", given, f"up.{level}.conv_block")
+    for name in ("weight", "bias"):
+        own[f"denoiser.head.{name}"].copy_(given[f"heads.0.conv.conv.{name}"])
+    if config.residual is not None:
+        for name in ("head.weight", "head.bias", "prior.scale"):
+            own[f"denoiser.{name}"].mul_(0.5)
+    refiner.load_state_dict(own)
 
 
-def _copy(block: Block, given: nn.Module) -> None:
-    _copy_last(block.conv1.weight, given.conv1.conv.weight)
-    block.conv2.weight.copy_(given.conv2.conv.weight)
-    for ours, theirs in ((block.norm1, given.norm1), (block.norm2, given.norm2)):
-        ours.weight.copy_(theirs.weight)
-        ours.bias.copy_(theirs.bias)
-    if block.time is not None:
-        nn.init.zeros_(block.time.weight)
-        nn.init.zeros_(block.time.bias)
+def _copy_block(own: State, to: str, given: State, source: str) -> None:
+    _copy_last(own[f"{to}.conv1.weight"], given[f"{source}.conv1.conv.weight"])
+    own[f"{to}.conv2.weight"].copy_(given[f"{source}.conv2.conv.weight"])
+    for name in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"):
+        own[f"{to}.{name}"].copy_(given[f"{source}.{name}"])
+    for name in ("time.weight", "time.bias"):
+        if f"{to}.{name}" in own:
+            own[f"{to}.{name}"].zero_()
 
 
 def _copy_last(weight: Tensor, given: Tensor) -> None:

@@ -35,10 +35,12 @@ def read_diagrams(path: Path) -> dict[str, Diagram]:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = {}
         for key in LABELS:
-            columns = [np.asarray(content[key][column], np.float64) for column in ("stated", "observed", "voxels")]
-            if len({column.shape for column in columns}) != 1 or columns[0].ndim != 1:
+            stated, observed, voxels = (
+                np.asarray(content[key][column], np.float64) for column in ("stated", "observed", "voxels")
+            )
+            if not stated.shape == observed.shape == voxels.shape or stated.ndim != 1:
                 raise ValueError(f"the columns of '{key}' are not of one length")
-            found[key] = Diagram(*columns, float(content[key]["expected_calibration_error"]))
+            found[key] = Diagram(stated, observed, voxels, float(content[key]["expected_calibration_error"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         message = f"Cannot read {path}: {error}.\nExpected a MODEL-uncertainty.json of rediff calibrate."
         raise ResultsError(message) from None

@@ -20,6 +20,7 @@ from rediffinet.models import MODELS
 from rediffinet.noise import window_noise
 from rediffinet.normalise import Normalisation
 from rediffinet.schedule import cumulative_alphas, linear_betas
+from rediffinet.training import runs as runs_module
 from rediffinet.training.config import resolve_config
 from rediffinet.training.manifest import InferenceSettings, graph_tensors, make_manifest, pair_runs
 from rediffinet.training.memory import ModuleEngine, call_module, graph_modules, open_in_memory
@@ -247,3 +248,17 @@ def test_runs_that_make_no_ensemble() -> None:
     other = member("unet", 1, steps=7, mirror=True)
     with pytest.raises(TrainingError, match="cannot be one ensemble: they differ in mirror, steps"):
         merge_runs([member("unet", 0), other])
+
+
+def test_a_warm_start_takes_the_baseline_of_its_own_fold() -> None:
+    sizes = {**SIZES["refiner"], "head_features": 4, "residual": "discrepancy"}
+    config = make_run("rediffinet", fold=1, refiner=sizes, warm_start=True).config
+    baselines = [member("unet", index) for index in range(2)]
+    start = runs_module._start(config, baselines)
+    assert start is baselines[1].model
+    net = make_task(config, [], None, start).build()
+    given = baselines[1].model.state_dict()["down.1.conv1.conv.weight"]
+    assert torch.equal(net.state_dict()["denoiser.encoder.blocks.1.conv1.weight"], given)
+    with pytest.raises(TrainingError, match="no --baseline of fold 1"):
+        runs_module._start(config, baselines[:1])
+    assert runs_module._start(config.model_copy(update={"warm_start": False}), baselines) is None

@@ -114,6 +114,8 @@ def test_set_takes_every_kind_of_value(setting: str, path: tuple[str, ...], valu
             },
             ["soft_condition must be true"],
         ),
+        ({"model": "rediffinet", "settings": ("warm_start=true",)}, ["warm_start", "set refiner.residual=discrepancy"]),
+        ({"model": "ua-diffusion-mask-only", "settings": ("warm_start=true",)}, ["warm_start", "must be false"]),
         ({"model": "ua-diffusion-concat", "settings": ("result_dice=true",)}, ["result_dice", "no discrepancy"]),
         ({"model": "unet", "settings": ("normalisation.range=1,-1",)}, ["normalisation", "low < high"]),
     ],
