@@ -290,9 +290,10 @@ def _check(config: TrainConfig) -> None:
         message = f"result_dice: '{config.model}' diffuses no discrepancy, so it must be false"
         raise ConfigError(message)
     if config.warm_start and not (kind.network == "diffusion" and kind.refines and "prior" in kind.condition[:-1]):
-        message = (
-            f"warm_start: '{config.model}' is not conditioned on a baseline and the contrasts, so it must be false"
-        )
+        message = f"warm_start: '{config.model}' is not conditioned on U(I) and the contrasts, so it must be false"
+        raise ConfigError(message)
+    if config.warm_start and kind.target == "discrepancy" and residual is None:
+        message = "warm_start: the baseline predicts no discrepancy; set refiner.residual=discrepancy as well"
         raise ConfigError(message)
     if config.model != "unet" and config.unet.network != "unet":
         message = f"unet.network: got '{config.unet.network}' for '{config.model}', other networks are for 'unet' only"
