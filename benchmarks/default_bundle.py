@@ -15,7 +15,9 @@ from pathlib import Path
 
 MODEL = "rediffinet"
 FOLDS = 5
-TRAINING = ("--preset", "tiny-2mm", "--set", "compile=true", "--folds", str(FOLDS))
+REFINER = ("refiner.residual=discrepancy", "result_dice=true", "warm_start=true", "steps=350", "crop_steps=250")
+SETTINGS = ("compile=true", *(f"{MODEL}:{setting}" for setting in (*REFINER, "learning_rate=3e-3")))
+TRAINING = ("--preset", "tiny-2mm", "--folds", str(FOLDS), *(part for value in SETTINGS for part in ("--set", value)))
 
 
 def main() -> None:
