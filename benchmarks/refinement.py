@@ -1,11 +1,12 @@
 """What a model does to its baseline on cases it has not seen: a study of `rediff crossval`, taken apart.
 
-    python benchmarks/refinement.py STUDY --data DIR [--model rediffinet] [--part flips,oof,sampling] [--steps 1,2,4,10]
-        [--samples 1,4,10] [--threshold 0.5]
+    python benchmarks/refinement.py STUDY --data DIR [--model rediffinet] [--steps 1,2,4,10] [--samples 1,4,10]
+        [--part flips,oof,volumes,thresholds,sampling] [--threshold 0.5] [--only FOLDS]
 
 flips: voxels put right and voxels spoilt, by region and by distance to the expert's boundary. oof: how wrong the
-baselines are on cases they have not seen and on cases they were trained on. sampling: Dice and HD95 for every number of
-steps and samples. Everything is printed as Markdown. Distances are in mm, at the cases' own voxels.
+baselines are on cases they have not seen and on cases they were trained on. volumes: what each baseline found, case by
+case. thresholds, sampling: Dice and HD95 for every threshold, and for every number of steps and samples. Everything is
+printed as Markdown. Distances are in mm, at the cases' own voxels.
 """
 
 import argparse
@@ -15,12 +16,13 @@ from pathlib import Path
 from statistics import mean
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, label
 from timing import describe
 
 from rediffinet.decode import decode
 from rediffinet.inference import infer, plan_sampling
 from rediffinet.labels import REGIONS, labels_to_regions
+from rediffinet.metrics import dice
 from rediffinet.training.calibrate import THRESHOLDS, Found, sweep
 from rediffinet.training.crossval import Piece, Study, gather, reopen
 from rediffinet.training.memory import open_in_memory
@@ -37,7 +39,7 @@ def main() -> None:
     parser.add_argument("--model", default="rediffinet")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="")
-    parser.add_argument("--part", default="flips,oof,thresholds,sampling")
+    parser.add_argument("--part", default="flips,oof,volumes,thresholds,sampling")
     parser.add_argument("--steps", default="1,2,4,10")
     parser.add_argument("--samples", default="1,4,10")
     parser.add_argument("--threshold", type=float, default=0.5)
@@ -51,6 +53,8 @@ def main() -> None:
         flips(manifest, found, given.threshold)
     if "oof" in parts:
         out_of_fold_errors(study, found, given.seed)
+    if "volumes" in parts:
+        volumes(found, manifest.spacing_mm)
     if "thresholds" in parts:
         thresholds(manifest, found, given.model)
     if "sampling" in parts:
@@ -115,6 +119,25 @@ def errors(probability: np.ndarray | None, regions: np.ndarray) -> np.ndarray:
     assert probability is not None
     wrong = (probability > 0.5) != regions
     return np.array([(w.sum(), r.sum()) for w, r in zip(wrong, regions, strict=True)])
+
+
+def volumes(found: Sequence[Found], spacing_mm: Sequence[float]) -> None:
+    print("Volumes in ml at the model's voxels, baseline ← reference, and of the parts of WT that touch no tumour:\n")
+    print(
+        "| case | WT | TC | ET | apart from any tumour | Dice WT / TC / ET | t1c in ET |\n|---|---|---|---|---|---|---|"
+    )
+    for one in sorted(found, key=lambda one: one.case.name):
+        assert one.inferred.probability is not None
+        mask, truth = one.inferred.probability > 0.5, np.asarray(one.case.regions)
+        voxel_ml = float(np.prod(spacing_mm)) / 1000.0
+        pieces, count = label(mask[0], np.ones((3, 3, 3)))
+        touched = np.unique(pieces[truth[0]])
+        apart = sum(int((pieces == index).sum()) for index in range(1, count + 1) if index not in touched)
+        sizes = [f"{m.sum() * voxel_ml:.1f} ← {t.sum() * voxel_ml:.1f}" for m, t in zip(mask, truth, strict=True)]
+        overlaps = " / ".join(f"{dice(m, t):.2f}" for m, t in zip(mask, truth, strict=True))
+        enhancing = f"{one.case.image[1][truth[2]].astype(np.float32).mean():.2f}" if truth[2].any() else "none"
+        print(f"| {one.case.name} | {' | '.join(sizes)} | {apart * voxel_ml:.1f} | {overlaps} | {enhancing} |")
+    print()
 
 
 def thresholds(manifest, found: Sequence[Found], model: str) -> None:  # type: ignore[no-untyped-def]
