@@ -22,14 +22,14 @@ TRAINING = ("--preset", "tiny-2mm", "--folds", str(FOLDS), *(part for value in S
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("REDIFF_REAL_DATA"))
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--study", type=Path, default=Path("study"))
     parser.add_argument("--out", type=Path, default=Path("bundle"))
     parser.add_argument("--name", default="glioma-2mm-v1")
     parser.add_argument("--processes", type=int, default=2, help="Each with one thread.")
     given = parser.parse_args()
     if given.data is None:
-        print("no data: give --data or set REDIFF_REAL_DATA to a folder of labelled cases")
+        print("no data: give --data, a folder of labelled cases; it trains for hours")
         return
     cache = given.study / "cache"
     crossval = ["crossval", "--data", given.data, "--out", given.study, "--cache", cache, "--models", f"unet,{MODEL}"]

@@ -10,6 +10,7 @@ printed as Markdown. Distances are in mm, at the cases' own voxels.
 """
 
 import argparse
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +35,8 @@ BINS = (0.0, 1.5, 3.0, 6.0, 12.0, np.inf)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("study", type=Path, nargs="?")
+    parser.add_argument("--data", type=Path, default=os.environ.get("REDIFF_REAL_DATA"))
     parser.add_argument("--model", default="rediffinet")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="")
@@ -44,6 +45,9 @@ def main() -> None:
     parser.add_argument("--samples", default="1,4,10")
     parser.add_argument("--threshold", type=float, default=0.5)
     given = parser.parse_args()
+    if given.study is None or given.data is None:
+        print("no study: give the OUT of a finished `rediff crossval` and --data")
+        return
     only = tuple(int(fold) for fold in given.only.split(",") if fold)
     study = replace(reopen(given.study, [given.data]), only=only)
     manifest, found = gather(study, given.model, given.seed)
