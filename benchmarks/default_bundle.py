@@ -31,12 +31,11 @@ def main() -> None:
     if given.data is None:
         print("no data: give --data, a folder of labelled cases; it trains for hours")
         return
-    cache = given.study / "cache"
-    crossval = ["crossval", "--data", given.data, "--out", given.study, "--cache", cache, "--models", f"unet,{MODEL}"]
+    crossval = ["crossval", "--data", given.data, "--out", given.study, "--models", f"unet,{MODEL}"]
     workers = [start(*crossval, *TRAINING) for _ in range(given.processes)]
     if any(worker.wait() != 0 for worker in workers):
         sys.exit("cross-validation did not end well; start the command again to go on")
-    done = start("calibrate", given.study, "--data", given.data, "--cache", cache, "--model", MODEL, keep=True)
+    done = start("calibrate", given.study, "--data", given.data, "--model", MODEL, keep=True)
     thresholds, _ = done.communicate()
     if done.returncode != 0:
         sys.exit(done.returncode)

@@ -1,4 +1,4 @@
-"""Training steps of one example on a CPU: our convolution and instance norm against torch's own.
+"""Training steps of one example on a CPU: our convolution against torch's own.
 
     python benchmarks/training_step.py [--preset tiny-2mm] [--windows 48,64,48 72,88,72] [--threads 1] [--repeats 5]
 
@@ -15,6 +15,7 @@ from timing import describe, interleaved, ratio, table
 from torch import Tensor, nn
 
 from rediffinet.nets.convolution import Convolution
+from rediffinet.nets.replace import replace_modules
 from rediffinet.nets.unet import UNet
 from rediffinet.training.config import resolve_config
 from rediffinet.training.losses import deep_supervision_loss
@@ -31,7 +32,7 @@ def main() -> None:
     config = resolve_config("unet", given.preset)
     torch.manual_seed(0)
     ours = UNet(config.unet).to(memory_format=torch.channels_last_3d).train()
-    plain = with_plain_convolutions(copy.deepcopy(ours))
+    plain = replace_modules(copy.deepcopy(ours), plain_convolution)
     print(f"{describe(['torch'])}; {given.threads} thread(s), features {config.unet.features}\n")
     rows = []
     for text in given.windows:
@@ -60,18 +61,13 @@ def step(net: nn.Module, image: Tensor, regions: Tensor) -> float:
     return float(loss.detach())
 
 
-def with_plain_convolutions(module: nn.Module) -> nn.Module:
-    """The same network on torch's own convolution; returns `module`."""
-    for name, child in module.named_children():
-        if isinstance(child, Convolution):
-            plain = nn.Conv3d(
-                child.in_channels, child.out_channels, 3, child.stride, 1, bias=child.bias is not None
-            ).to(memory_format=torch.channels_last_3d)
-            plain.weight, plain.bias = child.weight, child.bias
-            setattr(module, name, plain)
-        else:
-            with_plain_convolutions(child)
-    return module
+def plain_convolution(conv: nn.Module) -> nn.Conv3d | None:
+    """torch's own convolution of the same weights in the place of ours."""
+    if not isinstance(conv, Convolution):
+        return None
+    plain = nn.Conv3d(conv.in_channels, conv.out_channels, 3, conv.stride, 1, bias=conv.bias is not None)
+    plain.weight, plain.bias = conv.weight, conv.bias
+    return plain
 
 
 if __name__ == "__main__":

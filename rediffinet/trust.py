@@ -66,6 +66,11 @@ def profile_ranges(profiles: Sequence[Mapping[str, float]]) -> dict[str, Range]:
     return {name: (min(p[name] for p in profiles), max(p[name] for p in profiles)) for name in profiles[0]}
 
 
+def widest_ranges(ranges: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, Range]:
+    """The range of every number that holds all given ones: what any of several networks was trained on."""
+    return {name: (min(r[name][0] for r in ranges), max(r[name][1] for r in ranges)) for name in ranges[0]}
+
+
 def check_intensities(image: npt.NDArray[np.floating], background: float, settings: TrustSettings) -> list[CaseWarning]:
     """`intensities-unlike-training`: a number of the profile lies outside the training range by more than the margin.
 

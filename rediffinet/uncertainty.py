@@ -7,9 +7,10 @@ is the distance of the two, averaged over the groups by their size.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from rediffinet.errors import ConfigError
 
 Values = npt.NDArray[np.floating]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Chosen = TypeVar("Chosen")
 LEAST = 0.01
 """Voxels whose stated probability is below are left out: the sure background, which would make any error look small."""
 
@@ -46,11 +48,7 @@ class UncertaintyCurve(BaseModel):
 
 def read_curve(path: Path) -> UncertaintyCurve:
     """The curve in a JSON file of `rediff calibrate`. Raises ConfigError when there is none."""
-    try:
-        return UncertaintyCurve.model_validate(json.loads(path.read_text(encoding="utf-8"))["curve"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"--uncertainty {path}: {error}. Expected the MODEL-uncertainty.json that `rediff calibrate` writes."
-        raise ConfigError(message) from None
+    return _read(path, lambda content: UncertaintyCurve.model_validate(content["curve"]))
 
 
 def read_disagreement_limit(path: Path) -> float | None:
@@ -58,10 +56,18 @@ def read_disagreement_limit(path: Path) -> float | None:
 
     Raises ConfigError when the file cannot be read.
     """
+
+    def limit(content: dict[str, Any]) -> float | None:
+        found = content.get("disagreement_limit")
+        return None if found is None else float(found)
+
+    return _read(path, limit)
+
+
+def _read(path: Path, choose: Callable[[dict[str, Any]], Chosen]) -> Chosen:
     try:
-        limit = json.loads(path.read_text(encoding="utf-8")).get("disagreement_limit")
-        return None if limit is None else float(limit)
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+        return choose(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         message = f"--uncertainty {path}: {error}. Expected the MODEL-uncertainty.json that `rediff calibrate` writes."
         raise ConfigError(message) from None
 

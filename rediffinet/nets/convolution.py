@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rediffinet.nets.replace import replace_modules
+
 ENOUGH = 20_480
 """Channels × first two spatial sizes above which torch takes oneDNN for a batch of one."""
 
@@ -36,16 +38,15 @@ def _falls_short(x: Tensor) -> bool:
 
 def with_fast_convolutions(module: nn.Module) -> nn.Module:
     """Replace every convolution inside `module` that this can stand for, keeping its parameters; returns `module`."""
-    for name, child in module.named_children():
-        if type(child) is nn.Conv3d and _replaceable(child):
-            fast = Convolution(
-                child.in_channels, child.out_channels, 3, child.stride[0], 1, bias=child.bias is not None
-            )
-            fast.weight, fast.bias = child.weight, child.bias
-            setattr(module, name, fast)
-        else:
-            with_fast_convolutions(child)
-    return module
+    return replace_modules(module, _fast)
+
+
+def _fast(conv: nn.Module) -> Convolution | None:
+    if type(conv) is not nn.Conv3d or not _replaceable(conv):
+        return None
+    fast = Convolution(conv.in_channels, conv.out_channels, 3, conv.stride[0], 1, bias=conv.bias is not None)
+    fast.weight, fast.bias = conv.weight, conv.bias
+    return fast
 
 
 def _replaceable(conv: nn.Conv3d) -> bool:

@@ -12,38 +12,24 @@ from torch import Tensor, nn
 from rediffinet.nets.refiner import Refiner
 
 
-class MeanNet(nn.Module):
+class MeanNet(nn.ModuleList):
     """Networks of the same inputs and outputs → the mean of their logits, in evaluation mode."""
-
-    def __init__(self, members: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
 
     def forward(self, x: Tensor) -> Tensor:
         """Whatever a member takes → the mean of what the members give."""
-        return torch.stack([member(x) for member in self.members]).mean(0)
+        return torch.stack([member(x) for member in self]).mean(0)
 
 
-class _Encoders(nn.Module):
-    def __init__(self, members: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
+class _Encoders(nn.ModuleList):
     def forward(self, condition: Tensor) -> list[Tensor]:
-        found = [member(condition) for member in self.members]
+        found = [member(condition) for member in self]
         return [torch.cat(level, dim=1) for level in zip(*found, strict=True)]
 
 
-class _Denoisers(nn.Module):
-    def __init__(self, members: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
+class _Denoisers(nn.ModuleList):
     def forward(self, x_t: Tensor, condition: Tensor, features: list[Tensor], t: Tensor) -> Tensor:
-        parts = [level.chunk(len(self.members), dim=1) for level in features]
-        logits = [
-            member(x_t, condition, [part[index] for part in parts], t) for index, member in enumerate(self.members)
-        ]
+        parts = [level.chunk(len(self), dim=1) for level in features]
+        logits = [member(x_t, condition, [part[index] for part in parts], t) for index, member in enumerate(self)]
         return torch.stack(logits).mean(0)
 
 

@@ -7,6 +7,8 @@ channels-last order gains nothing. The parameters have the same names, so checkp
 import torch
 from torch import Tensor, nn
 
+from rediffinet.nets.replace import replace_modules
+
 
 class InstanceNorm(nn.InstanceNorm3d):
     """`nn.InstanceNorm3d(affine=True)`; in training the moments are taken directly, in float32, in any layout."""
@@ -27,11 +29,12 @@ class InstanceNorm(nn.InstanceNorm3d):
 
 def with_fast_norms(module: nn.Module) -> nn.Module:
     """Replace every instance norm inside `module`, keeping its parameters; returns `module`."""
-    for name, child in module.named_children():
-        if type(child) is nn.InstanceNorm3d and child.affine:
-            fast = InstanceNorm(child.num_features)
-            fast.weight, fast.bias, fast.eps = child.weight, child.bias, child.eps
-            setattr(module, name, fast)
-        else:
-            with_fast_norms(child)
-    return module
+    return replace_modules(module, _fast)
+
+
+def _fast(norm: nn.Module) -> InstanceNorm | None:
+    if type(norm) is not nn.InstanceNorm3d or not norm.affine:
+        return None
+    fast = InstanceNorm(norm.num_features)
+    fast.weight, fast.bias, fast.eps = norm.weight, norm.bias, norm.eps
+    return fast

@@ -1,7 +1,6 @@
 """Reliability diagram: how often voxels were wrong, against the stated probability that they are."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +8,13 @@ import numpy as np
 
 from rediffinet.errors import ResultsError
 from rediffinet.reports.drawing import check_figure_path, new_figure, write_figure
-from rediffinet.reports.statistics import Values
+from rediffinet.uncertainty import Reliability
 
 LABELS = {"before": "as stated", "after": "calibrated on other folds"}
 WHAT = "The reliability diagram"
 
 
-@dataclass(frozen=True, eq=False)
-class Diagram:
-    """Groups of voxels: mean stated probability, share that was wrong, how many, each (n,); the expected error."""
-
-    stated: Values
-    observed: Values
-    voxels: Values
-    error: float
-
-
-def read_diagrams(path: Path) -> dict[str, Diagram]:
+def read_diagrams(path: Path) -> dict[str, Reliability]:
     """The diagrams before and after calibration in a MODEL-uncertainty.json of `rediff calibrate`.
 
     Raises:
@@ -40,7 +29,7 @@ def read_diagrams(path: Path) -> dict[str, Diagram]:
             )
             if not stated.shape == observed.shape == voxels.shape or stated.ndim != 1:
                 raise ValueError(f"the columns of '{key}' are not of one length")
-            found[key] = Diagram(stated, observed, voxels, float(content[key]["expected_calibration_error"]))
+            found[key] = Reliability(stated, observed, voxels.astype(np.int64))
     except (OSError, ValueError, KeyError, TypeError) as error:
         message = f"Cannot read {path}: {error}.\nExpected a MODEL-uncertainty.json of rediff calibrate."
         raise ResultsError(message) from None
@@ -60,7 +49,7 @@ def write_reliability(path: Path, out: Path) -> None:
     write_figure(draw_reliability(read_diagrams(path)), out)
 
 
-def draw_reliability(diagrams: dict[str, Diagram]) -> Any:
+def draw_reliability(diagrams: dict[str, Reliability]) -> Any:
     """The figure: the diagrams and the diagonal on the left, how many voxels each group has on the right."""
     figure = new_figure(9.0, 4.2, WHAT)
     left, right = figure.subplots(1, 2)
@@ -69,7 +58,7 @@ def draw_reliability(diagrams: dict[str, Diagram]) -> Any:
     for k, (key, one) in enumerate(diagrams.items()):
         label = f"{LABELS[key]}, ECE {one.error:.3f}"
         left.plot(one.stated, one.observed, color=f"C{k}", marker="o", markersize=4, linewidth=1.5, label=label)
-        right.bar(one.stated + (k - 0.5) * width, one.voxels, width=width, color=f"C{k}", label=LABELS[key])
+        right.bar(one.stated + (k - 0.5) * width, one.count, width=width, color=f"C{k}", label=LABELS[key])
     _name(left, "stated probability of a wrong label", "share of voxels that were wrong")
     _name(right, "stated probability of a wrong label", "voxels")
     left.set_xlim(0, 1)

@@ -46,8 +46,7 @@ class TrainConfig(Frozen):
     warm_start: a diffusion model begins with the weights of the baseline it will refine. batch: examples of a step,
     over all processes and their `accumulate` micro-batches. validate_every: steps between validations on the held-out
     fold, 0 for none. MACHINE_FIELDS: how the work is laid out on this machine, among them the threads that make batches
-    ahead and the seconds that processes wait for each other; they change the
-    result by rounding alone.
+    ahead and the seconds that processes wait for each other; they change the result by rounding alone.
     """
 
     model: str
@@ -289,7 +288,7 @@ def _check(config: TrainConfig) -> None:
     if config.result_dice and (kind.network, kind.target) != ("diffusion", "discrepancy"):
         message = f"result_dice: '{config.model}' diffuses no discrepancy, so it must be false"
         raise ConfigError(message)
-    if config.warm_start and not (kind.network == "diffusion" and kind.refines and "prior" in kind.condition[:-1]):
+    if config.warm_start and not (kind.network == "diffusion" and {"prior", "image"} <= set(kind.condition)):
         message = f"warm_start: '{config.model}' is not conditioned on U(I) and the contrasts, so it must be false"
         raise ConfigError(message)
     if config.warm_start and kind.target == "discrepancy" and residual is None:

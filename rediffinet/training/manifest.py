@@ -19,7 +19,7 @@ from rediffinet.errors import ConfigError, ExportError
 from rediffinet.labels import CONTRASTS, REGIONS
 from rediffinet.models import find_model
 from rediffinet.training.config import TrainConfig
-from rediffinet.trust import TrustSettings
+from rediffinet.trust import TrustSettings, widest_ranges
 from rediffinet.uncertainty import UncertaintyCurve
 from rediffinet.windows import Shape
 
@@ -138,9 +138,7 @@ def _intensities(pair: Pair) -> dict[str, tuple[float, float]] | None:
     known = [run.provenance["intensities"] for run in runs if "intensities" in run.provenance]
     if len(known) < len(runs):
         return None
-    return {
-        name: (min(ranges[name][0] for ranges in known), max(ranges[name][1] for ranges in known)) for name in known[0]
-    }
+    return widest_ranges(known)
 
 
 def _baseline(config: TrainConfig) -> BaselineSettings:

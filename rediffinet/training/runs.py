@@ -32,7 +32,7 @@ from rediffinet.training.dataset import check_dataset
 from rediffinet.training.distributed import Place, lone_place, together
 from rediffinet.training.loop import Progress, Validate, check_folder, run_training
 from rediffinet.training.tasks import Probability, make_task
-from rediffinet.trust import intensity_profile, profile_ranges
+from rediffinet.trust import intensity_profile, profile_ranges, widest_ranges
 from rediffinet.windows import slide
 
 CPU = torch.device("cpu")
@@ -116,9 +116,7 @@ def merge_runs(runs: Sequence[Run]) -> Run:
     }
     ranges = [run.provenance["intensities"] for run in runs if "intensities" in run.provenance]
     if len(ranges) == len(runs):
-        provenance["intensities"] = {
-            name: [min(one[name][0] for one in ranges), max(one[name][1] for one in ranges)] for name in ranges[0]
-        }
+        provenance["intensities"] = widest_ranges(ranges)
     digest = hashlib.sha256("".join(run.sha256 for run in runs).encode()).hexdigest()
     model = as_one([run.model for run in runs]).eval()
     config = first.config.model_copy(update={"fold": None})
