@@ -13,16 +13,19 @@ Box = tuple[slice, slice, slice]
 
 
 class Normalisation(BaseModel):
-    """Recipe of the normalisation, as the bundle manifest holds it (Re-DiffiNet §2.3).
+    """Recipe of the normalisation, as the bundle manifest holds it.
 
-    Per contrast, over its own voxels > 0: z-score, clip to two percentiles, rescale linearly to `range`; every other
-    voxel becomes `background`. The percentiles move with the z-score and the rescaling undoes it, so the z-score is a
-    change of unit only and is not computed.
+    Per contrast, over its own voxels > 0; every other voxel becomes `background`.
+
+    zscore-percentile (Re-DiffiNet §2.3): z-score, clip to two percentiles, rescale linearly to `range`. The percentiles
+    move with the z-score and the rescaling undoes it, so the z-score is a change of unit only and is not computed.
+    zscore: clip to two percentiles, subtract the mean and divide by the standard deviation of what is left, clip to
+    `range`. Healthy brain then has much the same value in every case, however bright its brightest voxels are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["zscore-percentile"] = "zscore-percentile"
+    method: Literal["zscore-percentile", "zscore"] = "zscore-percentile"
     lower_percentile: float = Field(default=0.5, ge=0, le=100)
     upper_percentile: float = Field(default=99.5, ge=0, le=100)
     range: tuple[float, float] = (-1.0, 1.0)
@@ -96,11 +99,15 @@ def _normalise_contrast(
         )
         raise CaseError(message)
     low, high = recipe.range
-    scale = np.float32((high - low) / (upper - lower))
     np.clip(image, np.float32(lower), np.float32(upper), out=out)
-    out -= np.float32(lower)
-    out *= scale
-    out += np.float32(low)
+    if recipe.method == "zscore":
+        clipped = np.clip(intensities, lower, upper)
+        origin, level, scale = float(clipped.mean(dtype=float)), 0.0, 1.0 / float(clipped.std(dtype=float))
+    else:
+        origin, level, scale = lower, low, (high - low) / (upper - lower)
+    out -= np.float32(origin)
+    out *= np.float32(scale)
+    out += np.float32(level)
     np.clip(out, np.float32(low), np.float32(high), out=out)  # the last rounding may step over an end
     np.copyto(out, np.float32(recipe.background), where=~brain)
 

@@ -44,7 +44,7 @@ def intensity_profile(image: npt.NDArray[np.floating], background: float) -> dic
     Per contrast three quantiles over the brain, per pair of contrasts their correlation: the normalisation takes scale
     and offset away, these are left.
     """
-    brain = np.flatnonzero((image > background).any(axis=0))
+    brain = np.flatnonzero((image != background).any(axis=0))
     brain = brain[:: 1 + len(brain) // ENOUGH]
     values = image.reshape(len(image), -1)[:, brain].astype(np.float32)
     quantiles: npt.NDArray[np.float64] = np.array([np.percentile(values, q, axis=1) for q in QUANTILES])

@@ -59,6 +59,7 @@ class TrainConfig(Frozen):
     crop: Window | None = None
     crop_steps: Annotated[int, Field(ge=0)] = 0
     batch: Annotated[int, Field(gt=0)] = 1
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: PositiveFloat = 2e-3
     weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 1e-4
     warmup: Annotated[int, Field(ge=0)] = 100
@@ -127,6 +128,8 @@ _PAPER_UNET = {
 }
 _TINY_2MM = {
     "spacing_mm": (2.0, 2.0, 2.0),
+    "normalisation": {"method": "zscore", "range": (-4.0, 6.0), "background": 0.0},
+    "optimizer": "muon",
     "autocast": False,
     "channels_last": True,
     "crop": (48, 64, 48),

@@ -92,16 +92,24 @@ def _coarser(contrast: Tensor, factor: float) -> Tensor:
 
 
 def augment_intensity(
-    rng: np.random.Generator, settings: Augmentation, image: Tensor, limits: tuple[float, float], fill: float
+    rng: np.random.Generator,
+    settings: Augmentation,
+    image: Tensor,
+    limits: tuple[float, float],
+    fill: float,
+    *,
+    standardised: bool = False,
 ) -> Tensor:
     """Gamma, gain and offset, bias field, blur, noise, dropped contrast.
 
-    Per contrast, inside the brain, within the recipe's range.
+    Per contrast, inside the brain, within the recipe's range. standardised: the recipe gives every contrast the same
+    mean and deviation, so what the changes do to them is taken back.
     """
     low, high = limits
     brain = (image != fill).any(0)
     unit = (image - low) / (high - low)
     for contrast in unit:
+        before = contrast[brain]
         if rng.random() < settings.gamma:
             contrast.clamp_(0.0, 1.0).pow_(float(np.exp(rng.uniform(-0.35, 0.35))))
         if rng.random() < settings.gain:
@@ -114,7 +122,11 @@ def augment_intensity(
         if rng.random() < settings.noise:
             noise = torch.from_numpy(rng.standard_normal(contrast.shape, dtype=np.float32))
             contrast.add_(noise, alpha=float(rng.uniform(0.0, 0.06)))
+        if standardised and len(before):
+            after = contrast[brain]
+            spread = after.std(correction=0).clamp_min(1e-6)
+            contrast.sub_(after.mean()).mul_(before.std(correction=0) / spread).add_(before.mean())
         if settings.drop_contrast and rng.random() < settings.drop_contrast:
-            contrast.zero_()
+            contrast.fill_((fill - low) / (high - low))
     changed = unit.clamp_(0.0, 1.0) * (high - low) + low
     return torch.where(brain[None], changed, fill)

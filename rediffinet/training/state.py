@@ -13,6 +13,7 @@ from rediffinet.errors import TrainingError
 from rediffinet.training.checkpoint import part, read_checkpoint, restore_optimizer
 from rediffinet.training.config import TrainConfig
 from rediffinet.training.distributed import Place, lone_place
+from rediffinet.training.optimizer import make_optimizer
 from rediffinet.training.tasks import Task
 
 MEASURED = frozenset({"intensities"})
@@ -45,7 +46,7 @@ def new_state(task: Task, place: Place | None = None) -> State:
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     model = model.to(place.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = make_optimizer(config, model)
     network = cast(nn.Module, torch.compile(model, dynamic=False)) if config.compile else model
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     return State(model, average, optimizer, network, place)

@@ -57,7 +57,9 @@ class Task(ABC):
     def _augment(self, rng: np.random.Generator, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         settings, recipe = self.config.augmentation, self.config.normalisation
         image, masks = augment_space(rng, settings, image, masks, self.fill)
-        return augment_intensity(rng, settings, image, recipe.range, self.fill), masks
+        standardised = recipe.method == "zscore"
+        changed = augment_intensity(rng, settings, image, recipe.range, self.fill, standardised=standardised)
+        return changed, masks
 
 
 class BaselineTask(Task):

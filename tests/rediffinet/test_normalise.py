@@ -46,13 +46,34 @@ def test_each_contrast_follows_the_paper(images, recipe):
         assert (result.min(), result.max()) == pytest.approx(recipe.range, abs=1e-6)
 
 
-def test_the_crop_gives_the_same_values_as_the_whole(images):
+def test_a_plain_z_score_is_that_of_the_clipped_brain(images):
+    recipe = Normalisation(method="zscore", lower_percentile=2, upper_percentile=97, range=(-1.5, 1.8), background=0)
+    out = normalise(images, recipe)
+    for image, result in zip(images, out, strict=True):
+        brain = image > 0
+        intensities = image[brain].astype(np.float64)
+        clipped = np.clip(intensities, *np.percentile(intensities, (2, 97)))
+        np.testing.assert_allclose(result[brain], np.clip(stats.zscore(clipped), -1.5, 1.8), atol=1e-5)
+        assert (result[~brain] == 0).all()
+
+
+BOTH = pytest.mark.parametrize(
+    "recipe",
+    [Normalisation(), Normalisation(method="zscore", range=(-4, 6), background=0)],
+    ids=["zscore-percentile", "zscore"],
+)
+
+
+@BOTH
+def test_the_crop_gives_the_same_values_as_the_whole(images, recipe):
     box = brain_box(images, margin=1)
-    assert np.array_equal(normalise(images)[(slice(None), *box)], normalise(images[(slice(None), *box)]))
+    whole = normalise(images, recipe)[(slice(None), *box)]
+    assert np.array_equal(whole, normalise(images[(slice(None), *box)], recipe))
 
 
-def test_a_change_of_unit_changes_nothing(images):
-    np.testing.assert_allclose(normalise(images * 37.5), normalise(images), atol=1e-5)
+@BOTH
+def test_a_change_of_unit_changes_nothing(images, recipe):
+    np.testing.assert_allclose(normalise(images * 37.5, recipe), normalise(images, recipe), atol=1e-5)
 
 
 def test_the_input_is_left_as_it_was(images):

@@ -181,6 +181,28 @@ def test_a_dropped_contrast_is_empty_and_the_others_stay() -> None:
     assert len(seen) == 8
 
 
+def test_a_standardised_contrast_keeps_its_mean_and_deviation_whatever_is_done_to_it() -> None:
+    image = torch.randn(4, 12, 12, 12, generator=torch.Generator().manual_seed(0))
+    image[:, :4] = 0.0
+    brain = image[0] != 0.0
+    rule = changed(gamma=1.0, gain=1.0, bias_field=1.0, blur=0.5, noise=0.5)
+    for seed in range(6):
+        got = augment_intensity(np.random.default_rng(seed), rule, image, (-4.0, 6.0), 0.0, standardised=True)
+        assert (got[:, ~brain] == 0.0).all()
+        for before, after in zip(image, got, strict=True):
+            assert not torch.equal(before, after)
+            torch.testing.assert_close(after[brain].mean(), before[brain].mean(), atol=2e-2, rtol=0)
+            torch.testing.assert_close(after[brain].std(), before[brain].std(), atol=2e-2, rtol=0)
+    dropped = augment_intensity(
+        np.random.default_rng(0), changed(drop_contrast=1.0), image, (-4.0, 6.0), 0.0, standardised=True
+    )
+    assert dropped.abs().max() < 1e-5, "a contrast that is not there is all background"
+    empty = augment_intensity(
+        np.random.default_rng(0), rule, torch.zeros_like(image), (-4.0, 6.0), 0.0, standardised=True
+    )
+    assert (empty == 0.0).all(), "a window without brain"
+
+
 def test_nothing_changes_when_all_is_off() -> None:
     image, masks = marked((8, 8, 8), (4, 4, 4))
     rng = np.random.default_rng(0)
