@@ -1,16 +1,18 @@
 """What a model does to its baseline on cases it has not seen: a study of `rediff crossval`, taken apart.
 
-    python benchmarks/refinement.py STUDY --data DIR [--model rediffinet] [--steps 1,2,4,10] [--samples 1,4,10]
-        [--part flips,oof,volumes,thresholds,sampling] [--threshold 0.5] [--only FOLDS]
+    python benchmarks/refinement.py STUDY --data DIR [--model rediffinet] [--part flips,oof,volumes,thresholds,sampling]
+        [--steps 1,2,4,10] [--samples 1,4,10] [--thresholds 0.3,0.5,0.7,0.9] [--threshold 0.5] [--only FOLDS]
+    python benchmarks/refinement.py --join a.csv b.csv     # what --rows wrote, of other folds or other samplings
 
-flips: voxels put right and voxels spoilt, by region and by distance to the expert's boundary. oof: how wrong the
+flips: voxels put right and spoilt, by region and by distance to the expert's boundary. oof: how wrong the
 baselines are on cases they have not seen and on cases they were trained on. volumes: what each baseline found, case by
-case. thresholds, sampling: Dice and HD95 for every threshold, and for every number of steps and samples. Everything is
-printed as Markdown. Distances are in mm, at the cases' own voxels.
+case. thresholds, sampling: Dice and HD95 for every threshold, and for every number of steps and samples at some.
+Everything is printed as Markdown. Distances are in mm, at the cases' own voxels.
 """
 
 import argparse
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +31,7 @@ from rediffinet.training.calibrate import THRESHOLDS, Found, sweep
 from rediffinet.training.crossval import Piece, Study, gather, reopen
 from rediffinet.training.memory import open_in_memory
 from rediffinet.training.runs import open_run, predict_probability
-from rediffinet.training.scoring import rows_of
+from rediffinet.training.scoring import COLUMNS, read_rows, write_rows
 
 BINS = (0.0, 1.5, 3.0, 6.0, 12.0, np.inf)
 
@@ -44,8 +46,14 @@ def main() -> None:
     parser.add_argument("--part", default="flips,oof,volumes,thresholds,sampling")
     parser.add_argument("--steps", default="1,2,4,10")
     parser.add_argument("--samples", default="1,4,10")
-    parser.add_argument("--threshold", type=float, default=0.5)
+    parser.add_argument("--threshold", type=float, default=0.5, help="of the part flips")
+    parser.add_argument("--thresholds", type=numbers, default="0.3,0.5,0.7,0.9", help="of the part sampling")
+    parser.add_argument("--rows", type=Path, help="CSV for the rows of the part sampling")
+    parser.add_argument("--join", type=Path, nargs="+", help="print the table of such CSVs, and do nothing else")
     given = parser.parse_args()
+    if given.join is not None:
+        sampling_table([row for path in given.join for row in read_rows(path)])
+        return
     if given.study is None or given.data is None:
         print("no study: give the OUT of a finished `rediff crossval` and --data")
         return
@@ -63,8 +71,16 @@ def main() -> None:
     if "thresholds" in parts:
         thresholds(manifest, found, given.model)
     if "sampling" in parts:
-        numbers = [[int(n) for n in text.split(",")] for text in (given.steps, given.samples)]
-        sampling(study, found, given.model, numbers[0], numbers[1], given.threshold)
+        steps, samples = ([int(n) for n in numbers(text)] for text in (given.steps, given.samples))
+        plans = [(step, sample) for step in steps for sample in samples]
+        rows = sampling(study, found, given.model, plans, given.thresholds)
+        if given.rows is not None:
+            write_rows(given.rows, rows, (*COLUMNS, "steps", "samples", "calls", "threshold"))
+        sampling_table(rows)
+
+
+def numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
 
 
 def flips(manifest, found: Sequence[Found], threshold: float) -> None:  # type: ignore[no-untyped-def]
@@ -153,34 +169,42 @@ def thresholds(manifest, found: Sequence[Found], model: str) -> None:  # type: i
 
 
 def sampling(
-    study: Study, found: Sequence[Found], model: str, steps: Iterable[int], samples: Iterable[int], threshold: float
-) -> None:
-    print(f"Steps × samples, threshold {threshold}:\n")
-    header()
-    limits = (threshold, threshold, threshold)
-    for step in steps:
-        for sample in samples:
-            rows = []
-            for fold in sorted({one.fold for one in found}):
-                run = open_run(Piece(found[0].seed, fold, model).folder(study))
-                baseline = open_run(Piece(found[0].seed, fold, "unet").folder(study))
-                loaded = open_in_memory(run, baseline, study.inference)
-                plan = plan_sampling(loaded.manifest, step, sample)
-                refiner = loaded.manifest.refiner
-                assert refiner is not None
-                settings = loaded.manifest.model_copy(
-                    update={"refiner": refiner.model_copy(update={"thresholds": limits})}
-                )
-                for one in found:
-                    if one.fold != fold:
-                        continue
-                    image = one.case.image.astype(np.float32)
-                    inferred = infer(loaded, image, plan, one.case.name, probability=one.inferred.probability)
-                    decoded = decode(
-                        settings, inferred, spacing_mm=one.spacing_mm, shape=one.reference.shape, postprocess=True
-                    )
-                    rows += rows_of(decoded.labels, one.reference, one.spacing_mm, model, one.seed, fold, one.case.name)
-            line(f"{step} × {sample}", rows)
+    study: Study, found: Sequence[Found], model: str, plans: Iterable[tuple[int, int]], thresholds: Sequence[float]
+) -> list[dict[str, str]]:
+    """Rows of every case at every (steps, samples) and threshold, the same one for all regions."""
+    rows = []
+    for fold in sorted({one.fold for one in found}):
+        run = open_run(Piece(found[0].seed, fold, model).folder(study))
+        baseline = open_run(Piece(found[0].seed, fold, "unet").folder(study))
+        loaded = open_in_memory(run, baseline, study.inference)
+        for one in (one for one in found if one.fold == fold):
+            image = one.case.image.astype(np.float32)
+            for steps, samples in plans:
+                plan = plan_sampling(loaded.manifest, steps, samples)
+                inferred = infer(loaded, image, plan, one.case.name, probability=one.inferred.probability)
+                assert inferred.found is not None
+                settings = {"steps": str(steps), "samples": str(samples)}
+                settings["calls"] = str(inferred.found.windows * steps * samples)
+                again = replace(one, inferred=inferred)
+                for threshold in thresholds:
+                    limits = (threshold, threshold, threshold)
+                    scores = again.rows(loaded.manifest, limits, model)
+                    rows += [{**row, **settings, "threshold": str(threshold)} for row in scores]
+            print(f"{one.case.name} done", file=sys.stderr, flush=True)
+    return rows
+
+
+def sampling_table(rows: Sequence[dict[str, str]]) -> None:
+    cases = len({row["case"] for row in rows})
+    print(f"Steps × samples × threshold, {cases} held-out cases; denoiser calls a case:\n")
+    print("| steps × samples | threshold | calls | Dice WT | TC | ET | HD95 mm WT | TC | ET |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    kinds = {(int(row["steps"]), int(row["samples"]), float(row["threshold"])) for row in rows}
+    for steps, samples, threshold in sorted(kinds):
+        key = (str(steps), str(samples), str(threshold))
+        chosen = [row for row in rows if (row["steps"], row["samples"], row["threshold"]) == key]
+        calls = mean(float(row["calls"]) for row in chosen)
+        line(f"{steps} × {samples} | {threshold} | {calls:.0f}", chosen)
     print()
 
 
