@@ -14,9 +14,14 @@ import sys
 from pathlib import Path
 
 MODEL = "rediffinet"
-FOLDS = 5
-REFINER = ("refiner.residual=discrepancy", "result_dice=true", "warm_start=true", "steps=350", "crop_steps=250")
-SETTINGS = ("compile=true", *(f"{MODEL}:{setting}" for setting in (*REFINER, "learning_rate=3e-3")))
+FOLDS = 4
+REFINER = (
+    *("refiner.residual=discrepancy", "result_dice=true", "warm_start=true"),
+    *("steps=780", "crop=null", "crop_steps=0", "learning_rate=8e-3"),
+    *("noisiest_fraction=0.7", "simulated_errors=0.25", "augmentation.bias_field=0.4"),
+)
+SETTINGS = ("compile=true", *(f"{MODEL}:{setting}" for setting in REFINER))
+MIN_FRACTION = "0.1"
 TRAINING = ("--preset", "tiny-2mm", "--folds", str(FOLDS), *(part for value in SETTINGS for part in ("--set", value)))
 
 
@@ -35,7 +40,9 @@ def main() -> None:
     workers = [start(*crossval, *TRAINING) for _ in range(given.processes)]
     if any(worker.wait() != 0 for worker in workers):
         sys.exit("cross-validation did not end well; start the command again to go on")
-    done = start("calibrate", given.study, "--data", given.data, "--model", MODEL, keep=True)
+    done = start(
+        *("calibrate", given.study, "--data", given.data, "--model", MODEL, "--min-fraction", MIN_FRACTION), keep=True
+    )
     thresholds, _ = done.communicate()
     if done.returncode != 0:
         sys.exit(done.returncode)
@@ -46,6 +53,7 @@ def main() -> None:
         *(run / MODEL for run in runs),
         *(argument for run in runs for argument in ("--baseline", run / "unet")),
         *("--out", given.out, "--overwrite", "--name", given.name, "--weights", "float16"),
+        *("--min-fraction", MIN_FRACTION),
         *("--thresholds", thresholds.strip(), "--uncertainty", calibrated / f"{MODEL}-uncertainty.json"),
         *("--metrics", calibrated / f"{MODEL}-metrics.json"),
     )

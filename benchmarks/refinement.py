@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--part", default="flips,oof,volumes,thresholds,sampling")
     parser.add_argument("--steps", default="1,2,4,10")
     parser.add_argument("--samples", default="1,4,10")
+    parser.add_argument("--min-fraction", type=float, default=0.0, help="as given to `rediff calibrate`")
     parser.add_argument("--threshold", type=float, default=0.5, help="of the part flips")
     parser.add_argument("--thresholds", type=numbers, default="0.3,0.5,0.7,0.9", help="of the part sampling")
     parser.add_argument("--rows", type=Path, help="CSV for the rows of the part sampling")
@@ -58,7 +59,7 @@ def main() -> None:
         print("no study: give the OUT of a finished `rediff crossval` and --data")
         return
     only = tuple(int(fold) for fold in given.only.split(",") if fold)
-    study = replace(reopen(given.study, [given.data]), only=only)
+    study = replace(reopen(given.study, [given.data], min_fraction=given.min_fraction), only=only)
     manifest, found = gather(study, given.model, given.seed)
     print(f"{describe(['torch', 'numpy'])}; {given.model}, seed {given.seed}, {len(found)} held-out cases\n")
     parts = given.part.split(",")

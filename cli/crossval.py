@@ -72,6 +72,10 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="Seed of the trainings.")] = 0,
     patients: Annotated[Path | None, typer.Option(help="CSV (case,patient), as given to crossval.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of prepared cases; default: STUDY/cache.")] = None,
+    min_fraction: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Remove components below this share of the largest, as export will."),
+    ] = 0.0,
 ) -> None:
     """Choose the thresholds of the flip on out-of-fold cases; score each fold with those chosen on the others.
 
@@ -90,7 +94,7 @@ def calibrate(
         raise MissingExtraError("Calibration", str(error.name), "train") from None
 
     named = read_patients(patients) if patients is not None else None
-    found = calibrate_study(reopen(study, data, cache=cache, patients=named), model, seed)
+    found = calibrate_study(reopen(study, data, cache=cache, patients=named, min_fraction=min_fraction), model, seed)
     typer.echo(
         f"expected calibration error {found.before.error:.4f}, calibrated on other folds {found.after.error:.4f}",
         err=True,

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.bundle import Manifest, PerRegion
-from rediffinet.decode import Decoded, decode
+from rediffinet.decode import HALF, Decoded, decode
 from rediffinet.errors import TrainingError
 from rediffinet.inference import Inferred
 from rediffinet.labels import REGIONS
@@ -54,7 +54,15 @@ class Found:
 
     def rows(self, manifest: Manifest, thresholds: PerRegion, model: str) -> list[Row]:
         """Scores with these thresholds, in rows that name `model`."""
-        labels = self.decoded(manifest, thresholds).labels
+        return self._rows(self.decoded(manifest, thresholds).labels, model)
+
+    def baseline_rows(self, manifest: Manifest) -> list[Row]:
+        """Scores of the baseline after the same postprocessing, in rows that name 'unet'."""
+        labels = self.decoded(manifest, HALF).baseline
+        assert labels is not None, "a model that refines a baseline"
+        return self._rows(labels, "unet")
+
+    def _rows(self, labels: npt.NDArray[np.uint8], model: str) -> list[Row]:
         return rows_of(labels, self.reference, self.spacing_mm, model, self.seed, self.fold, self.case.name)
 
 

@@ -14,8 +14,8 @@ from rediffinet.training.calibrate import (
     doubts,
     sweep,
 )
-from rediffinet.training.crossval import Piece, Study, gather
-from rediffinet.training.scoring import COLUMNS, PROTOCOL, SCORES, read_rows, summary, write_rows
+from rediffinet.training.crossval import Study, gather
+from rediffinet.training.scoring import COLUMNS, PROTOCOL, summary, write_rows
 from rediffinet.uncertainty import Reliability
 
 FOLDER = "calibrated"
@@ -42,7 +42,7 @@ def calibrate_study(study: Study, model: str, seed: int) -> Calibrated:
     """
     manifest, found = gather(study, model, seed)
     folds = sorted({one.fold for one in found})
-    baseline = [row for fold in folds for row in read_rows(Piece(seed, fold, "unet").folder(study) / SCORES)]
+    baseline = [row for one in found for row in one.baseline_rows(manifest)]
     swept = sweep(manifest, found, model)
     per_fold = crossfit(swept, baseline, folds)
     calibrated = [row for one in found for row in one.rows(manifest, per_fold[one.fold], model)]
@@ -62,6 +62,7 @@ def calibrate_study(study: Study, model: str, seed: int) -> Calibrated:
         "protocol": PROTOCOL,
         "held_out_cases": len(found),
         "folds": study.folds,
+        "postprocess": manifest.postprocess.model_dump(),
         "baseline": summary(baseline),
         "refined": summary(calibrated),
         "thresholds_of_the_other_folds": {str(fold): list(chosen) for fold, chosen in per_fold.items()},

@@ -43,6 +43,7 @@ class TrainConfig(Frozen):
     crop: window of the first crop_steps steps: a smaller one than the network's makes many cheap steps, then the
     network meets the window that it will run on. mirror: the baseline's answer is the mean with that of the mirrored
     head. result_dice: of a diffused discrepancy, the Dice loss is that of the flipped result.
+    simulated_errors: share of the examples in which the baseline's answer is empty, or doubled by its mirror image.
     warm_start: a diffusion model begins with the weights of the baseline it will refine. batch: examples of a step,
     over all processes and their `accumulate` micro-batches. validate_every: steps between validations on the held-out
     fold, 0 for none. MACHINE_FIELDS: how the work is laid out on this machine, among them the threads that make batches
@@ -76,6 +77,7 @@ class TrainConfig(Frozen):
     error_fraction: Fraction = 0.5
     noisiest_fraction: Fraction = 0.5
     logit_jitter: Fraction = 0.5
+    simulated_errors: Fraction = 0.0
     overlap: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.25
     seed: int = 0
     fold: int | None = None
@@ -174,14 +176,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "baseline": {
             **_TINY_2MM,
             "unet": {"features": _TINY_2MM_FEATURES, "window": _TINY_2MM_HEAD},
-            "learning_rate": 5e-3,
-            "steps": 1000,
-            "crop_steps": 700,
+            "learning_rate": 1.5e-2,
+            "steps": 1500,
+            "crop_steps": 600,
         },
         "correction": {
             **_TINY_2MM,
             "unet": {"features": _TINY_2MM_FEATURES, "window": _TINY_2MM_HEAD},
-            "learning_rate": 4e-3,
+            "learning_rate": 1e-2,
             "steps": 450,
             "crop_steps": 350,
         },
@@ -193,7 +195,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
                 "window": _TINY_2MM_HEAD,
                 "signal_scale": 0.2,
             },
-            "learning_rate": 4e-3,
+            "learning_rate": 1e-2,
             "steps": 450,
             "crop_steps": 350,
         },

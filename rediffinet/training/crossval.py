@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rediffinet.bundle import Manifest
+from rediffinet.bundle import Manifest, PostprocessSettings
 from rediffinet.errors import ConfigError, OutputError, TrainingError
 from rediffinet.models import MODELS, find_model
 from rediffinet.nifti import write_atomically
@@ -161,9 +161,16 @@ def collect(study: Study, pieces: Sequence[Piece]) -> Path:
 
 
 def reopen(
-    out: Path, data: Sequence[Path], *, cache: Path | None = None, patients: dict[str, str] | None = None
+    out: Path,
+    data: Sequence[Path],
+    *,
+    cache: Path | None = None,
+    patients: dict[str, str] | None = None,
+    min_fraction: float = 0.0,
 ) -> Study:
     """The study in a folder, to look at: its folds and seeds as they were drawn, all models.
+
+    min_fraction: of the largest component, below which components are removed from what is scored anew.
 
     Raises TrainingError when there is none.
     """
@@ -179,6 +186,7 @@ def reopen(
         folds=layout["folds"],
         fold_seed=layout["fold_seed"],
         patients=patients or {},
+        inference=InferenceSettings(postprocess=PostprocessSettings(min_fraction=min_fraction)),
         cache=cache or out / "cache",
     )
 

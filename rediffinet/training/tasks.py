@@ -114,6 +114,8 @@ class ConditionedTask(Task):
             # errors the baseline could have made: a more or less certain, larger or smaller prediction
             logit = torch.logit(soft, eps=1e-4)
             soft = torch.sigmoid(float(rng.uniform(0.7, 1.5)) * logit + float(rng.uniform(-0.7, 0.7)))
+        if self.predictions is not None and config.simulated_errors and rng.random() < config.simulated_errors:
+            soft = _gone_wrong(rng, soft)
         mask = (soft > 0.5).float()
         prior = soft if config.refiner.soft_condition else mask
         condition = build_condition(self.kind, image.numpy(), prior.numpy(), mask[0].numpy() > 0, self.fill)
@@ -130,6 +132,11 @@ class ConditionedTask(Task):
         if draw < self.config.error_fraction + (1.0 - self.config.error_fraction) * self.config.tumour_fraction:
             return random_voxel(rng, (probability[0] > 0.1) | case.regions[0])
         return None
+
+
+def _gone_wrong(rng: np.random.Generator, soft: Tensor) -> Tensor:
+    """A prediction (3, …) that found nothing, or found the tumour in its mirror image as well: errors of far reach."""
+    return torch.zeros_like(soft) if rng.random() < 0.5 else torch.maximum(soft, soft.flip(1))
 
 
 class CorrectionTask(ConditionedTask):

@@ -166,6 +166,29 @@ def test_jitter_moves_the_probabilities_and_without_it_they_are_the_baselines(ca
     assert len(set.union(*(inside(moved, step) for step in range(4)))) > 4
 
 
+def test_simulated_errors_are_a_prediction_that_is_empty_or_doubled_by_its_mirror_image(
+    cases: list, predictions: list
+) -> None:
+    def drawn(share: float) -> list[tuple[Tensor, Tensor]]:
+        config = refiner_config(logit_jitter=0.0, augmentation=STILL, simulated_errors=share)
+        task = DiffusionTask(config, visible_regions(cases), predictions)
+        batches = [task.batch(step) for step in range(12)]
+        return [(c, d) for conditions, deltas, *_ in batches for c, d in zip(conditions, deltas, strict=True)]
+
+    empty = doubled = 0
+    for (plain, _), (changed, delta) in zip(drawn(0.0), drawn(1.0), strict=True):
+        was, now = plain[:3] > 0, changed[:3] > 0
+        truth = changed[3:6] > 0
+        assert torch.equal(plain[3:], changed[3:]), "only the prediction changes"
+        assert torch.equal(delta > 0, now != truth), "Δ follows the prediction that is shown"
+        if not now.any() and was.any():
+            empty += 1
+        else:
+            assert torch.equal(now, was | was.flip(1))
+            doubled += 1
+    assert empty and doubled
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.2])
 def test_noisy_discrepancy_has_the_mean_and_variance_of_the_forward_process(
     cases: list, predictions: list, scale: float
