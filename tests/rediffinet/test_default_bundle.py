@@ -28,17 +28,33 @@ def segmenter():
 def test_the_default_bundle_is_small_honest_and_of_this_schema():
     bundle = open_bundle()
     assert bundle.path == default_bundle()
-    assert sum(path.stat().st_size for path in bundle.path.iterdir()) <= 10e6
+    assert sum(path.stat().st_size for path in bundle.path.iterdir()) <= 20e6
     manifest = bundle.manifest
     assert manifest.intended_use == INTENDED_USE
-    training = manifest.training
-    assert training["baseline"]["held_out"] == training["refiner"]["held_out"] != []
-    assert not set(training["refiner"]["trained_on"]) & set(training["refiner"]["held_out"])
     for entry in manifest.graphs.values():
         assert entry.parity.graph <= entry.parity.graph_tolerance
         assert entry.parity.storage <= entry.parity.storage_tolerance
         assert entry.parity.onnxruntime <= entry.parity.onnxruntime_tolerance
         assert entry.parity.onnxruntime_mean <= entry.parity.onnxruntime_mean_tolerance
+
+
+def test_every_member_of_the_ensemble_was_measured_on_cases_that_it_had_not_seen():
+    manifest = open_bundle().manifest
+    baselines, refiners = (manifest.training[role]["members"] for role in ("baseline", "refiner"))
+    assert [member["held_out"] for member in baselines] == [member["held_out"] for member in refiners]
+    held_out = [name for member in refiners for name in member["held_out"]]
+    assert len(held_out) == len(set(held_out)) == manifest.metrics["held_out_cases"] == 28
+    assert set(held_out) == set(manifest.training["refiner"]["trained_on"]), "each held out once, seen by the others"
+    assert manifest.metrics["postprocess"] == manifest.postprocess.model_dump()
+
+
+def test_the_refinement_is_not_worse_than_its_baseline_in_any_region():
+    """Cross-validated: thresholds chosen on other folds than those they are scored on."""
+    metrics = open_bundle().manifest.metrics
+    for region in ("WT", "TC", "ET"):
+        baseline, refined = metrics["baseline"][region], metrics["refined"][region]
+        assert refined["dice"]["mean"] >= baseline["dice"]["mean"]
+        assert refined["hd95_mm"]["mean"] <= baseline["hd95_mm"]["mean"]
 
 
 def test_nothing_in_the_bundle_names_a_place_on_the_machine_it_was_made_on():
@@ -73,14 +89,14 @@ def test_it_finds_the_tumour_of_a_full_size_phantom(segmenter, tmp_path):
 
 
 @pytest.mark.slow
-def test_it_segments_a_real_case_it_has_not_seen(segmenter, real_data):
-    held_out = segmenter.bundle.manifest.training["refiner"]["held_out"]
-    folder = next((real_data / name for name in held_out if (real_data / name).is_dir()), None)
-    if folder is None:
-        pytest.skip(f"{real_data} holds none of the cases kept out of training")
+def test_it_segments_a_real_case(segmenter, real_data):
+    """One that three of its four members were trained on: it must at least know that one."""
+    folder = real_data / "Brats18_TCIA01_201_1"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is missing")
     case = load_case(folder)
     reference, _ = load_labels(find_labels(folder), case.grid)
     result = segmenter.segment(case)
     found = np.zeros(reference.shape, bool)
     found[result.box] = result.crop_labels > 0
-    assert dice(found, reference > 0) >= 0.6
+    assert dice(found, reference > 0) >= 0.85

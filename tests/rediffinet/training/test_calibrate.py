@@ -33,13 +33,16 @@ def test_never_where_nothing_helps() -> None:
     assert choose_thresholds(swept, baseline) == (NEVER, NEVER, NEVER)
 
 
-def test_each_region_has_its_own() -> None:
-    baseline = everywhere(0.8, 10.0)
+def test_one_threshold_for_all_regions_that_it_helps_on_the_whole() -> None:
+    baseline = rows((0, "WT", 0.8, 10.0), (0, "TC", 0.8, 20.0), (0, "ET", 0.8, 50.0))
     swept = {
-        0.5: rows((0, "WT", 0.8, 5.0), (0, "TC", 0.8, 9.0), (0, "ET", 0.1, 1.0)),
-        0.7: rows((0, "WT", 0.8, 6.0), (0, "TC", 0.8, 8.0), (0, "ET", 0.1, 1.0)),
+        0.5: rows((0, "WT", 0.8, 9.0), (0, "TC", 0.8, 18.0), (0, "ET", 0.1, 1.0)),  # shares 0.9 + 0.9 + 1
+        0.7: rows((0, "WT", 0.8, 6.0), (0, "TC", 0.9, 21.0), (0, "ET", 0.8, 50.0)),  # 0.6 + 1 + 1
+        0.9: rows((0, "WT", 0.8, 9.9), (0, "TC", 0.8, 19.9), (0, "ET", 0.8, 41.0)),  # 0.99 + 0.995 + 0.82, but most mm
     }
-    assert choose_thresholds(swept, baseline) == (0.5, 0.7, NEVER)
+    assert choose_thresholds(swept, baseline) == (0.7, NEVER, NEVER)
+    del swept[0.7]
+    assert choose_thresholds(swept, baseline) == (0.5, 0.5, NEVER)
 
 
 def test_a_fold_has_no_say_in_its_own_threshold() -> None:
