@@ -22,7 +22,6 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 from timing import describe
 
-from rediffinet.decode import decode
 from rediffinet.ext import component_sizes, label_components
 from rediffinet.inference import infer, plan_sampling
 from rediffinet.labels import REGIONS, labels_to_regions
@@ -86,10 +85,9 @@ def numbers(text: str) -> list[float]:
 
 def flips(manifest, found: Sequence[Found], threshold: float) -> None:  # type: ignore[no-untyped-def]
     limits = (threshold, threshold, threshold)
-    settings = manifest.model_copy(update={"refiner": manifest.refiner.model_copy(update={"thresholds": limits})})
     counts = np.zeros((len(REGIONS), len(BINS) - 1, 4), int)
     for one in found:
-        decoded = decode(settings, one.inferred, spacing_mm=one.spacing_mm, shape=one.reference.shape, postprocess=True)
+        decoded = one.decoded(manifest, limits)
         truth = labels_to_regions(one.reference)
         assert decoded.baseline_regions is not None
         for region, (was, now, true) in enumerate(zip(decoded.baseline_regions, decoded.regions, truth, strict=True)):

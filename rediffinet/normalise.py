@@ -101,7 +101,7 @@ def _normalise_contrast(
     low, high = recipe.range
     np.clip(image, np.float32(lower), np.float32(upper), out=out)
     if recipe.method == "zscore":
-        clipped = np.clip(intensities, lower, upper)
+        clipped = out[brain]
         origin, level, scale = float(clipped.mean(dtype=float)), 0.0, 1.0 / float(clipped.std(dtype=float))
     else:
         origin, level, scale = lower, low, (high - low) / (upper - lower)

@@ -29,9 +29,8 @@ ADAM_RMS = 0.2
 
 def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of a configuration; a checkpoint keeps its state by the names exp_avg, exp_avg_sq and step."""
-    if config.optimizer == "muon":
-        return Muon(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    kind = Muon if config.optimizer == "muon" else torch.optim.AdamW
+    return kind(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
 class Muon(torch.optim.Optimizer):
