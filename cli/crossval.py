@@ -24,6 +24,9 @@ def crossval(
     samples: Annotated[int, typer.Option(help="Noise samples K when scoring.")] = 4,
     patients: Annotated[Path | None, typer.Option(help="CSV (case,patient) where names do not tell.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of prepared cases; default: OUT/cache.")] = None,
+    begin_with: Annotated[
+        Path | None, typer.Option(help="A study of the same folds; every run begins with the weights of its own.")
+    ] = None,
 ) -> None:
     """Train and score models on folds grouped by patient; start it several times, or under torchrun, to share the work.
 
@@ -59,6 +62,7 @@ def crossval(
         patients=read_patients(patients) if patients is not None else {},
         inference=InferenceSettings(steps=steps, samples=samples),
         cache=cache or out / "cache",
+        begin_with=begin_with,
     )
     with training_progress() as (progress, stage):
         path = crossvalidate(study, progress=progress, stage=stage, tell=lambda text: typer.echo(text, err=True))

@@ -16,6 +16,9 @@ def train(
     fold: Annotated[int | None, typer.Option(help="Hold this fold out of training.")] = None,
     folds: Annotated[int | None, typer.Option(help="Number of folds, grouped by patient; default: 5.")] = None,
     baseline: Annotated[list[Path] | None, typer.Option(help="Baseline runs for the refiner; repeat per fold.")] = None,
+    begin_with: Annotated[
+        Path | None, typer.Option(help="Run folder of the same model; training begins with its weights.")
+    ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder in which prepared cases are kept and mapped from, for the next run.")
     ] = None,
@@ -65,6 +68,7 @@ def train(
                 data,
                 out,
                 baselines=baseline or (),
+                begin_with=begin_with,
                 resume=resume,
                 progress=progress,
                 stage=stage,

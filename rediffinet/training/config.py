@@ -16,10 +16,16 @@ PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
 class Augmentation(Frozen):
-    """Random changes of a training window; probabilities per window, ranges as ± or factors."""
+    """Random changes of a training window; probabilities per window or contrast, ranges as ± or factors.
+
+    rotation_axes: about which the window is turned, each by its own angle. bias_strength: standard deviation of the
+    logarithm of a bias field. thick_slices: coarser along one axis. cut_off: a contrast that ends within the brain.
+    transplant: a tumour is put into the brain of another case.
+    """
 
     flip_axes: tuple[Literal[0, 1, 2], ...] = (0,)
     affine: Fraction = 0.3
+    rotation_axes: tuple[Literal[0, 1, 2], ...] = (2,)
     rotation_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = 15.0
     scaling: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.15
     gamma: Fraction = 0.5
@@ -29,7 +35,11 @@ class Augmentation(Frozen):
     elastic: Fraction = 0.0
     elastic_voxels: Annotated[float, Field(ge=0.0)] = 2.0
     bias_field: Fraction = 0.0
+    bias_strength: Annotated[float, Field(ge=0.0, le=2.0)] = 0.15
     blur: Fraction = 0.0
+    thick_slices: Fraction = 0.0
+    cut_off: Fraction = 0.0
+    transplant: Fraction = 0.0
 
 
 MACHINE_FIELDS = frozenset({"channels_last", "compile", "accumulate", "device", "loader_threads", "timeout_s"})
@@ -42,7 +52,8 @@ class TrainConfig(Frozen):
     model: a name of rediffinet.models. spacing_mm: the voxel size the networks work at; cases are resampled to it.
     crop: window of the first crop_steps steps: a smaller one than the network's makes many cheap steps, then the
     network meets the window that it will run on. mirror: the baseline's answer is the mean with that of the mirrored
-    head. result_dice: of a diffused discrepancy, the Dice loss is that of the flipped result.
+    head. result_dice: of a diffused discrepancy, the Dice loss is that of the flipped result. far_errors: weight of the
+    loss that counts errors by their distance from the boundary.
     simulated_errors: share of the examples in which the baseline's answer is empty, or doubled by its mirror image.
     warm_start: a diffusion model begins with the weights of the baseline it will refine. batch: examples of a step,
     over all processes and their `accumulate` micro-batches. validate_every: steps between validations on the held-out
@@ -67,6 +78,7 @@ class TrainConfig(Frozen):
     clip_norm: PositiveFloat = 5.0
     squared_error: bool = False
     result_dice: bool = False
+    far_errors: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
     warm_start: bool = False
     ema: Fraction = 0.995
     autocast: bool = True

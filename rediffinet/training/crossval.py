@@ -44,7 +44,8 @@ class Study:
     """What is cross-validated.
 
     only: the folds to do, all when empty; seeds: one training of everything for each. settings: changes of the preset,
-    `KEY=VALUE` for all models or `MODEL:KEY=VALUE` for one. inference: how the runs are scored.
+    `KEY=VALUE` for all models or `MODEL:KEY=VALUE` for one. inference: how the runs are scored. begin_with: a study of
+    the same folds, with whose weights every run begins.
     """
 
     data: tuple[Path, ...]
@@ -59,6 +60,7 @@ class Study:
     patients: dict[str, str] = field(default_factory=dict)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     cache: Path | None = None
+    begin_with: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,11 @@ class Piece:
 
     def folder(self, study: Study) -> Path:
         """The run folder."""
-        return study.out / f"seed{self.seed}" / f"fold{self.fold}" / self.model
+        return self.within(study.out)
+
+    def within(self, out: Path) -> Path:
+        """The run folder of this piece in the study in that folder."""
+        return out / f"seed{self.seed}" / f"fold{self.fold}" / self.model
 
     def __str__(self) -> str:
         return f"{self.model}, fold {self.fold}, seed {self.seed}"
@@ -298,6 +304,7 @@ def _do(
             cache=study.cache,
             patients=study.patients,
             predictions=predictions,
+            begin_with=None if study.begin_with is None else piece.within(study.begin_with),
         )
     run = open_run(folder)
     held_out = [case for case in cases if folds[case.name] == piece.fold]

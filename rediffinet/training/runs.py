@@ -57,9 +57,10 @@ class Run:
 
     @property
     def seen_patients(self) -> frozenset[str]:
-        """Patients whose labels this run was trained on."""
+        """Patients whose labels this run, or one it began with, was trained on."""
         named = self.provenance.get("patients", {})
-        return frozenset(named.get(name, patient_of(name)) for name in self.provenance["trained_on"])
+        own = (named.get(name, patient_of(name)) for name in self.provenance["trained_on"])
+        return frozenset(own) | frozenset(self.provenance.get("begun_with", {}).get("patients", ()))
 
 
 def open_run(folder: Path, checkpoint: Literal["last", "best"] = "last") -> Run:
@@ -114,6 +115,9 @@ def merge_runs(runs: Sequence[Run]) -> Run:
         "fold": None,
         "members": [_member(run) for run in runs],
     }
+    if any("begun_with" in run.provenance for run in runs):
+        patients = sorted({patient for run in runs for patient in run.seen_patients})
+        provenance["begun_with"] = {"patients": patients}
     ranges = [run.provenance["intensities"] for run in runs if "intensities" in run.provenance]
     if len(ranges) == len(runs):
         provenance["intensities"] = widest_ranges(ranges)
@@ -125,8 +129,9 @@ def merge_runs(runs: Sequence[Run]) -> Run:
 
 def _member(run: Run) -> dict[str, Any]:
     """What tells a member of an ensemble from the others: JSON-ready."""
-    held_out = run.provenance["held_out"]
-    return {"checkpoint_sha256": run.sha256, "seed": run.config.seed, "fold": run.config.fold, "held_out": held_out}
+    held_out, begun = run.provenance["held_out"], run.provenance.get("begun_with")
+    told = {"checkpoint_sha256": run.sha256, "seed": run.config.seed, "fold": run.config.fold, "held_out": held_out}
+    return told if begun is None else {**told, "begun_with": begun["sha256"]}
 
 
 def predict_probability(run: Run, case: TrainingCase, device: torch.device = CPU) -> Probability:
@@ -197,6 +202,29 @@ def _start(config: TrainConfig, baselines: Sequence[Run]) -> nn.Module | None:
     return own[0].model
 
 
+def _open_beginning(folder: Path, config: TrainConfig, held_out: Sequence[TrainingCase]) -> Run:
+    """The run whose weights another begins with; raises TrainingError when it does not fit or has seen `held_out`."""
+    run = open_run(folder)
+    kind = find_model(config.model).network
+    theirs, ours = (c.refiner if kind == "diffusion" else c.unet for c in (run.config, config))
+    if (run.config.model, theirs) != (config.model, ours):
+        message = (
+            f"--begin-with {folder}: is a run of '{run.config.model}' with {theirs}, expected one of '{config.model}' "
+            f"with {ours}"
+        )
+        raise TrainingError(message)
+    if (run.config.normalisation, run.config.spacing_mm) != (config.normalisation, config.spacing_mm):
+        message = f"--begin-with {folder}: was trained with another normalisation or voxel size; train both alike"
+        raise TrainingError(message)
+    if seen := [case.name for case in held_out if case.patient in run.seen_patients]:
+        message = (
+            f"--begin-with {folder}: has seen {', '.join(seen)}, which this run holds out. Give one that was trained "
+            "without them, or hold out the same fold."
+        )
+        raise TrainingError(message)
+    return run
+
+
 def _open_baselines(folders: Sequence[Path], config: TrainConfig) -> list[Run]:
     """Runs that can predict for the refiner of `config`; raises TrainingError for any other."""
     runs = [open_run(folder) for folder in folders]
@@ -222,6 +250,7 @@ def train(
     cache: Path | None = None,
     patients: Mapping[str, str] | None = None,
     predictions: Path | None = None,
+    begin_with: Path | None = None,
     place: Place | None = None,
 ) -> Path:
     """Train one model and return its checkpoint.
@@ -229,8 +258,9 @@ def train(
     With config.fold = K the cases of fold K (patients are never split) are held out, whatever the model. A model that
     refines needs `baselines`: runs of which at least one has not seen each training case. `cache`: a folder where the
     prepared cases are kept and mapped from; `predictions`: one where those of the baselines are, by default in `out`.
-    `patients`: patient of a case where its name does not tell. Raises TrainingError, before anything is trained, for a
-    data set that cannot be used (rediffinet.training.dataset), OutputError.
+    `patients`: patient of a case where its name does not tell. `begin_with`: a run of the same model, whose weights
+    this one begins with; it must not have seen the cases held out. Raises TrainingError, before anything is trained,
+    for a data set that cannot be used (rediffinet.training.dataset), OutputError.
 
     place: that of this process among those that train together (`open_place`), all of which call this alike; by
     default it trains alone. A problem of one ends all before anything is trained.
@@ -240,7 +270,7 @@ def train(
         with together(place):
             _fill_cache(config, data, cache, place)
     with together(place):
-        job = _read(config, data, out, baselines, resume, stage, cache, patients)
+        job = _read(config, data, out, baselines, begin_with, resume, stage, cache, patients)
     folder = predictions or out / "out_of_fold"
     if job.runs and place.processes > 1:
         with together(place):
@@ -249,17 +279,19 @@ def train(
     with together(place):
         found = out_of_fold(job.kept, job.runs, folder, stage, place.device) if job.runs else None
         task = make_task(config, job.kept, found, _start(config, job.runs))
+        task.weights = None if job.beginning is None else job.beginning.model.state_dict()
         validate = _validation(job, config, folder, place, stage)
     return run_training(task, out, job.provenance, resume=resume, progress=progress, place=place, validate=validate)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What was found before training starts: cases of both sides, the baselines, the provenance."""
+    """What was found before training starts: cases of both sides, the baselines, the run to begin with, provenance."""
 
     kept: list[TrainingCase]
     held_out: list[TrainingCase]
     runs: list[Run]
+    beginning: Run | None
     provenance: dict[str, Any]
 
 
@@ -288,6 +320,7 @@ def _read(
     data: Sequence[Path],
     out: Path,
     baselines: Sequence[Path],
+    begin_with: Path | None,
     resume: bool,
     stage: Stage | None,
     cache: Path | None,
@@ -334,11 +367,14 @@ def _read(
     provenance["intensities"] = profile_ranges(profiles)
     if kind.refines:
         provenance["baselines"] = [{"sha256": run.sha256, "fold": run.config.fold} for run in runs]
+    beginning = None if begin_with is None else _open_beginning(begin_with, config, held_out)
+    if beginning is not None:
+        provenance["begun_with"] = {"sha256": beginning.sha256, "patients": sorted(beginning.seen_patients)}
     if config.validate_every:
         from rediffinet.training.validation import check_validation  # it runs what is trained here
 
         check_validation(config, held_out, runs)
-    return _Job(kept, held_out, runs, provenance)
+    return _Job(kept, held_out, runs, beginning, provenance)
 
 
 def describe(run: Run) -> dict[str, Any]:

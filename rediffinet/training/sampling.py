@@ -1,6 +1,7 @@
 """Random windows and their augmentation: every draw is keyed by (seed, step, slot), so a resumed run repeats it."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -39,12 +40,22 @@ def cut(volume: npt.NDArray[np.generic], start: Start, window: Shape, fill: floa
     return torch.from_numpy(extract(volume, start, window, fill).astype(np.float32))
 
 
+def _rotation(axis: int, angle: float) -> npt.NDArray[np.float64]:
+    """Rotation about one axis, in radians: (3, 3)."""
+    matrix = np.eye(3)
+    first, second = (other for other in range(3) if other != axis)
+    matrix[first, first] = matrix[second, second] = math.cos(angle)
+    matrix[first, second], matrix[second, first] = -math.sin(angle), math.sin(angle)
+    return matrix
+
+
 def _rotation_and_scale(rng: np.random.Generator, settings: Augmentation, window: Shape) -> Tensor:
-    """Sampling matrix (1, 3, 4) of affine_grid: a rotation about the third axis and one scale, in voxels."""
-    angle = math.radians(rng.uniform(-settings.rotation_degrees, settings.rotation_degrees))
-    scale = 1.0 + rng.uniform(-settings.scaling, settings.scaling)
-    cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
-    voxel = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0 / scale]])
+    """Sampling matrix (1, 3, 4) of affine_grid: a rotation about each of the axes and one scale, in voxels."""
+    voxel = np.eye(3)
+    for axis in settings.rotation_axes:
+        limit = settings.rotation_degrees
+        voxel = voxel @ _rotation(axis, math.radians(rng.uniform(-limit, limit)))
+    voxel = voxel / (1.0 + rng.uniform(-settings.scaling, settings.scaling))
     size = np.array(window, dtype=float)
     normalised = voxel * size[None, :] / size[:, None]
     # affine_grid orders coordinates z, y, x
@@ -84,11 +95,21 @@ def augment_space(
     return (image.flip(axes), masks.flip(axes)) if axes else (image, masks)
 
 
-def _coarser(contrast: Tensor, factor: float) -> Tensor:
-    """A contrast as if scanned with voxels `factor` times as long, on its own grid."""
-    size = [max(2, round(side / factor)) for side in contrast.shape]
+def _coarser(contrast: Tensor, factors: Sequence[float]) -> Tensor:
+    """A contrast as if scanned with voxels `factors` times as long along each axis, on its own grid."""
+    size = [max(2, round(side / factor)) for side, factor in zip(contrast.shape, factors, strict=True)]
     low = functional.interpolate(contrast[None, None], size, mode="area")
     return functional.interpolate(low, list(contrast.shape), mode="trilinear", align_corners=False)[0, 0]
+
+
+def _cut_off(rng: np.random.Generator, contrast: Tensor, brain: Tensor, value: float) -> None:
+    """Set a slab at one end of the brain to a value, up to a quarter of its length: a scan that covers part of it."""
+    axis = int(rng.integers(3))
+    occupied = torch.nonzero(brain.any(2 if axis < 2 else 0).any(1 if axis == 0 else 0)).flatten()
+    first, last = int(occupied[0]), int(occupied[-1]) + 1
+    width = max(1, round((last - first) * float(rng.uniform(0.0, 0.25))))
+    start = first if rng.random() < 0.5 else last - width
+    contrast.narrow(axis, start, width).fill_(value)
 
 
 def augment_intensity(
@@ -100,7 +121,7 @@ def augment_intensity(
     *,
     standardised: bool = False,
 ) -> Tensor:
-    """Gamma, gain and offset, bias field, blur, noise, dropped contrast.
+    """Gamma, gain and offset, bias field, blur, thick slices, noise, a contrast that is cut off or missing.
 
     Per contrast, inside the brain, within the recipe's range. standardised: the recipe gives every contrast the same
     mean and deviation, so what the changes do to them is taken back.
@@ -116,9 +137,13 @@ def augment_intensity(
             contrast.mul_(float(rng.uniform(0.85, 1.15))).add_(float(rng.uniform(-0.08, 0.08)))
         if settings.bias_field and rng.random() < settings.bias_field:
             shape = (contrast.shape[0], contrast.shape[1], contrast.shape[2])
-            contrast.mul_(torch.exp(0.15 * _smooth_field(rng, 1, 3, shape)[0]))
+            contrast.mul_(torch.exp(settings.bias_strength * _smooth_field(rng, 1, 3, shape)[0]))
         if settings.blur and rng.random() < settings.blur:
-            contrast.copy_(_coarser(contrast, float(rng.uniform(1.2, 2.0))))
+            contrast.copy_(_coarser(contrast, [float(rng.uniform(1.2, 2.0))] * 3))
+        if settings.thick_slices and rng.random() < settings.thick_slices:
+            factors = [1.0, 1.0, 1.0]
+            factors[int(rng.integers(3))] = float(rng.uniform(1.5, 3.5))
+            contrast.copy_(_coarser(contrast, factors))
         if rng.random() < settings.noise:
             noise = torch.from_numpy(rng.standard_normal(contrast.shape, dtype=np.float32))
             contrast.add_(noise, alpha=float(rng.uniform(0.0, 0.06)))
@@ -126,7 +151,32 @@ def augment_intensity(
             after = contrast[brain]
             spread = after.std(correction=0).clamp_min(1e-6)
             contrast.sub_(after.mean()).mul_(before.std(correction=0) / spread).add_(before.mean())
+        outside = (fill - low) / (high - low)
+        if settings.cut_off and len(before) and rng.random() < settings.cut_off:
+            _cut_off(rng, contrast, brain, float(before.min()) if rng.random() < 0.5 else outside)
         if settings.drop_contrast and rng.random() < settings.drop_contrast:
-            contrast.fill_((fill - low) / (high - low))
+            contrast.fill_(outside)
     changed = unit.clamp_(0.0, 1.0) * (high - low) + low
     return torch.where(brain[None], changed, fill)
+
+
+def transplant(
+    rng: np.random.Generator, donor: tuple[Tensor, Tensor], host: tuple[Tensor, Tensor], fill: float
+) -> tuple[Tensor, Tensor]:
+    """The tumour of one window, with a rim of what surrounds it, in the brain of another; both are (image, masks).
+
+    masks (M, …) begin with the whole tumour. The rim is up to five voxels wide at random and fades over one; outside
+    both brains nothing changes. A tumour in other healthy tissue than its own (CarveMix, Zhang et al. 2021, arXiv
+    2108.06883). Returns new tensors, or `host` itself where the donor's window holds no tumour.
+    """
+    image, masks = donor
+    if not bool(masks[0].any()):
+        return host
+    region = (masks[:1] > 0.5).float()[None]
+    for _ in range(int(rng.integers(1, 6))):
+        region = functional.max_pool3d(region, 3, 1, 1)
+    both = ((image != fill).any(0) & (host[0] != fill).any(0)).float()
+    inside = region[0] * both
+    soft = functional.avg_pool3d(region, 3, 1, 1)[0] * both
+    mixed = host[0] + soft * (image - host[0])
+    return mixed, torch.where(inside > 0, masks, host[1])

@@ -38,11 +38,13 @@ class State:
 
 
 def new_state(task: Task, place: Place | None = None) -> State:
-    """A fresh model and optimizer, initialised from the seed; by default for a process alone."""
+    """A model and optimizer, initialised from the seed or the task's weights; by default for a process alone."""
     config = task.config
     place = place or lone_place(config.device)
     torch.manual_seed(config.seed)
     model = task.build()
+    if task.weights is not None:
+        model.load_state_dict(task.weights)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     model = model.to(place.device)

@@ -1,7 +1,7 @@
 """What the loop trains: a task makes a model, its batches and its loss."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +20,19 @@ from rediffinet.schedule import cumulative_alphas, linear_betas
 from rediffinet.training.config import TrainConfig
 from rediffinet.training.data import TrainingCase
 from rediffinet.training.losses import compound_loss, deep_supervision_loss
-from rediffinet.training.sampling import augment_intensity, augment_space, cut, random_start, random_voxel
-from rediffinet.windows import Shape
+from rediffinet.training.sampling import augment_intensity, augment_space, cut, random_start, random_voxel, transplant
+from rediffinet.windows import Shape, Start
 
 Probability = npt.NDArray[np.float16]
 
 
 class Task(ABC):
-    """A model with its batches and loss; batches depend on (seed, step) alone, a loss is the mean over examples."""
+    """A model with its batches and loss; batches depend on (seed, step) alone, a loss is the mean over examples.
+
+    weights: of a trained model of the same shape, with which training begins.
+    """
+
+    weights: Mapping[str, Tensor] | None = None
 
     def __init__(self, config: TrainConfig, cases: Sequence[TrainingCase]) -> None:
         self.config = config
@@ -54,6 +59,22 @@ class Task(ABC):
         examples = [self.sample(philox("batch", self.config.seed, step, slot), window) for slot in chosen]
         return tuple(torch.stack(parts) for parts in zip(*examples, strict=True))
 
+    def _masks(self, index: int, start: Start, window: Shape) -> Tensor:
+        """What goes through the changes of space with the image of a case; the whole tumour first."""
+        return cut(self.cases[index].regions, start, window, 0)
+
+    def _window(self, rng: np.random.Generator, index: int, start: Start, window: Shape) -> tuple[Tensor, Tensor]:
+        """Image and masks of a case, now and then in the brain of another."""
+
+        def at(case: int) -> tuple[Tensor, Tensor]:
+            return cut(self.cases[case].image, start, window, self.fill), self._masks(case, start, window)
+
+        share = self.config.augmentation.transplant
+        if not share or rng.random() >= share:
+            return at(index)
+        # cases are cropped to the brain, so the same window is about the same place
+        return transplant(rng, at(index), at(int(rng.integers(len(self.cases)))), self.fill)
+
     def _augment(self, rng: np.random.Generator, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         settings, recipe = self.config.augmentation, self.config.normalisation
         image, masks = augment_space(rng, settings, image, masks, self.fill)
@@ -71,18 +92,21 @@ class BaselineTask(Task):
 
     def sample(self, rng: np.random.Generator, window: Shape) -> tuple[Tensor, ...]:
         """Image (4, window), regions (3, window)."""
-        case = self.cases[int(rng.integers(len(self.cases)))]
+        index = int(rng.integers(len(self.cases)))
+        case = self.cases[index]
         wanted = rng.random() < self.config.tumour_fraction
         inside = random_voxel(rng, case.regions[0]) if wanted else None
         start = random_start(rng, _shape(case.regions), window, inside)
-        return self._augment(rng, cut(case.image, start, window, self.fill), cut(case.regions, start, window, 0))
+        return self._augment(rng, *self._window(rng, index, start, window))
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """See Task."""
         image, regions = batch
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.config.autocast):
             logits = model(image)
-        return deep_supervision_loss(logits, regions, squared_error=self.config.squared_error)
+        return deep_supervision_loss(
+            logits, regions, squared_error=self.config.squared_error, far_errors=self.config.far_errors
+        )
 
 
 class ConditionedTask(Task):
@@ -104,11 +128,9 @@ class ConditionedTask(Task):
         config = self.config
         index = int(rng.integers(len(self.cases)))
         case = self.cases[index]
-        nothing = np.broadcast_to(np.float16(0.0), case.regions.shape)
-        probability = nothing if self.predictions is None else self.predictions[index]
+        probability = self._probability(index)
         start = random_start(rng, _shape(case.regions), window, self._centre(rng, case, probability))
-        masks = torch.cat([cut(case.regions, start, window, 0), cut(probability, start, window, 0)])
-        image, masks = self._augment(rng, cut(case.image, start, window, self.fill), masks)
+        image, masks = self._augment(rng, *self._window(rng, index, start, window))
         regions, soft = masks[:3], masks[3:]
         if self.predictions is not None and rng.random() < config.logit_jitter:
             # errors the baseline could have made: a more or less certain, larger or smaller prediction
@@ -121,6 +143,15 @@ class ConditionedTask(Task):
         condition = build_condition(self.kind, image.numpy(), prior.numpy(), mask[0].numpy() > 0, self.fill)
         target = (mask - regions).abs() if self.kind.target == "discrepancy" else regions
         return torch.from_numpy(condition), target
+
+    def _probability(self, index: int) -> Probability:
+        if self.predictions is None:
+            return np.broadcast_to(np.float16(0.0), self.cases[index].regions.shape)
+        return self.predictions[index]
+
+    def _masks(self, index: int, start: Start, window: Shape) -> Tensor:
+        """Regions and the baseline's probabilities: an error moves with the tissue that caused it."""
+        return torch.cat([super()._masks(index, start, window), cut(self._probability(index), start, window, 0)])
 
     def _centre(
         self, rng: np.random.Generator, case: TrainingCase, probability: Probability
@@ -155,7 +186,7 @@ class CorrectionTask(ConditionedTask):
         condition, target = batch
         with torch.autocast(condition.device.type, torch.bfloat16, enabled=self.config.autocast):
             logits = model(condition)
-        return deep_supervision_loss(logits, target, squared_error=True)
+        return deep_supervision_loss(logits, target, squared_error=True, far_errors=self.config.far_errors)
 
 
 class DiffusionTask(ConditionedTask):
@@ -198,7 +229,7 @@ class DiffusionTask(ConditionedTask):
         with torch.autocast(condition.device.type, torch.bfloat16, enabled=self.config.autocast):
             logits = model(x_t, condition, t)
         mask = (condition[:, : len(REGIONS)] > 0.0).float() if self.config.result_dice else None
-        return compound_loss(logits.float(), x0, squared_error=True, mask=mask)
+        return compound_loss(logits.float(), x0, squared_error=True, mask=mask, far_errors=self.config.far_errors)
 
 
 def _shape(regions: npt.NDArray[np.bool_]) -> Shape:

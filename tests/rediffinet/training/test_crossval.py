@@ -159,6 +159,23 @@ def test_calibration_of_a_finished_study(done: tuple[Study, list[str]]) -> None:
     assert metrics["baseline"]["WT"]["dice"]["mean"] == pytest.approx(sum(wt) / len(wt), abs=1e-4)
 
 
+def test_a_study_begins_with_the_weights_of_another(
+    done: tuple[Study, list[str]], phantoms: Path, tmp_path: Path
+) -> None:
+    first, _ = done
+    settings = (*SETTINGS, "learning_rate=1e-12", "steps=1", "warmup=0")
+    second = study_of(phantoms, tmp_path / "more", begin_with=first.out, settings=settings, cache=first.cache)
+    crossvalidate(second)
+    for piece in plan_pieces(second):
+        begun, before = open_run(piece.folder(second)), open_run(piece.folder(first))
+        assert begun.provenance["begun_with"]["sha256"] == before.sha256
+        own = before.model.state_dict()
+        assert all(np.allclose(value, own[name], atol=1e-5) for name, value in begun.model.state_dict().items())
+    elsewhere = study_of(phantoms, tmp_path / "wrong", begin_with=tmp_path / "nothing", cache=first.cache)
+    with pytest.raises(TrainingError, match="nothing"):
+        crossvalidate(elsewhere)
+
+
 def test_a_finished_study_does_nothing(done: tuple[Study, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     study, told = done
     assert sum("begun" in line for line in told) == 4

@@ -270,6 +270,60 @@ def test_an_existing_run_is_told_before_the_data_is_read(baselines: list[Path], 
         train(unet_config(fold=0), [tmp_path / "nowhere"], baselines[0])
 
 
+def test_a_run_begins_with_the_weights_of_another(
+    phantoms: Path, baselines: list[Path], refiner: Path, tmp_path: Path
+) -> None:
+    still = {"fold": 0, "steps": 1, "learning_rate": 1e-12, "warmup": 0}
+    train(unet_config(**still), [phantoms], tmp_path / "more", begin_with=baselines[0])
+    begun, first = open_run(tmp_path / "more"), open_run(baselines[0])
+    for name, value in first.model.state_dict().items():
+        torch.testing.assert_close(begun.model.state_dict()[name], value, atol=1e-6, rtol=0)
+    assert begun.provenance["begun_with"] == {"sha256": first.sha256, "patients": sorted(first.seen_patients)}
+    train(unet_config(**{**still, "fold": None}), [phantoms], tmp_path / "all", begin_with=baselines[0])
+    assert open_run(tmp_path / "all").seen_patients == {name[:-4] for name in names(phantoms)}
+    out = tmp_path / "refined"
+    train(
+        refiner_config(**still),
+        [phantoms],
+        out,
+        baselines=baselines,
+        begin_with=_fold_0(refiner, phantoms, baselines, tmp_path),
+    )
+    assert "begun_with" in open_run(out).provenance
+
+
+def _fold_0(refiner: Path, phantoms: Path, baselines: list[Path], folder: Path) -> Path:
+    train(refiner_config(fold=0), [phantoms], folder / "refiner-0", baselines=baselines)
+    return folder / "refiner-0"
+
+
+def test_what_the_first_run_has_seen_is_seen(phantoms: Path, baselines: list[Path], tmp_path: Path) -> None:
+    """A run that begins with one of the other fold must not be scored on, or refine, what that one was trained on."""
+    with pytest.raises(TrainingError, match="has seen .*hold out the same fold"):
+        train(unet_config(fold=1), [phantoms], tmp_path / "o", begin_with=baselines[0])
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"unet": {"features": (4, 12), "window": (32, 32, 32), "stem_stride": 2}}, r"expected one of 'unet'.*4, 12"),
+        ({"normalisation": {"background": -2.0}}, "another normalisation"),
+        ({"spacing_mm": (2.0, 2.0, 2.0)}, "voxel size"),
+    ],
+)
+def test_a_beginning_that_does_not_fit(
+    phantoms: Path, baselines: list[Path], tmp_path: Path, changes: dict, message: str
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        train(unet_config(fold=0, **changes), [phantoms], tmp_path / "o", begin_with=baselines[0])
+    with pytest.raises(TrainingError, match=r"run of 'unet'"):
+        train(refiner_config(fold=0), [phantoms], tmp_path / "o", baselines=baselines, begin_with=baselines[0])
+    with pytest.raises(TrainingError, match=CHECKPOINT):
+        train(unet_config(fold=0), [phantoms], tmp_path / "o", begin_with=tmp_path)
+    assert not (tmp_path / "o").exists()
+
+
 def test_a_fold_without_cases_is_an_error(phantoms: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"--fold 7 of 8 leaves 4 .* 0 held out: .* 4 patients"):
         train(unet_config(folds=8, fold=7), [phantoms], tmp_path / "run")

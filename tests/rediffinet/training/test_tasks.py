@@ -189,6 +189,28 @@ def test_simulated_errors_are_a_prediction_that_is_empty_or_doubled_by_its_mirro
     assert empty and doubled
 
 
+def test_transplanted_tumours_bring_the_baselines_errors_along(cases: list, predictions: list) -> None:
+    """Whatever is transplanted, the discrepancy is still what the mask gets wrong, and both occur together."""
+    rule = {**STILL, "transplant": 1.0}
+    two = [
+        TrainingCase(cases[0].name, cases[0].patient, cases[0].image, np.roll(cases[0].regions, 4, axis=2)),
+        cases[1],
+    ]
+    moved = [np.roll(predictions[0], 4, axis=2), predictions[1]]
+    window = {"window": (24, 32, 24)}
+    task = DiffusionTask(refiner_config(window, logit_jitter=0.0, augmentation=rule, batch=1), two, moved)
+    volumes = set()
+    for step in range(12):
+        condition, x0, *_ = task.batch(step)
+        regions = ((condition[0, :3] > 0).float() - x0[0]).abs()
+        assert set(torch.unique(regions).tolist()) <= {0.0, 1.0}
+        assert (regions[2] <= regions[1]).all() and (regions[1] <= regions[0]).all()
+        volumes.add(int(regions[0].sum()))
+    assert max(volumes) > max(int(case.regions[0].sum()) for case in cases), "two tumours in one brain"
+    still = BaselineTask(unet_config(augmentation={**STILL, "transplant": 0.0}), cases)
+    assert equal(still.batch(0), BaselineTask(unet_config(augmentation=STILL), cases).batch(0))
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.2])
 def test_noisy_discrepancy_has_the_mean_and_variance_of_the_forward_process(
     cases: list, predictions: list, scale: float

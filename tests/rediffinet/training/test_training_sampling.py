@@ -10,10 +10,11 @@ pytest.importorskip("torch", reason="training needs torch (extra 'train')")
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from torch import Tensor
 
 from rediffinet.training.config import Augmentation
-from rediffinet.training.sampling import augment_intensity, augment_space, cut, random_start, random_voxel
+from rediffinet.training.sampling import augment_intensity, augment_space, cut, random_start, random_voxel, transplant
 
 STILL = Augmentation(flip_axes=(), affine=0.0, gamma=0.0, gain=0.0, noise=0.0)
 sizes = st.tuples(*[st.integers(1, 40)] * 3)
@@ -135,6 +136,31 @@ def test_rotation_goes_both_ways_and_scaling_too() -> None:
     assert min(place[2] for place in after) < before[2] < max(place[2] for place in after)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_rotation_about_an_axis_leaves_that_coordinate(axis: int) -> None:
+    image, masks = marked((48, 48, 48), (33, 18, 29))
+    rule = changed(affine=1.0, rotation_axes=(axis,), rotation_degrees=25.0, scaling=0.0)
+    before, others = centre(masks[0]), [other for other in range(3) if other != axis]
+    turns = []
+    for seed in range(8):
+        after = centre(augment_space(np.random.default_rng(seed), rule, image, masks, -1.0)[0][0] + 1.0)
+        assert after[axis] == pytest.approx(before[axis], abs=0.1)
+        assert np.hypot(*after[others]) == pytest.approx(np.hypot(*before[others]), rel=0.02)
+        turns.append(math.degrees(np.arctan2(*after[others]) - np.arctan2(*before[others])))
+    assert min(turns) < 0 < max(turns) and max(map(abs, turns)) <= 25.5
+
+
+def test_rotation_about_all_axes_is_rigid() -> None:
+    image, masks = marked((48, 48, 48), (33, 18, 29))
+    rule = changed(affine=1.0, rotation_axes=(0, 1, 2), rotation_degrees=25.0, scaling=0.0)
+    before, moves = centre(masks[0]), []
+    for seed in range(6):
+        after = centre(augment_space(np.random.default_rng(seed), rule, image, masks, -1.0)[0][0] + 1.0)
+        assert np.linalg.norm(after) == pytest.approx(np.linalg.norm(before), rel=0.02)
+        moves.append(np.abs(after - before))
+    assert (np.max(moves, axis=0) > 1.0).all()
+
+
 def test_rotation_brings_background_into_the_corners() -> None:
     image = torch.full((4, 24, 24, 16), 0.5)
     turned, _ = augment_space(
@@ -179,6 +205,86 @@ def test_a_dropped_contrast_is_empty_and_the_others_stay() -> None:
             if not dropped:
                 torch.testing.assert_close(got[channel], image[channel])
     assert len(seen) == 8
+
+
+def test_the_strength_of_a_bias_field_is_the_deviation_of_its_logarithm() -> None:
+    image = torch.full((4, 9, 9, 9), 0.2)
+    for strength in (0.05, 0.2):
+        rule = changed(bias_field=1.0, bias_strength=strength)
+        got = [augment_intensity(np.random.default_rng(seed), rule, image, (0.0, 5.0), -1.0) for seed in range(40)]
+        corners = torch.stack(got)[..., ::8, ::8, ::8]  # at the nodes of the field, where nothing is interpolated
+        assert float(torch.log(corners / 0.2).std()) == pytest.approx(strength, rel=0.1)
+
+
+def test_thick_slices_blur_along_one_axis_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    profile = torch.rand(24, generator=generator)
+    axes_seen = set()
+    for seed in range(12):
+        for axis in range(3):
+            shape = [1, 1, 1]
+            shape[axis] = 24
+            image = profile.reshape(shape).expand(24, 24, 24).repeat(4, 1, 1, 1)
+            rule = changed(thick_slices=1.0)
+            got = augment_intensity(np.random.default_rng(seed), rule, image, (-1.0, 1.0), -2.0)
+            for channel, contrast in enumerate(got):
+                if torch.allclose(contrast, image[channel], atol=1e-5):
+                    continue  # the slices are along another axis, along which nothing changes
+                axes_seen.add((channel, axis))
+                rough, smooth = (float(c.diff(dim=axis).abs().mean()) for c in (image[channel], contrast))
+                assert smooth < 0.8 * rough
+    assert axes_seen == {(channel, axis) for channel in range(4) for axis in range(3)}
+
+
+def test_a_contrast_is_cut_off_at_one_end_of_the_brain() -> None:
+    image = torch.rand(4, 40, 40, 40, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
+    image[:, :6] = image[:, -4:] = image[:, :, :2] = -1.0
+    brain = (image != -1.0).any(0)
+    ends = set()
+    for seed in range(40):
+        got = augment_intensity(np.random.default_rng(seed), changed(cut_off=1.0), image, (-1.0, 1.0), -1.0)
+        for before, after in zip(image, got, strict=True):
+            changed_voxels = torch.nonzero((after - before).abs() > 1e-5)
+            first, last = changed_voxels.min(0).values, changed_voxels.max(0).values + 1
+            box = torch.tensor([[6, 2, 0], [36, 40, 40]])
+            narrow = [axis for axis in range(3) if int(last[axis] - first[axis]) < int(box[1, axis] - box[0, axis]) - 1]
+            assert len(narrow) == 1
+            axis = narrow[0]
+            length = int(box[1, axis] - box[0, axis])
+            assert 1 <= int(last[axis] - first[axis]) <= round(length / 4)
+            at_start = int(first[axis]) == int(box[0, axis])
+            assert at_start or int(last[axis]) == int(box[1, axis])
+            value = after[tuple(changed_voxels[0])]
+            assert float(value) == -1.0 or float(value) == pytest.approx(float(before[brain].min()), abs=1e-5)
+            ends.add((axis, at_start, float(value) == -1.0))
+    assert len(ends) == 12
+    empty = torch.full((4, 8, 8, 8), -1.0)
+    got = augment_intensity(np.random.default_rng(0), changed(cut_off=1.0), empty, (-1.0, 1.0), -1.0)
+    assert torch.equal(got, empty)
+
+
+def test_a_transplanted_tumour_comes_with_its_rim_and_its_masks() -> None:
+    image, masks = marked((40, 40, 40), (20, 22, 18), radius=5.0)
+    donor = (image * 0.5 + 2.0, masks)  # 2.5 in the tumour, 1.5 around it
+    host_image, host_masks = torch.zeros(4, 40, 40, 40), torch.zeros(3, 40, 40, 40)
+    host_image[:, :4] = -1.0
+    host_masks[0, 8:12, 8:12, 8:12] = 1.0
+    host_masks[0, 20, 22, 18] = 1.0
+    host = (host_image.clone(), host_masks.clone())
+    rims = set()
+    own = masks[0].numpy() == 0
+    inside, away = ~ndimage.binary_dilation(own), ndimage.distance_transform_cdt(own)
+    for seed in range(60):
+        got, labels = transplant(np.random.default_rng(seed), donor, host, -1.0)
+        assert (got[:, inside] == donor[0][:, inside]).all()
+        assert torch.equal(labels[:, ~own], masks[:, ~own])
+        assert torch.equal(labels[:, own], host_masks[:, own]), "the host's own tumour stays"
+        assert (got[:, :4] == -1.0).all(), "nothing outside the brain"
+        rims.add(int(away[(got[0] != host_image[0]).numpy()].max()))
+    assert rims == {2, 3, 4, 5, 6}
+    assert torch.equal(host[0], host_image) and torch.equal(host[1], host_masks), "the case in memory is not touched"
+    healthy = (donor[0], torch.zeros_like(masks))
+    assert transplant(np.random.default_rng(0), healthy, host, -1.0) is host
 
 
 def test_a_standardised_contrast_keeps_its_mean_and_deviation_whatever_is_done_to_it() -> None:
