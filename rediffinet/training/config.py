@@ -55,6 +55,7 @@ class TrainConfig(Frozen):
     head. result_dice: of a diffused discrepancy, the Dice loss is that of the flipped result. far_errors: weight of the
     loss that counts errors by their distance from the boundary.
     simulated_errors: share of the examples in which the baseline's answer is empty, or doubled by its mirror image.
+    lost_parts: share in which it ends at a plane through the tumour.
     warm_start: a diffusion model begins with the weights of the baseline it will refine. batch: examples of a step,
     over all processes and their `accumulate` micro-batches. validate_every: steps between validations on the held-out
     fold, 0 for none. MACHINE_FIELDS: how the work is laid out on this machine, among them the threads that make batches
@@ -90,6 +91,7 @@ class TrainConfig(Frozen):
     noisiest_fraction: Fraction = 0.5
     logit_jitter: Fraction = 0.5
     simulated_errors: Fraction = 0.0
+    lost_parts: Fraction = 0.0
     overlap: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.25
     seed: int = 0
     fold: int | None = None

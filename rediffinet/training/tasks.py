@@ -138,6 +138,8 @@ class ConditionedTask(Task):
             soft = torch.sigmoid(float(rng.uniform(0.7, 1.5)) * logit + float(rng.uniform(-0.7, 0.7)))
         if self.predictions is not None and config.simulated_errors and rng.random() < config.simulated_errors:
             soft = _gone_wrong(rng, soft)
+        if self.predictions is not None and config.lost_parts and rng.random() < config.lost_parts:
+            soft = _lost_part(rng, soft)
         mask = (soft > 0.5).float()
         prior = soft if config.refiner.soft_condition else mask
         condition = build_condition(self.kind, image.numpy(), prior.numpy(), mask[0].numpy() > 0, self.fill)
@@ -168,6 +170,17 @@ class ConditionedTask(Task):
 def _gone_wrong(rng: np.random.Generator, soft: Tensor) -> Tensor:
     """A prediction (3, …) that found nothing, or found the tumour in its mirror image as well: errors of far reach."""
     return torch.zeros_like(soft) if rng.random() < 0.5 else torch.maximum(soft, soft.flip(1))
+
+
+def _lost_part(rng: np.random.Generator, soft: Tensor) -> Tensor:
+    """A prediction (3, …) that ends at a plane through what it found of the whole tumour: nothing is seen beyond."""
+    voxel = random_voxel(rng, soft[0].numpy() > 0.5)
+    if voxel is None:
+        return soft
+    normal = rng.standard_normal(3)
+    grids = np.meshgrid(*map(np.arange, soft.shape[1:]), indexing="ij", sparse=True)
+    beyond = sum(slope * (grid - at) for slope, grid, at in zip(normal, grids, voxel, strict=True)) > 0.0
+    return soft.masked_fill(torch.from_numpy(np.asarray(beyond)), 0.0)
 
 
 class CorrectionTask(ConditionedTask):

@@ -9,6 +9,7 @@ pytest.importorskip("torch", reason="training needs torch (extra 'train')")
 pytest.importorskip("monai", reason="the U-Net needs monai (extra 'train')")
 
 import torch
+from scipy.optimize import linprog
 from torch import Tensor
 
 from rediffinet.errors import ConfigError
@@ -187,6 +188,30 @@ def test_simulated_errors_are_a_prediction_that_is_empty_or_doubled_by_its_mirro
             assert torch.equal(now, was | was.flip(1))
             doubled += 1
     assert empty and doubled
+
+
+def test_a_lost_part_is_all_that_lies_beyond_a_plane_through_the_tumour(cases: list, predictions: list) -> None:
+    def drawn(share: float) -> list[tuple[Tensor, Tensor]]:
+        config = refiner_config({"window": (24, 32, 24)}, logit_jitter=0.0, augmentation=STILL, lost_parts=share)
+        task = DiffusionTask(config, cases, predictions)
+        return [(task.batch(step)[0][0, :3], task.batch(step)[1][0]) for step in range(8)]
+
+    kept_shares = []
+    for (plain, was), (cut, now) in zip(drawn(0.0), drawn(1.0), strict=True):
+        gone = (cut == -1.0) & (plain > -1.0)
+        assert torch.equal(cut[~gone], plain[~gone]), "what is not lost stays"
+        assert torch.equal((plain > 0) ^ (was > 0.5), (cut > 0) ^ (now > 0.5)), "the truth stays"
+        tumour = plain[0] > 0
+        kept_shares.append(float((tumour & ~gone[0]).sum() / tumour.sum()))
+        inside, outside = (torch.nonzero(part).numpy() for part in (tumour & ~gone[0], tumour & gone[0]))
+        assert len(outside) and _a_plane_parts(inside, outside)
+    assert min(kept_shares) < 0.5 < max(kept_shares)
+
+
+def _a_plane_parts(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether the linear programme of a plane between two sets of points can be solved."""
+    sides = np.concatenate([np.c_[one, np.ones(len(one))], -np.c_[other, np.ones(len(other))]])
+    return bool(linprog(np.zeros(4), A_ub=sides, b_ub=-np.ones(len(sides)), bounds=[(None, None)] * 4).success)
 
 
 def test_transplanted_tumours_bring_the_baselines_errors_along(cases: list, predictions: list) -> None:
