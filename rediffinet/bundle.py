@@ -155,7 +155,7 @@ class RefinerSettings(_Part):
 
 
 class DiffusionSettings(_Part):
-    """Training schedule and default sampling."""
+    """Training schedule and default sampling; mirror: every second sample is drawn in the mirrored window."""
 
     scheduler: Literal["ddim"] = "ddim"
     betas: Literal["linear"] = "linear"
@@ -165,6 +165,7 @@ class DiffusionSettings(_Part):
     signal_scale: float = 1.0
     steps: Annotated[int, Field(gt=0)]
     samples: Annotated[int, Field(gt=0)]
+    mirror: bool = False
 
 
 class PostprocessSettings(_Part):

@@ -71,12 +71,12 @@ def _widened(first: int, last: int, size: int, width: int) -> tuple[int, int]:
 class WindowModel(Protocol):
     """What finds x0, a discrepancy or a segmentation, in a window."""
 
-    def window(self, condition: Volume, noises: list[Volume]) -> tuple[Volume, Volume]:
-        """Condition (C, x, y, z) and one noise (3, x, y, z) per sample → (mean x̂0, its standard deviation)."""
+    def window(self, condition: Volume, noises: list[Volume]) -> Volume:
+        """Condition (C, x, y, z) and one noise (3, x, y, z) per sample → x̂0 of every sample (K, 3, x, y, z)."""
 
 
 class Corrector:
-    """The discrepancy graph of a U-Net, which takes no noise: one call, no deviation."""
+    """The discrepancy graph of a U-Net, which takes no noise: one call, one sample."""
 
     def __init__(self, engine: Engine, graph: Graph) -> None:
         self._engine = engine
@@ -84,11 +84,10 @@ class Corrector:
         (delta,) = graph.spec.outputs
         self._delta = engine.empty((1, *(int(size) for size in delta.shape[1:])), "float32")
 
-    def window(self, condition: Volume, noises: list[Volume]) -> tuple[Volume, Volume]:
+    def window(self, condition: Volume, noises: list[Volume]) -> Volume:
         """See WindowModel."""
         self._graph.run({"condition": self._engine.upload(condition[None])}, {"delta": self._delta})
-        delta = self._engine.download(self._delta)[0]
-        return delta, np.zeros_like(delta)
+        return self._engine.download(self._delta)
 
 
 class Sampler:
@@ -114,7 +113,7 @@ class Sampler:
             self._scalars[value] = self._engine.upload(np.array([value], np.float32))
         return self._scalars[value]
 
-    def window(self, condition: Volume, noises: list[Volume]) -> tuple[Volume, Volume]:
+    def window(self, condition: Volume, noises: list[Volume]) -> Volume:
         """See WindowModel."""
         given = self._engine.upload(condition[None])
         self._conditioner.run({"condition": given}, self._features)
@@ -132,10 +131,9 @@ class Sampler:
             self._denoiser.run(inputs, {"x_prev": x_prev, "x0": self._x0})
             return x_prev, self._x0
 
-        samples = np.stack(
+        return np.stack(
             [self._engine.download(ddim(step, self._engine.upload(noise[None]), self._schedule))[0] for noise in noises]
         )
-        return samples.mean(axis=0), samples.std(axis=0)
 
 
 def sample_discrepancy(
@@ -167,8 +165,8 @@ def sample_discrepancy(
     for index, start in enumerate(starts):
         given = extract(condition, start, settings.window, fill)
         noises = [window_noise(*key, start, k, (len(REGIONS), *settings.window)) for k in range(samples)]
-        mean, deviation = model.window(given, noises)
-        blend.add(start, np.concatenate([mean, deviation.mean(axis=0, keepdims=True)]))
+        found = _samples(model, given, noises, mirror=manifest.diffusion is not None and manifest.diffusion.mirror)
+        blend.add(start, np.concatenate([found.mean(axis=0), found.std(axis=0).mean(axis=0, keepdims=True)]))
         if done is not None:
             done(index + 1, len(starts))
     blended = blend.mean()
@@ -176,6 +174,20 @@ def sample_discrepancy(
     if kind.target == "segmentation":  # where no window was, |U − 0| is no finding
         delta = np.where(blend.covered, delta, np.float32(0.0))
     return Discrepancy(delta, blended[-1], blend.covered, len(starts))
+
+
+def _samples(model: WindowModel, condition: Volume, noises: list[Volume], *, mirror: bool) -> Volume:
+    """x̂0 of every noise (K, 3, x, y, z); with `mirror` every second one by way of the mirrored window."""
+    if not mirror or len(noises) < 2:
+        return model.window(condition, noises)
+    straight = model.window(condition, noises[::2])
+    turned = model.window(_mirrored(condition), [_mirrored(noise) for noise in noises[1::2]])
+    return np.concatenate([straight, _mirrored(turned)])
+
+
+def _mirrored(volume: Volume) -> Volume:
+    """(…, X, Y, Z) with left and right exchanged."""
+    return np.ascontiguousarray(volume[..., ::-1, :, :])
 
 
 def mask_of(manifest: Manifest, probability: Volume) -> Mask:

@@ -51,9 +51,10 @@ class TrainConfig(Frozen):
 
     model: a name of rediffinet.models. spacing_mm: the voxel size the networks work at; cases are resampled to it.
     crop: window of the first crop_steps steps: a smaller one than the network's makes many cheap steps, then the
-    network meets the window that it will run on. mirror: the baseline's answer is the mean with that of the mirrored
-    head. result_dice: of a diffused discrepancy, the Dice loss is that of the flipped result. far_errors: weight of the
-    loss that counts errors by their distance from the boundary.
+    network meets the window that it will run on. mirror: a baseline's answer is the mean with that of the mirrored
+    head, and every second sample of a diffusion model is drawn in the mirrored window. result_dice: of a diffused
+    discrepancy, the Dice loss is that of the flipped result. far_errors: weight of the loss that counts errors by their
+    distance from the boundary.
     simulated_errors: share of the examples in which the baseline's answer is empty, or doubled by its mirror image.
     lost_parts: share in which it ends at a plane through the tumour.
     warm_start: a diffusion model begins with the weights of the baseline it will refine. batch: examples of a step,

@@ -168,6 +168,7 @@ def _diffusion(config: TrainConfig, settings: InferenceSettings) -> DiffusionSet
         signal_scale=config.refiner.signal_scale,
         steps=settings.steps,
         samples=settings.samples,
+        mirror=config.mirror,
     )
 
 

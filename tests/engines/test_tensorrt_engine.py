@@ -811,9 +811,9 @@ def test_the_samplers_loop_copies_nothing_per_step(engine: Engine, make_toy_bund
         sampler = Sampler(engine, *(engine.load(spec) for spec in specs), schedule)
         sampler.window(condition, noises)  # uploads the schedule's numbers
         before = list(engine.cuda.copies)
-        results[count] = sampler.window(condition, noises)[0]
+        results[count] = sampler.window(condition, noises)
         copies[count] = [now - then for now, then in zip(engine.cuda.copies, before, strict=True)]
         with open_engine("onnxruntime", threads=1) as cpu:
-            expected = Sampler(cpu, *(cpu.load(spec) for spec in specs), schedule).window(condition, noises)[0]
+            expected = Sampler(cpu, *(cpu.load(spec) for spec in specs), schedule).window(condition, noises)
         np.testing.assert_allclose(results[count], expected, atol=1e-4)
     assert copies[2] == copies[7] == [1 + len(noises), len(noises)]

@@ -125,9 +125,7 @@ def test_sampling_a_window_is_the_closed_form(make_sampler: Any, noisy: Any, ste
     expected = np.stack([chain(noisy.formula, condition, noise, steps) for noise in noises])
     sampler = make_sampler(steps)
     for _ in range(2):  # a second window finds nothing left of the first
-        mean, deviation = sampler.window(condition, noises)
-        assert np.allclose(mean, expected.mean(axis=0), atol=2e-5)
-        assert np.allclose(deviation, expected.std(axis=0), atol=2e-5)
+        assert np.allclose(sampler.window(condition, noises), expected, atol=2e-5)
         sampler.window(-condition, noises[:1])
 
 
@@ -160,9 +158,9 @@ class Recorder:
     def __init__(self) -> None:
         self.given: list[tuple[np.ndarray, list[np.ndarray]]] = []
 
-    def window(self, condition: np.ndarray, noises: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def window(self, condition: np.ndarray, noises: list[np.ndarray]) -> np.ndarray:
         self.given.append((condition, noises))
-        return np.zeros((3, *WINDOW), np.float32), np.zeros((3, *WINDOW), np.float32)
+        return np.zeros((len(noises), 3, *WINDOW), np.float32)
 
 
 @pytest.mark.parametrize("kind", ["probability", "mask"])
@@ -200,6 +198,34 @@ def test_the_condition_is_the_prior_then_the_images_and_background_outside(make_
     assert len({noise.tobytes() for noise in noises}) == 3
     assert (found.windows, seen) == (1, [(1, 1)])
     assert found.sampled.all()
+
+
+class Slanted:
+    """Stands in for the sampler: finds the prior, weighted by the distance from the left, plus the noise."""
+
+    def window(self, condition: np.ndarray, noises: list[np.ndarray]) -> np.ndarray:
+        slope = np.linspace(0.0, 1.0, WINDOW[0], dtype=np.float32)[:, None, None]
+        return np.stack([condition[:3] * slope + noise for noise in noises])
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 4])
+def test_every_second_sample_is_drawn_in_the_mirrored_window(make_toy_bundle: Any, samples: int) -> None:
+    rng = np.random.default_rng(7)
+    image = rng.uniform(-1, 1, (4, *WINDOW)).astype(np.float32)
+    probability = rng.uniform(0, 1, (3, *WINDOW)).astype(np.float32)
+    slope = np.linspace(0.0, 1.0, WINDOW[0])[:, None, None]
+    found = {}
+    for mirror in (False, True):
+        manifest = open_bundle(make_toy_bundle(diffusion={"mirror": mirror}).path).manifest
+        found[mirror] = sample_discrepancy(
+            Slanted(), manifest, image, probability, [(0, 0, 0)], key=(0, "X"), samples=samples
+        )
+        noises = [window_noise(0, "X", (0, 0, 0), k, (3, *WINDOW)) for k in range(samples)]
+        slopes = [slope[::-1] if mirror and k % 2 else slope for k in range(samples)]
+        each = np.stack([(2 * probability - 1) * at + noise for at, noise in zip(slopes, noises, strict=True)])
+        assert np.allclose(found[mirror].delta, each.mean(axis=0), atol=1e-5)
+        assert np.allclose(found[mirror].disagreement, each.std(axis=0).mean(axis=0), atol=1e-5)
+    assert np.array_equal(found[False].delta, found[True].delta) == (samples == 1)
 
 
 def test_without_windows_nothing_is_found(toy_bundle: Any) -> None:
