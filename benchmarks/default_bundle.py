@@ -2,27 +2,40 @@
 
     python benchmarks/default_bundle.py --data DIR --study STUDY --out BUNDLE [--processes 2]
 
+Two cross-validations one after the other: STUDY/first, and STUDY/second, which begins with the weights of the first.
 Every piece that is finished is skipped and an interrupted one resumed, so the command may be stopped and started at any
-time. `STUDY/calibrated` then holds the scores of every case by the networks that had not seen it, `BUNDLE` the mean of
-the networks of all folds with the thresholds and the uncertainty chosen on those cases.
+time. `STUDY/second/calibrated` then holds the scores of every case by the networks that had not seen it, `BUNDLE` the
+mean of the networks of all folds with the thresholds and the uncertainty chosen on those cases.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 MODEL = "rediffinet"
 FOLDS = 4
-REFINER = (
-    *("refiner.residual=discrepancy", "result_dice=true", "warm_start=true"),
-    *("steps=780", "crop=null", "crop_steps=0", "learning_rate=8e-3"),
-    *("noisiest_fraction=0.7", "simulated_errors=0.25", "augmentation.bias_field=0.4"),
+CORRECTION = ("refiner.residual=discrepancy", "result_dice=true", "crop=null", "crop_steps=0", "learning_rate=8e-3")
+FIRST = (
+    "compile=true",
+    *(f"{MODEL}:{setting}" for setting in CORRECTION),
+    *(f"{MODEL}:{setting}" for setting in ("warm_start=true", "steps=780", "noisiest_fraction=0.7")),
+    *(f"{MODEL}:{setting}" for setting in ("simulated_errors=0.25", "augmentation.bias_field=0.4")),
 )
-SETTINGS = ("compile=true", *(f"{MODEL}:{setting}" for setting in REFINER))
+SECOND = (
+    "compile=true",
+    *("augmentation.rotation_axes=0,1,2", "augmentation.rotation_degrees=15", "augmentation.affine=0.6"),
+    *("augmentation.bias_field=0.5", "augmentation.bias_strength=0.25", "augmentation.noise=0.1"),
+    *("augmentation.thick_slices=0.1", "augmentation.cut_off=0.05", "augmentation.transplant=0.3"),
+    *("unet:steps=1300", "unet:crop=null", "unet:crop_steps=0", "unet:learning_rate=1e-2"),
+    *(f"{MODEL}:{setting}" for setting in CORRECTION),
+    *(f"{MODEL}:{setting}" for setting in ("steps=800", "noisiest_fraction=0.7", "far_errors=1")),
+    *(f"{MODEL}:{setting}" for setting in ("simulated_errors=0.2", "lost_parts=0.2")),
+)
 MIN_FRACTION = "0.1"
-TRAINING = ("--preset", "tiny-2mm", "--folds", str(FOLDS), *(part for value in SETTINGS for part in ("--set", value)))
 
 
 def main() -> None:
@@ -30,34 +43,44 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--study", type=Path, default=Path("study"))
     parser.add_argument("--out", type=Path, default=Path("bundle"))
-    parser.add_argument("--name", default="glioma-2mm-v1")
+    parser.add_argument("--name", default="glioma-2mm-v2")
     parser.add_argument("--processes", type=int, default=2, help="Each with one thread.")
     given = parser.parse_args()
     if given.data is None:
         print("no data: give --data, a folder of labelled cases; it trains for hours")
         return
-    crossval = ["crossval", "--data", given.data, "--out", given.study, "--models", f"unet,{MODEL}"]
-    workers = [start(*crossval, *TRAINING) for _ in range(given.processes)]
-    if any(worker.wait() != 0 for worker in workers):
-        sys.exit("cross-validation did not end well; start the command again to go on")
-    done = start(
-        *("calibrate", given.study, "--data", given.data, "--model", MODEL, "--min-fraction", MIN_FRACTION), keep=True
-    )
+    first, study = given.study / "first", given.study / "second"
+    cache = ("--cache", given.study / "cache")
+    crossvalidate(given, first, FIRST, *cache)
+    crossvalidate(given, study, SECOND, *cache, "--begin-with", first)
+    calibration = ("calibrate", study, "--data", given.data, "--model", MODEL, "--min-fraction", MIN_FRACTION)
+    calibration += ("--min-enhancing", "auto")
+    done = start(*calibration, *cache, keep=True)
     thresholds, _ = done.communicate()
     if done.returncode != 0:
         sys.exit(done.returncode)
-    runs = [given.study / "seed0" / f"fold{fold}" for fold in range(FOLDS)]
-    calibrated = given.study / "calibrated"
+    runs = [study / "seed0" / f"fold{fold}" for fold in range(FOLDS)]
+    calibrated = study / "calibrated"
+    chosen = json.loads((calibrated / f"{MODEL}-metrics.json").read_text())
     export = start(
         "export",
         *(run / MODEL for run in runs),
         *(argument for run in runs for argument in ("--baseline", run / "unet")),
         *("--out", given.out, "--overwrite", "--name", given.name, "--weights", "float16"),
-        *("--min-fraction", MIN_FRACTION),
+        *("--min-fraction", MIN_FRACTION, "--min-enhancing", chosen["postprocess"]["min_enhancing"]),
         *("--thresholds", thresholds.strip(), "--uncertainty", calibrated / f"{MODEL}-uncertainty.json"),
         *("--metrics", calibrated / f"{MODEL}-metrics.json"),
     )
     sys.exit(export.wait())
+
+
+def crossvalidate(given: argparse.Namespace, out: Path, settings: Sequence[str], *more: object) -> None:
+    """Both models on all folds, by as many processes as were asked for."""
+    command = ["crossval", "--data", given.data, "--out", out, "--models", f"unet,{MODEL}", "--preset", "tiny-2mm"]
+    command += ["--folds", FOLDS, *(part for value in settings for part in ("--set", value)), *more]
+    workers = [start(*command) for _ in range(given.processes)]
+    if any(worker.wait() != 0 for worker in workers):
+        sys.exit(f"the cross-validation in {out} did not end well; start the command again to go on")
 
 
 def start(*arguments: object, keep: bool = False) -> subprocess.Popen[str]:

@@ -22,6 +22,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 from timing import describe
 
+from rediffinet.bundle import PostprocessSettings
 from rediffinet.ext import component_sizes, label_components
 from rediffinet.inference import infer, plan_sampling
 from rediffinet.labels import REGIONS, labels_to_regions
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--steps", default="1,2,4,10")
     parser.add_argument("--samples", default="1,4,10")
     parser.add_argument("--min-fraction", type=float, default=0.0, help="as given to `rediff calibrate`")
+    parser.add_argument("--min-enhancing", type=float, default=0.0, help="as given to `rediff export`")
     parser.add_argument("--threshold", type=float, default=0.5, help="of the part flips")
     parser.add_argument("--thresholds", type=numbers, default="0.3,0.5,0.7,0.9", help="of the part sampling")
     parser.add_argument("--rows", type=Path, help="CSV for the rows of the part sampling")
@@ -58,7 +60,8 @@ def main() -> None:
         print("no study: give the OUT of a finished `rediff crossval` and --data")
         return
     only = tuple(int(fold) for fold in given.only.split(",") if fold)
-    study = replace(reopen(given.study, [given.data], min_fraction=given.min_fraction), only=only)
+    postprocess = PostprocessSettings(min_fraction=given.min_fraction, min_enhancing=given.min_enhancing)
+    study = replace(reopen(given.study, [given.data], postprocess=postprocess), only=only)
     manifest, found = gather(study, given.model, given.seed)
     print(f"{describe(['torch', 'numpy'])}; {given.model}, seed {given.seed}, {len(found)} held-out cases\n")
     parts = given.part.split(",")

@@ -80,6 +80,10 @@ def calibrate(
         float,
         typer.Option(min=0.0, max=1.0, help="Remove components below this share of the largest, as export will."),
     ] = 0.0,
+    min_enhancing: Annotated[
+        str,
+        typer.Option(help="Call ET core where its mean probability is lower, as export will; auto: choose that too."),
+    ] = "0",
 ) -> None:
     """Choose the thresholds of the flip on out-of-fold cases; score each fold with those chosen on the others.
 
@@ -88,7 +92,8 @@ def calibrate(
     the reliability before and after, when samples disagree) and MODEL-metrics.json (for `rediff export --metrics`:
     means and deviations of both). Prints the thresholds for `rediff export --thresholds`.
     """
-    from rediffinet.errors import MissingExtraError
+    from rediffinet.bundle import PostprocessSettings
+    from rediffinet.errors import ConfigError, MissingExtraError
 
     try:
         from rediffinet.training.calibrate_study import calibrate_study
@@ -98,11 +103,26 @@ def calibrate(
         raise MissingExtraError("Calibration", str(error.name), "train") from None
 
     named = read_patients(patients) if patients is not None else None
-    found = calibrate_study(reopen(study, data, cache=cache, patients=named, min_fraction=min_fraction), model, seed)
+    auto = min_enhancing == "auto"
+    try:
+        postprocess = PostprocessSettings(
+            min_fraction=min_fraction, min_enhancing=0.0 if auto else float(min_enhancing)
+        )
+    except ValueError:
+        message = f"--min-enhancing: got '{min_enhancing}', expected a number from 0 to 1, or auto"
+        raise ConfigError(message) from None
+    opened = reopen(study, data, cache=cache, patients=named, postprocess=postprocess)
+    found = calibrate_study(opened, model, seed, choose_enhancing=auto)
     typer.echo(
         f"expected calibration error {found.before.error:.4f}, calibrated on other folds {found.after.error:.4f}",
         err=True,
     )
     for fold, thresholds in found.per_fold.items():
-        typer.echo(f"fold {fold}: thresholds of the other folds {','.join(map(str, thresholds))}", err=True)
+        limit = found.min_enhancing_per_fold[fold]
+        typer.echo(
+            f"fold {fold}: thresholds of the other folds {','.join(map(str, thresholds))}, min-enhancing {limit}",
+            err=True,
+        )
+    if auto:
+        typer.echo(f"for export: --min-enhancing {found.min_enhancing}", err=True)
     typer.echo(",".join(map(str, found.thresholds)))

@@ -28,6 +28,10 @@ def export(
     min_fraction: Annotated[
         float, typer.Option(help="Remove whole-tumour components under this fraction of the largest.")
     ] = 0.0,
+    min_enhancing: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Call the enhancing tumour core where its mean probability is lower."),
+    ] = 0.0,
     metrics: Annotated[
         Path | None,
         typer.Option(help="MODEL-metrics.json of `rediff calibrate` or another JSON, kept in the manifest."),
@@ -98,7 +102,7 @@ def export(
         samples=samples,
         thresholds=(wt, tc, et),
         overlap=overlap,
-        postprocess=PostprocessSettings(min_fraction=min_fraction),
+        postprocess=PostprocessSettings(min_fraction=min_fraction, min_enhancing=min_enhancing),
         uncertainty=None if uncertainty is None else read_curve(uncertainty),
         disagreement=None if uncertainty is None else read_disagreement_limit(uncertainty),
         metrics=measured,

@@ -169,14 +169,16 @@ class DiffusionSettings(_Part):
 
 
 class PostprocessSettings(_Part):
-    """Whole-tumour components removed from the label map.
+    """What is corrected in a label map.
 
-    Removed when smaller than min_voxels, or than min_fraction of the largest component.
+    Whole-tumour components are removed when smaller than min_voxels, or than min_fraction of the largest. The enhancing
+    tumour of a case is called core when the mean probability over it, by the baseline, is below min_enhancing.
     """
 
     connectivity: Literal[6, 18, 26] = 26
     min_voxels: Annotated[int, Field(ge=0)] = 50
     min_fraction: Fraction = 0.0
+    min_enhancing: Fraction = 0.0
 
 
 class Manifest(_Part):

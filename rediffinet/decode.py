@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rediffinet.bundle import Manifest, PerRegion
+from rediffinet.bundle import Manifest, PerRegion, PostprocessSettings
 from rediffinet.discrepancy import refined_probability, wrong_probability
 from rediffinet.ext import flip_and_decode
 from rediffinet.inference import Inferred
 from rediffinet.labels import REGIONS, LabelSchema, labels_to_regions
-from rediffinet.postprocess import remove_small_components
+from rediffinet.postprocess import enhancing_confidence, enhancing_to_core, remove_small_components
 from rediffinet.refine import Discrepancy, mask_of
 from rediffinet.resample import Spacing, resample, same_spacing
 from rediffinet.windows import Shape
@@ -31,8 +31,9 @@ class Decoded:
     """What was decided, on the crop: label maps uint8 (X, Y, Z) with their regions bool (3, X, Y, Z).
 
     baseline, baseline_regions: None for a model without a baseline. probability: float32 (3, X, Y, Z) after refinement.
-    uncertainty: float32 (X, Y, Z), probability of a wrong label. removed_voxels: how many voxels of the refined map
-    postprocessing removed.
+    uncertainty: float32 (X, Y, Z), probability of a wrong label. removed_voxels, unsure_voxels: how many voxels of the
+    refined map postprocessing removed, and how many of enhancing tumour it called core. baseline_confidence: mean
+    probability of the baseline over the enhancing tumour that it found, 1 where it found none or there is no baseline.
     """
 
     labels: Labels
@@ -42,13 +43,16 @@ class Decoded:
     probability: Volume
     uncertainty: Volume
     removed_voxels: int
+    unsure_voxels: int
+    baseline_confidence: float
 
 
 @dataclass(frozen=True)
 class _Masks:
-    """On the case's voxels: the baseline bool, Δ̂ to flip it by with its limits, and the refined probability."""
+    """On the case's voxels: the baseline bool and soft, Δ̂ to flip it by with its limits, the refined probability."""
 
     baseline: Regions
+    prior: Volume
     delta: Volume
     limits: PerRegion
     probability: Volume
@@ -76,12 +80,14 @@ def decode(
     schema = manifest.label_schema
     labels = flip_and_decode(masks.delta, masks.baseline, masks.limits, schema.values).labels
     baseline = None if inferred.probability is None else _labels(masks.baseline, schema)
-    removed = 0
+    removed = unsure = 0
+    confidence = 1.0
+    # what there is to say how sure the networks are; a mask made elsewhere does not
+    evidence = None if given is not None else (masks.probability if baseline is None else masks.prior)[-1]
     if postprocess:
-        limits = manifest.postprocess.model_dump()
-        labels, removed = remove_small_components(labels, **limits)
+        labels, removed, unsure, _ = _postprocessed(labels, evidence, manifest.postprocess, schema)
         if baseline is not None and given is None:
-            baseline, _ = remove_small_components(baseline, **limits)
+            baseline, _, _, confidence = _postprocessed(baseline, evidence, manifest.postprocess, schema)
     regions = labels_to_regions(labels, schema)
     uncertainty = wrong_probability(regions, masks.probability)
     if manifest.uncertainty is not None:
@@ -94,7 +100,28 @@ def decode(
         probability=masks.probability,
         uncertainty=uncertainty,
         removed_voxels=removed,
+        unsure_voxels=unsure,
+        baseline_confidence=confidence,
     )
+
+
+def _postprocessed(
+    labels: Labels, evidence: Volume | None, settings: PostprocessSettings, schema: LabelSchema
+) -> tuple[Labels, int, int, float]:
+    """(label map, voxels removed, voxels of enhancing tumour called core, how sure the baseline was of that region)."""
+    labels, removed = remove_small_components(
+        labels,
+        connectivity=settings.connectivity,
+        min_voxels=settings.min_voxels,
+        min_fraction=settings.min_fraction,
+    )
+    if evidence is None:
+        return labels, removed, 0, 1.0
+    confidence = enhancing_confidence(labels, evidence, schema)
+    if confidence >= settings.min_enhancing:
+        return labels, removed, 0, confidence
+    labels, unsure = enhancing_to_core(labels, schema)
+    return labels, removed, unsure, confidence
 
 
 def _filled(inferred: Inferred) -> tuple[Volume, Discrepancy]:
@@ -116,7 +143,7 @@ def _labels(mask: Regions, schema: LabelSchema) -> Labels:
 def _masks(manifest: Manifest, prior: Volume, found: Discrepancy) -> _Masks:
     mask = mask_of(manifest, prior)
     probability = refined_probability(mask, prior, found.delta, found.sampled)
-    return _Masks(mask, found.delta, _flip_limits(manifest), probability)
+    return _Masks(mask, prior, found.delta, _flip_limits(manifest), probability)
 
 
 def _flip_limits(manifest: Manifest) -> PerRegion:
@@ -148,13 +175,14 @@ def _resampled(
     probability = refined_probability(mask, prior, found.delta, found.sampled)
     doubt = up(np.where(mask ^ flips, 1.0 - probability, probability))
     on_case = up(refined)
-    baseline = up(soft) > 0.5
+    soft = up(soft)
+    baseline = soft > 0.5
     if given is not None:  # its own voxels are finer than the model's: they stay where no flip is near
         baseline = given
         on_case = np.where(up(flips.astype(np.float32)) > 0.0, on_case, given.astype(np.float32))
     inside = on_case > 0.5
     probability = np.where(inside, 1.0 - doubt, doubt)
-    return _Masks(baseline, (baseline ^ inside).astype(np.float32), HALF, probability)
+    return _Masks(baseline, soft, (baseline ^ inside).astype(np.float32), HALF, probability)
 
 
 def _column(values: PerRegion) -> Volume:

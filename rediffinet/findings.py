@@ -78,6 +78,12 @@ def _warnings(case: Case, decoded: Decoded, voxel_ml: float) -> list[Warning_]:
     if removed_ml >= 1.0:
         message = f"Postprocessing removed {removed_ml:.1f} ml of separate components (--no-postprocess keeps them)."
         warnings.append(Warning_(code="components-removed", message=message))
+    if decoded.unsure_voxels:
+        message = (
+            f"{decoded.unsure_voxels * voxel_ml:.1f} ml that look like enhancing tumour are counted as core, because "
+            "the networks are unsure of them as a whole. Look at t1c; --no-postprocess keeps them."
+        )
+        warnings.append(Warning_(code="enhancing-unsure", message=message))
     return warnings
 
 

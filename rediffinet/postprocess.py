@@ -1,9 +1,10 @@
-"""Removal of small whole-tumour components from a label map."""
+"""Corrections of a label map: small whole-tumour components, and enhancing tumour that is doubted as a whole."""
 
 import numpy as np
 import numpy.typing as npt
 
 from rediffinet.ext import component_sizes, label_components
+from rediffinet.labels import LabelSchema
 
 
 def remove_small_components(
@@ -24,3 +25,17 @@ def remove_small_components(
         return labels, 0
     removed = gone[components]
     return np.where(removed, np.uint8(0), labels), int(removed.sum())
+
+
+def enhancing_confidence(
+    labels: npt.NDArray[np.uint8], probability: npt.NDArray[np.float32], schema: LabelSchema
+) -> float:
+    """Mean probability of ET, (X, Y, Z), over what a label map calls enhancing tumour; 1 where it calls nothing so."""
+    enhancing = labels == schema.et
+    return float(probability[enhancing].mean(dtype=float)) if enhancing.any() else 1.0
+
+
+def enhancing_to_core(labels: npt.NDArray[np.uint8], schema: LabelSchema) -> tuple[npt.NDArray[np.uint8], int]:
+    """The label map with its enhancing tumour called core without enhancement; and how many voxels that were."""
+    enhancing = labels == schema.et
+    return np.where(enhancing, np.uint8(schema.ncr), labels), int(enhancing.sum())

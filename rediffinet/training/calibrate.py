@@ -1,5 +1,7 @@
 """Thresholds of the flip from out-of-fold results: chosen on other folds than those they are scored on.
 
+The same goes for how sure the networks must be of an enhancing tumour as a whole to call it one.
+
 A model that changes a baseline changes it where Δ̂ exceeds a threshold per region. Here the thresholds for the cases of
 a fold are those that did best on the cases of all other folds, each segmented by the run that had not seen it, so that
 no case takes part in choosing its own. What a bundle should hold is the choice over all cases.
@@ -17,7 +19,8 @@ from rediffinet.bundle import Manifest, PerRegion
 from rediffinet.decode import HALF, Decoded, decode
 from rediffinet.errors import TrainingError
 from rediffinet.inference import Inferred
-from rediffinet.labels import REGIONS
+from rediffinet.labels import REGIONS, labels_to_regions
+from rediffinet.metrics import dice
 from rediffinet.models import find_model
 from rediffinet.resample import Spacing
 from rediffinet.training.data import TrainingCase
@@ -25,6 +28,7 @@ from rediffinet.training.scoring import FOUND, Row, load_found, rows_of
 from rediffinet.uncertainty import LEAST, Reliability, UncertaintyCurve, fit_curve, reliability
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+CONFIDENCES = (0.0, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 NEVER = 1.0
 """Δ̂ never exceeds it: the region stays as the baseline has it."""
 
@@ -108,6 +112,40 @@ def choose_thresholds(swept: Mapping[float, Sequence[Row]], baseline: Sequence[R
     return pick
 
 
+@dataclass(frozen=True)
+class Enhancing:
+    """What a baseline called enhancing tumour in a case, before anything is called core.
+
+    confidence: mean probability over it; dice: of it; absent: whether the reference has none.
+    """
+
+    fold: int
+    confidence: float
+    dice: float
+    absent: bool
+
+
+def enhancing_of(manifest: Manifest, found: Found) -> Enhancing:
+    """The baseline's enhancing tumour in a case it had not seen."""
+    kept = manifest.postprocess.model_copy(update={"min_enhancing": 0.0})
+    decoded = found.decoded(manifest.model_copy(update={"postprocess": kept}), HALF)
+    assert decoded.baseline_regions is not None, "a model that refines a baseline"
+    called, truth = decoded.baseline_regions[-1], labels_to_regions(found.reference)[-1]
+    return Enhancing(found.fold, decoded.baseline_confidence, dice(called, truth), not truth.any())
+
+
+def choose_min_enhancing(cases: Sequence[Enhancing]) -> float:
+    """The confidence below which calling enhancing tumour core does most for the mean Dice of ET; 0, never, if none.
+
+    A tumour that is called core scores 1 where the reference has no enhancement, else 0, as the protocols have it.
+    """
+
+    def score(limit: float) -> float:
+        return mean(float(case.absent) if case.confidence < limit else case.dice for case in cases)
+
+    return max(CONFIDENCES, key=score)
+
+
 def crossfit(
     swept: Mapping[float, Sequence[Row]], baseline: Sequence[Row], folds: Iterable[int]
 ) -> dict[int, PerRegion]:
@@ -130,12 +168,14 @@ class Doubt:
     wrong: npt.NDArray[np.bool_]
 
 
-def doubts(manifest: Manifest, cases: Iterable[Found], thresholds: Mapping[int, PerRegion]) -> dict[int, Doubt]:
-    """Stated probability of a wrong label and whether it was, per fold, with each fold's thresholds."""
-    plain = manifest.model_copy(update={"uncertainty": None})
+def doubts(
+    manifests: Mapping[int, Manifest], cases: Iterable[Found], thresholds: Mapping[int, PerRegion]
+) -> dict[int, Doubt]:
+    """Stated probability of a wrong label and whether it was, per fold, with each fold's manifest and thresholds."""
+    plain = {fold: manifest.model_copy(update={"uncertainty": None}) for fold, manifest in manifests.items()}
     parts: dict[int, list[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]]] = {}
     for found in cases:
-        decoded = found.decoded(plain, thresholds[found.fold])
+        decoded = found.decoded(plain[found.fold], thresholds[found.fold])
         some = decoded.uncertainty >= LEAST
         parts.setdefault(found.fold, []).append(
             (decoded.uncertainty[some], decoded.labels[some] != found.reference[some])

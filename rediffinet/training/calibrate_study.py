@@ -4,14 +4,16 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from rediffinet.bundle import PerRegion
+from rediffinet.bundle import Manifest, PerRegion
 from rediffinet.nifti import write_atomically
 from rediffinet.training.calibrate import (
     calibrate_doubt,
+    choose_min_enhancing,
     choose_thresholds,
     crossfit,
     disagreement_limit,
     doubts,
+    enhancing_of,
     sweep,
 )
 from rediffinet.training.crossval import Study, gather
@@ -23,30 +25,42 @@ FOLDER = "calibrated"
 
 @dataclass(frozen=True)
 class Calibrated:
-    """thresholds: chosen on all cases, for a bundle; per_fold: those that the cases of a fold were scored with.
+    """thresholds, min_enhancing: chosen on all cases, for a bundle; those per fold: what its cases were scored with.
 
     before, after: reliability of the stated probability of a wrong label, and of the calibrated one.
     """
 
     thresholds: PerRegion
     per_fold: dict[int, PerRegion]
+    min_enhancing: float
+    min_enhancing_per_fold: dict[int, float]
     before: Reliability
     after: Reliability
     folder: Path
 
 
-def calibrate_study(study: Study, model: str, seed: int) -> Calibrated:
+def calibrate_study(study: Study, model: str, seed: int, *, choose_enhancing: bool = False) -> Calibrated:
     """Choose thresholds and fit the uncertainty of a model that refines; see docs/crossval.md for the files.
 
-    Raises TrainingError when the study is not finished for this model, or the model refines nothing.
+    choose_enhancing: choose `min_enhancing` too, instead of taking the study's. Raises TrainingError when the study is
+    not finished for this model, or the model refines nothing.
     """
     manifest, found = gather(study, model, seed)
     folds = sorted({one.fold for one in found})
-    baseline = [row for one in found for row in one.baseline_rows(manifest)]
-    swept = sweep(manifest, found, model)
-    per_fold = crossfit(swept, baseline, folds)
-    calibrated = [row for one in found for row in one.rows(manifest, per_fold[one.fold], model)]
-    curve, before, after = calibrate_doubt(doubts(manifest, found, per_fold))
+    limit, limits = manifest.postprocess.min_enhancing, dict.fromkeys(folds, manifest.postprocess.min_enhancing)
+    if choose_enhancing:
+        seen = [enhancing_of(manifest, one) for one in found]
+        limit = choose_min_enhancing(seen)
+        limits = {fold: choose_min_enhancing([one for one in seen if one.fold != fold]) for fold in folds}
+    of = {value: _with_limit(manifest, value) for value in {limit, *limits.values()}}
+    manifests = {fold: of[limits[fold]] for fold in folds}
+    baselines = {value: [row for one in found for row in one.baseline_rows(made)] for value, made in of.items()}
+    sweeps = {value: sweep(made, found, model) for value, made in of.items()}
+    per_fold = {fold: crossfit(sweeps[limits[fold]], baselines[limits[fold]], [fold])[fold] for fold in folds}
+    swept = sweeps[limit]
+    baseline = [row for fold in folds for row in baselines[limits[fold]] if row["fold"] == str(fold)]
+    calibrated = [row for one in found for row in one.rows(manifests[one.fold], per_fold[one.fold], model)]
+    curve, before, after = calibrate_doubt(doubts(manifests, found, per_fold))
     folder = study.out / FOLDER
     folder.mkdir(exist_ok=True)
     table = [{**row, "threshold": str(threshold)} for threshold, rows in swept.items() for row in rows]
@@ -62,14 +76,20 @@ def calibrate_study(study: Study, model: str, seed: int) -> Calibrated:
         "protocol": PROTOCOL,
         "held_out_cases": len(found),
         "folds": study.folds,
-        "postprocess": manifest.postprocess.model_dump(),
+        "postprocess": of[limit].postprocess.model_dump(),
         "baseline": summary(baseline),
         "refined": summary(calibrated),
         "thresholds_of_the_other_folds": {str(fold): list(chosen) for fold, chosen in per_fold.items()},
+        "min_enhancing_of_the_other_folds": {str(fold): value for fold, value in limits.items()},
     }
     for name, content in (("uncertainty", report), ("metrics", metrics)):
         write_atomically(folder / f"{model}-{name}.json", f"{json.dumps(content, indent=2)}\n".encode())
-    return Calibrated(choose_thresholds(swept, baseline), per_fold, before, after, folder)
+    return Calibrated(choose_thresholds(swept, baselines[limit]), per_fold, limit, limits, before, after, folder)
+
+
+def _with_limit(manifest: Manifest, min_enhancing: float) -> Manifest:
+    postprocess = manifest.postprocess.model_copy(update={"min_enhancing": min_enhancing})
+    return manifest.model_copy(update={"postprocess": postprocess})
 
 
 def _described(diagram: Reliability) -> dict[str, object]:

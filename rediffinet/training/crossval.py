@@ -172,11 +172,11 @@ def reopen(
     *,
     cache: Path | None = None,
     patients: dict[str, str] | None = None,
-    min_fraction: float = 0.0,
+    postprocess: PostprocessSettings | None = None,
 ) -> Study:
     """The study in a folder, to look at: its folds and seeds as they were drawn, all models.
 
-    min_fraction: of the largest component, below which components are removed from what is scored anew.
+    postprocess: what is done to the label maps that are scored anew; by default what `rediff crossval` does.
 
     Raises TrainingError when there is none.
     """
@@ -192,7 +192,7 @@ def reopen(
         folds=layout["folds"],
         fold_seed=layout["fold_seed"],
         patients=patients or {},
-        inference=InferenceSettings(postprocess=PostprocessSettings(min_fraction=min_fraction)),
+        inference=InferenceSettings(postprocess=postprocess or PostprocessSettings()),
         cache=cache or out / "cache",
     )
 

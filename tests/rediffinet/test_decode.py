@@ -179,3 +179,44 @@ def test_a_baseline_alone_is_both_maps(manifest_of: Any) -> None:
         done = decode(manifest_of("unet"), Inferred(p, None), spacing_mm=spacing, shape=shape, postprocess=False)
         assert np.array_equal(done.labels, done.baseline)
         assert done.labels.any()
+
+
+@pytest.mark.parametrize("fine", [False, True])
+def test_enhancing_tumour_that_the_baseline_doubts_as_a_whole_is_core(manifest_of: Any, fine: bool) -> None:
+    p, delta = smooth(1), smooth(2)
+    spacing_mm, shape = (ONE, FINE) if fine else (TWO, SHAPE)
+    soft = up(p)[2] if fine else p[2]
+
+    def done(
+        limit: float, *, given: np.ndarray | None = None, postprocess: bool = True, model: str = "rediffinet"
+    ) -> Any:
+        manifest = manifest_of(model)
+        settings = manifest.postprocess.model_copy(update={"min_voxels": 0, "min_enhancing": limit})
+        inferred = Inferred(p if model == "rediffinet" else None, found(delta))
+        return decode(
+            manifest.model_copy(update={"postprocess": settings}),
+            inferred,
+            spacing_mm=spacing_mm,
+            shape=shape,
+            given=given,
+            postprocess=postprocess,
+        )
+
+    kept = done(0.0)
+    sure, sure_before = (soft[labels == 3].mean() for labels in (kept.labels, kept.baseline))
+    assert kept.baseline_confidence == pytest.approx(sure_before, abs=1e-5)
+    assert sure < sure_before, "what was added by a flip is doubted more"
+    between = done((sure + sure_before) / 2)
+    assert np.array_equal(between.baseline, kept.baseline) and not between.regions[2].any()
+    assert np.array_equal(between.labels, np.where(kept.labels == 3, 1, kept.labels))
+    assert between.unsure_voxels == (kept.labels == 3).sum() and kept.unsure_voxels == 0
+    none = done(1.0)
+    assert not none.baseline_regions[2].any()
+    assert np.array_equal(none.baseline_regions[:2], kept.baseline_regions[:2]), "WT and TC stay"
+    assert np.array_equal(done(1.0, postprocess=False).labels, kept.labels)
+    # a mask made elsewhere does not say how sure it is
+    assert done(1.0, given=kept.baseline_regions).regions[2].any()
+    # without a baseline it is the model's own probability
+    alone = done(0.0, model="diff-unet")
+    mean = alone.probability[2][alone.labels == 3].mean()
+    assert done(mean + 1e-4, model="diff-unet").unsure_voxels > 0 == done(mean - 1e-4, model="diff-unet").unsure_voxels

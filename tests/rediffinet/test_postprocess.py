@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from rediffinet.postprocess import remove_small_components
+from rediffinet.labels import SCHEMAS
+from rediffinet.postprocess import enhancing_confidence, enhancing_to_core, remove_small_components
 
 
 def blobs() -> np.ndarray:
@@ -57,3 +58,17 @@ def test_an_empty_map_stays_empty() -> None:
     kept, removed = remove_small_components(empty, connectivity=26, min_voxels=50, min_fraction=0.5)
     assert not kept.any()
     assert removed == 0
+
+
+@pytest.mark.parametrize("name", list(SCHEMAS))
+def test_enhancing_tumour_as_a_whole(name: str) -> None:
+    schema = SCHEMAS[name]
+    labels = np.zeros((4, 4, 4), np.uint8)
+    labels[0], labels[1], labels[2, :2] = schema.ed, schema.ncr, schema.et
+    probability = np.linspace(0, 1, 64, dtype=np.float32).reshape(4, 4, 4)
+    assert enhancing_confidence(labels, probability, schema) == pytest.approx(np.mean(np.arange(32, 40) / 63))
+    called, voxels = enhancing_to_core(labels, schema)
+    assert voxels == 8 and (called[2, :2] == schema.ncr).all() and not (called == schema.et).any()
+    assert np.array_equal(called[:2], labels[:2]) and not called[3].any()
+    assert enhancing_confidence(called, probability, schema) == 1.0, "nothing is called, nothing is doubted"
+    assert enhancing_to_core(called, schema)[1] == 0

@@ -296,6 +296,22 @@ def test_postprocessing_removes_small_components_of_both_maps(make_toy_bundle: A
     assert np.count_nonzero((clean.labels == 3) != (clean.baseline_labels == 3)) == flipped.ET
 
 
+def test_unsure_enhancing_tumour_is_core_and_said(make_toy_bundle: Any, toy_case: Case) -> None:
+    results = {}
+    for limit in (0.0, 1.0):
+        toy = make_toy_bundle(postprocess={"min_enhancing": limit})
+        with Segmenter.open(toy.path, threads=1) as segmenter:
+            results[limit] = segmenter.segment(toy_case)
+            kept = segmenter.segment(toy_case, options=SegmentOptions(postprocess=False))
+        assert np.array_equal(kept.labels, results[0.0].labels)
+    before, after = results[0.0], results[1.0]
+    assert (before.labels == 3).any()
+    assert np.array_equal(after.labels, np.where(before.labels == 3, 1, before.labels))
+    assert "enhancing-unsure" not in {warning.code for warning in before.report.warnings}
+    (said,) = [warning for warning in after.report.warnings if warning.code == "enhancing-unsure"]
+    assert f"{(before.labels == 3).sum() / 1000:.1f} ml" in said.message and "--no-postprocess" in said.message
+
+
 def test_much_removed_tumour_is_a_warning(make_toy_bundle: Any, toy_case: Case) -> None:
     """Half a millilitre of tumour goes without a word, twice that much does not."""
     for spacing, codes in ((1.0, ["no-tumour"]), (1.24, ["no-tumour", "components-removed"])):

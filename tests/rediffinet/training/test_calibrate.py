@@ -6,7 +6,14 @@ pytest.importorskip("torch", reason="training needs torch (extra 'train')")
 
 from rediffinet.errors import TrainingError
 from rediffinet.labels import REGIONS
-from rediffinet.training.calibrate import NEVER, check_model, choose_thresholds, crossfit
+from rediffinet.training.calibrate import (
+    NEVER,
+    Enhancing,
+    check_model,
+    choose_min_enhancing,
+    choose_thresholds,
+    crossfit,
+)
 
 
 def rows(*scores: tuple[int, str, float, float]) -> list[dict[str, str]]:
@@ -54,6 +61,21 @@ def test_a_fold_has_no_say_in_its_own_threshold() -> None:
     }
     chosen = crossfit(swept, baseline, [0, 1, 0])
     assert chosen == {0: (0.7, 0.7, 0.7), 1: (0.5, 0.5, 0.5)}
+
+
+@pytest.mark.parametrize(
+    ("cases", "limit"),
+    [
+        ([(0.95, 0.9, False), (0.9, 0.8, False)], 0.0),  # nothing to win
+        ([(0.95, 0.9, False), (0.72, 0.0, True)], 0.75),  # an invented one goes; the lowest limit that does it
+        ([(0.72, 0.0, True), (0.70, 0.6, False)], 0.75),  # worth 0.4 more than the true one that goes with it
+        ([(0.72, 0.0, True), (0.70, 0.6, False), (0.68, 0.5, False)], 0.0),
+        ([(0.72, 0.0, True), (0.76, 0.5, False), (0.81, 0.0, True)], 0.85),
+        ([(1.0, 1.0, True)], 0.0),
+    ],
+)
+def test_how_sure_enhancing_tumour_must_be(cases: list[tuple[float, float, bool]], limit: float) -> None:
+    assert choose_min_enhancing([Enhancing(0, *case) for case in cases]) == limit
 
 
 @pytest.mark.parametrize("model", ["unet", "diff-unet"])

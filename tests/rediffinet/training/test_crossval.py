@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("torch", reason="training needs torch (extra 'train')")
 pytest.importorskip("monai", reason="the U-Net needs monai (extra 'train')")
 
+from rediffinet.bundle import PostprocessSettings
 from rediffinet.cases import find_labels, load_case, load_labels
 from rediffinet.errors import ConfigError, OutputError, TrainingError
 from rediffinet.metrics import dice
@@ -138,6 +139,9 @@ def test_calibration_of_a_finished_study(done: tuple[Study, list[str]]) -> None:
     arguments = ["calibrate", str(study.out), "--data", str(study.data[0]), "--cache", str(study.cache)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
+    for wrong in ("sure", "1.5"):
+        refused = CliRunner().invoke(app, [*arguments, "--min-enhancing", wrong])
+        assert isinstance(refused.exception, ConfigError) and f"got '{wrong}'" in str(refused.exception)
     assert len(result.stdout.strip().splitlines()[-1].split(",")) == 3
     folder = study.out / "calibrated"
     with (folder / "rediffinet-sweep.csv").open(newline="") as file:
@@ -157,6 +161,32 @@ def test_calibration_of_a_finished_study(done: tuple[Study, list[str]]) -> None:
     wt = [float(r["dice"]) for r in rows_of(study) if (r["model"], r["region"]) == ("unet", "WT")]
     assert metrics["held_out_cases"] == len(wt) == len(found)
     assert metrics["baseline"]["WT"]["dice"]["mean"] == pytest.approx(sum(wt) / len(wt), abs=1e-4)
+
+
+def test_the_confidence_of_enhancing_tumour_is_chosen_on_other_folds(done: tuple[Study, list[str]]) -> None:
+    """Against the choice made by hand from the scores with and without it."""
+    from rediffinet.training.calibrate import choose_min_enhancing, enhancing_of
+    from rediffinet.training.calibrate_study import calibrate_study
+    from rediffinet.training.crossval import gather, reopen
+
+    study, _ = done
+    opened = reopen(study.out, study.data, cache=study.cache)
+    manifest, found = gather(opened, "rediffinet", 0)
+    seen = [enhancing_of(manifest, one) for one in found]
+    for one, case in zip(found, seen, strict=True):
+        assert case.dice == pytest.approx(dice(one.decoded(manifest, (1.0,) * 3).baseline == 3, one.reference == 3))
+    chosen = calibrate_study(opened, "rediffinet", 0, choose_enhancing=True)
+    assert chosen.min_enhancing == choose_min_enhancing(seen)
+    for fold, limit in chosen.min_enhancing_per_fold.items():
+        assert limit == choose_min_enhancing([case for case in seen if case.fold != fold])
+    metrics = json.loads((study.out / "calibrated" / "rediffinet-metrics.json").read_text())
+    assert metrics["postprocess"]["min_enhancing"] == chosen.min_enhancing
+    assert metrics["min_enhancing_of_the_other_folds"] == {str(f): c for f, c in chosen.min_enhancing_per_fold.items()}
+    fixed = reopen(study.out, study.data, cache=study.cache, postprocess=PostprocessSettings(min_enhancing=1.0))
+    calibrate_study(fixed, "rediffinet", 0)
+    with (study.out / "calibrated" / "rediffinet.csv").open(newline="") as file:
+        scores = {row["dice"] for row in csv.DictReader(file) if row["region"] == "ET" and int(row["reference_voxels"])}
+    assert scores == {"0"}, "nothing is called enhancing"
 
 
 def test_a_study_begins_with_the_weights_of_another(
