@@ -32,8 +32,9 @@ class Decoded:
 
     baseline, baseline_regions: None for a model without a baseline. probability: float32 (3, X, Y, Z) after refinement.
     uncertainty: float32 (X, Y, Z), probability of a wrong label. removed_voxels, unsure_voxels: how many voxels of the
-    refined map postprocessing removed, and how many of enhancing tumour it called core. baseline_confidence: mean
-    probability of the baseline over the enhancing tumour that it found, 1 where it found none or there is no baseline.
+    refined map postprocessing removed, and how many of enhancing tumour it called core. enhancing_confidence: mean
+    probability of the baseline over the enhancing tumour that it found (of the model itself, for one without a
+    baseline), 1 where none was found or nothing tells.
     """
 
     labels: Labels
@@ -44,7 +45,7 @@ class Decoded:
     uncertainty: Volume
     removed_voxels: int
     unsure_voxels: int
-    baseline_confidence: float
+    enhancing_confidence: float
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,18 @@ def decode(
     baseline = None if inferred.probability is None else _labels(masks.baseline, schema)
     removed = unsure = 0
     confidence = 1.0
-    # what there is to say how sure the networks are; a mask made elsewhere does not
-    evidence = None if given is not None else (masks.probability if baseline is None else masks.prior)[-1]
     if postprocess:
-        labels, removed, unsure, _ = _postprocessed(labels, evidence, manifest.postprocess, schema)
-        if baseline is not None and given is None:
-            baseline, _, _, confidence = _postprocessed(baseline, evidence, manifest.postprocess, schema)
+        settings = manifest.postprocess
+        labels, removed = _without_small(labels, settings)
+        if given is None:  # a mask made elsewhere is not ours to correct, and does not say how sure it is
+            if baseline is None:
+                confidence = enhancing_confidence(labels, masks.probability[-1], schema)
+            else:
+                baseline, _ = _without_small(baseline, settings)
+                confidence = enhancing_confidence(baseline, masks.prior[-1], schema)
+        if confidence < settings.min_enhancing:  # one decision for the case, in both maps
+            labels, unsure = enhancing_to_core(labels, schema)
+            baseline = None if baseline is None else enhancing_to_core(baseline, schema)[0]
     regions = labels_to_regions(labels, schema)
     uncertainty = wrong_probability(regions, masks.probability)
     if manifest.uncertainty is not None:
@@ -101,27 +108,17 @@ def decode(
         uncertainty=uncertainty,
         removed_voxels=removed,
         unsure_voxels=unsure,
-        baseline_confidence=confidence,
+        enhancing_confidence=confidence,
     )
 
 
-def _postprocessed(
-    labels: Labels, evidence: Volume | None, settings: PostprocessSettings, schema: LabelSchema
-) -> tuple[Labels, int, int, float]:
-    """(label map, voxels removed, voxels of enhancing tumour called core, how sure the baseline was of that region)."""
-    labels, removed = remove_small_components(
+def _without_small(labels: Labels, settings: PostprocessSettings) -> tuple[Labels, int]:
+    return remove_small_components(
         labels,
         connectivity=settings.connectivity,
         min_voxels=settings.min_voxels,
         min_fraction=settings.min_fraction,
     )
-    if evidence is None:
-        return labels, removed, 0, 1.0
-    confidence = enhancing_confidence(labels, evidence, schema)
-    if confidence >= settings.min_enhancing:
-        return labels, removed, 0, confidence
-    labels, unsure = enhancing_to_core(labels, schema)
-    return labels, removed, unsure, confidence
 
 
 def _filled(inferred: Inferred) -> tuple[Volume, Discrepancy]:

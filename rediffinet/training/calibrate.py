@@ -91,25 +91,32 @@ def sweep(
 
 
 def choose_thresholds(swept: Mapping[float, Sequence[Row]], baseline: Sequence[Row]) -> PerRegion:
-    """The threshold with the lowest HD95 over the regions that it helps; `NEVER` for a region that it does not.
+    """The threshold that gains most over the regions that it helps; `NEVER` for a region that it does not.
 
-    It helps a region when the mean HD95 falls below the baseline's and the mean Dice does not. HD95 of the regions is
-    compared as a share of the baseline's. One threshold for all regions that are flipped: with a threshold of their own
-    the few cases there are decide by chance, and flips of nested regions fall apart. Both sets of rows are of the same
-    cases.
+    It helps a region when the mean HD95 falls below the baseline's and the mean Dice does not. Its gain there is that
+    of Dice plus that of HD95, each as a share of the baseline's: the lowest HD95 alone would be found where Dice is
+    only just not lower, which it then is on other cases. One threshold for all regions that are flipped: with a
+    threshold of their own the few cases there are decide by chance, and flips of nested regions fall apart. Both sets
+    of rows are of the same cases.
     """
     before = {region: _means(baseline, region) for region in REGIONS}
     pick: PerRegion = (NEVER, NEVER, NEVER)
-    best = float(len(REGIONS))
+    best = 0.0
     for threshold in sorted(swept):
         now = {region: _means(swept[threshold], region) for region in REGIONS}
         helped = [now[r][0] >= before[r][0] and now[r][1] < before[r][1] for r in REGIONS]
-        shares = [now[r][1] / before[r][1] if good else 1.0 for r, good in zip(REGIONS, helped, strict=True)]
-        if sum(shares) < best:
-            best = sum(shares)
+        gains = [_gain(before[r], now[r]) if good else 0.0 for r, good in zip(REGIONS, helped, strict=True)]
+        if sum(gains) > best:
+            best = sum(gains)
             wt, tc, et = (threshold if good else NEVER for good in helped)
             pick = (wt, tc, et)
     return pick
+
+
+def _gain(before: tuple[float, float], now: tuple[float, float]) -> float:
+    """Gain of (Dice, HD95) as a share of what they were. A mean Dice of 0 has no share."""
+    dice_gain = (now[0] - before[0]) / before[0] if before[0] else 0.0
+    return dice_gain + (before[1] - now[1]) / before[1]
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,7 @@ def enhancing_of(manifest: Manifest, found: Found) -> Enhancing:
     decoded = found.decoded(manifest.model_copy(update={"postprocess": kept}), HALF)
     assert decoded.baseline_regions is not None, "a model that refines a baseline"
     called, truth = decoded.baseline_regions[-1], labels_to_regions(found.reference)[-1]
-    return Enhancing(found.fold, decoded.baseline_confidence, dice(called, truth), not truth.any())
+    return Enhancing(found.fold, decoded.enhancing_confidence, dice(called, truth), not truth.any())
 
 
 def choose_min_enhancing(cases: Sequence[Enhancing]) -> float:

@@ -28,10 +28,17 @@ def everywhere(dice: float, hd95: float, folds: tuple[int, ...] = (0,)) -> list[
     return rows(*((fold, region, dice, hd95) for fold in folds for region in REGIONS))
 
 
-def test_lowest_distance_whose_dice_is_not_lower() -> None:
+def test_most_gain_whose_dice_is_not_lower() -> None:
     baseline = everywhere(0.8, 10.0)
     swept = {0.3: everywhere(0.7, 4.0), 0.5: everywhere(0.8, 6.0), 0.7: everywhere(0.85, 7.0)}
     assert choose_thresholds(swept, baseline) == (0.5, 0.5, 0.5)
+
+
+def test_not_at_the_edge_where_dice_is_just_not_lower() -> None:
+    swept = {0.3: everywhere(0.8, 5.9), 0.5: everywhere(0.85, 6.0)}
+    assert choose_thresholds(swept, everywhere(0.8, 10.0)) == (0.5, 0.5, 0.5)
+    # of a region that the baseline never finds, the distance alone tells
+    assert choose_thresholds({0.5: everywhere(0.1, 6.0)}, everywhere(0.0, 10.0)) == (0.5, 0.5, 0.5)
 
 
 def test_never_where_nothing_helps() -> None:
