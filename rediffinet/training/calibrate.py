@@ -27,7 +27,7 @@ from rediffinet.training.data import TrainingCase
 from rediffinet.training.scoring import FOUND, Row, load_found, rows_of
 from rediffinet.uncertainty import LEAST, Reliability, UncertaintyCurve, fit_curve, reliability
 
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998)
 CONFIDENCES = (0.0, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 NEVER = 1.0
 """Δ̂ never exceeds it: the region stays as the baseline has it."""
