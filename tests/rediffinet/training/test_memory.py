@@ -54,21 +54,25 @@ def image() -> np.ndarray:
 
 
 def by_hand(run: Run, condition: np.ndarray, seed: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """x̂0 of the one window at the origin: mean and deviation of two samples of two DDIM steps, in plain torch."""
+    """x̂0 of the one window at the origin: mean and deviation of two samples of two DDIM steps, in plain torch.
+
+    The second sample is drawn in the mirrored window.
+    """
     given = torch.from_numpy(condition.astype(np.float32))[None]
     with torch.inference_mode():
         if run.config.model == "discrepancy-unet":
             return torch.sigmoid(run.model(given))[0].numpy(), np.zeros((3, *WINDOW))
         scale, found = run.config.refiner.signal_scale, []
         for k in range(2):
-            x_t = torch.from_numpy(window_noise(seed, name, (0, 0, 0), k, (3, *WINDOW)))[None]
+            turned = [2] if k == 1 else []
+            x_t = torch.from_numpy(window_noise(seed, name, (0, 0, 0), k, (3, *WINDOW)))[None].flip(turned)
             for t, after in ((999, 499), (499, None)):
-                x0 = torch.sigmoid(run.model(x_t, given, torch.tensor([float(t)])))
+                x0 = torch.sigmoid(run.model(x_t, given.flip(turned), torch.tensor([float(t)])))
                 signal = scale * (2 * x0 - 1)
                 a, a_next = ALPHA_BAR[t], 1.0 if after is None else ALPHA_BAR[after]
                 noise = (x_t - math.sqrt(a) * signal) / math.sqrt(1 - a)
                 x_t = (math.sqrt(a_next) * signal + math.sqrt(1 - a_next) * noise).float()
-            found.append(x0[0].numpy())
+            found.append(x0.flip(turned)[0].numpy())
     return np.mean(found, axis=0), np.std(found, axis=0)
 
 
