@@ -18,11 +18,14 @@ from pathlib import Path
 
 MODEL = "rediffinet"
 FOLDS = 4
-CORRECTION = ("refiner.residual=discrepancy", "result_dice=true", "crop=null", "crop_steps=0", "learning_rate=8e-3")
+CORRECTION = (
+    *("refiner.residual=discrepancy", "result_dice=true", "noisiest_fraction=0.7"),
+    *("crop=null", "crop_steps=0", "learning_rate=8e-3"),
+)
 FIRST = (
     "compile=true",
     *(f"{MODEL}:{setting}" for setting in CORRECTION),
-    *(f"{MODEL}:{setting}" for setting in ("warm_start=true", "steps=780", "noisiest_fraction=0.7")),
+    *(f"{MODEL}:{setting}" for setting in ("warm_start=true", "steps=780")),
     *(f"{MODEL}:{setting}" for setting in ("simulated_errors=0.25", "augmentation.bias_field=0.4")),
 )
 SECOND = (
@@ -32,7 +35,7 @@ SECOND = (
     *("augmentation.thick_slices=0.1", "augmentation.cut_off=0.05", "augmentation.transplant=0.3"),
     *("unet:steps=1300", "unet:crop=null", "unet:crop_steps=0", "unet:learning_rate=1e-2"),
     *(f"{MODEL}:{setting}" for setting in CORRECTION),
-    *(f"{MODEL}:{setting}" for setting in ("steps=700", "noisiest_fraction=0.7", "far_errors=1")),
+    *(f"{MODEL}:{setting}" for setting in ("steps=700", "far_errors=1")),
     *(f"{MODEL}:{setting}" for setting in ("simulated_errors=0.2", "lost_parts=0.2")),
 )
 MIN_FRACTION = "0.1"

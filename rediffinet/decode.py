@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rediffinet.bundle import Manifest, PerRegion, PostprocessSettings
+from rediffinet.bundle import Manifest, PerRegion
 from rediffinet.discrepancy import refined_probability, wrong_probability
 from rediffinet.ext import flip_and_decode
 from rediffinet.inference import Inferred
@@ -85,12 +85,13 @@ def decode(
     confidence = 1.0
     if postprocess:
         settings = manifest.postprocess
-        labels, removed = _without_small(labels, settings)
+        limits = settings.model_dump(exclude={"min_enhancing"})
+        labels, removed = remove_small_components(labels, **limits)
         if given is None:  # a mask made elsewhere is not ours to correct, and does not say how sure it is
             if baseline is None:
                 confidence = enhancing_confidence(labels, masks.probability[-1], schema)
             else:
-                baseline, _ = _without_small(baseline, settings)
+                baseline, _ = remove_small_components(baseline, **limits)
                 confidence = enhancing_confidence(baseline, masks.prior[-1], schema)
         if confidence < settings.min_enhancing:  # one decision for the case, in both maps
             labels, unsure = enhancing_to_core(labels, schema)
@@ -109,15 +110,6 @@ def decode(
         removed_voxels=removed,
         unsure_voxels=unsure,
         enhancing_confidence=confidence,
-    )
-
-
-def _without_small(labels: Labels, settings: PostprocessSettings) -> tuple[Labels, int]:
-    return remove_small_components(
-        labels,
-        connectivity=settings.connectivity,
-        min_voxels=settings.min_voxels,
-        min_fraction=settings.min_fraction,
     )
 
 

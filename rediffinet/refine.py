@@ -162,10 +162,11 @@ def sample_discrepancy(
     condition = build_condition(kind, image, prior, mask[0], background)
     fill = condition_fill(kind, background)
     blend = Blend(len(REGIONS) + 1, shape, settings.window)
+    mirror = manifest.diffusion is not None and manifest.diffusion.mirror
     for index, start in enumerate(starts):
         given = extract(condition, start, settings.window, fill)
         noises = [window_noise(*key, start, k, (len(REGIONS), *settings.window)) for k in range(samples)]
-        found = _samples(model, given, noises, mirror=manifest.diffusion is not None and manifest.diffusion.mirror)
+        found = _samples(model, given, noises, mirror=mirror)
         blend.add(start, np.concatenate([found.mean(axis=0), found.std(axis=0).mean(axis=0, keepdims=True)]))
         if done is not None:
             done(index + 1, len(starts))

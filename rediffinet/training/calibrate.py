@@ -132,10 +132,15 @@ class Enhancing:
     absent: bool
 
 
+def with_min_enhancing(manifest: Manifest, limit: float) -> Manifest:
+    """The same model with another limit of how sure of enhancing tumour it must be."""
+    postprocess = manifest.postprocess.model_copy(update={"min_enhancing": limit})
+    return manifest.model_copy(update={"postprocess": postprocess})
+
+
 def enhancing_of(manifest: Manifest, found: Found) -> Enhancing:
     """The baseline's enhancing tumour in a case it had not seen."""
-    kept = manifest.postprocess.model_copy(update={"min_enhancing": 0.0})
-    decoded = found.decoded(manifest.model_copy(update={"postprocess": kept}), HALF)
+    decoded = found.decoded(with_min_enhancing(manifest, 0.0), HALF)
     assert decoded.baseline_regions is not None, "a model that refines a baseline"
     called, truth = decoded.baseline_regions[-1], labels_to_regions(found.reference)[-1]
     return Enhancing(found.fold, decoded.enhancing_confidence, dice(called, truth), not truth.any())

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from rediffinet.bundle import Manifest, PerRegion
+from rediffinet.bundle import PerRegion
 from rediffinet.nifti import write_atomically
 from rediffinet.training.calibrate import (
     calibrate_doubt,
@@ -15,6 +15,7 @@ from rediffinet.training.calibrate import (
     doubts,
     enhancing_of,
     sweep,
+    with_min_enhancing,
 )
 from rediffinet.training.crossval import Study, gather
 from rediffinet.training.scoring import COLUMNS, PROTOCOL, summary, write_rows
@@ -52,7 +53,7 @@ def calibrate_study(study: Study, model: str, seed: int, *, choose_enhancing: bo
         seen = [enhancing_of(manifest, one) for one in found]
         limit = choose_min_enhancing(seen)
         limits = {fold: choose_min_enhancing([one for one in seen if one.fold != fold]) for fold in folds}
-    of = {value: _with_limit(manifest, value) for value in {limit, *limits.values()}}
+    of = {value: with_min_enhancing(manifest, value) for value in {limit, *limits.values()}}
     manifests = {fold: of[limits[fold]] for fold in folds}
     baselines = {value: [row for one in found for row in one.baseline_rows(made)] for value, made in of.items()}
     sweeps = {value: sweep(made, found, model) for value, made in of.items()}
@@ -85,11 +86,6 @@ def calibrate_study(study: Study, model: str, seed: int, *, choose_enhancing: bo
     for name, content in (("uncertainty", report), ("metrics", metrics)):
         write_atomically(folder / f"{model}-{name}.json", f"{json.dumps(content, indent=2)}\n".encode())
     return Calibrated(choose_thresholds(swept, baselines[limit]), per_fold, limit, limits, before, after, folder)
-
-
-def _with_limit(manifest: Manifest, min_enhancing: float) -> Manifest:
-    postprocess = manifest.postprocess.model_copy(update={"min_enhancing": min_enhancing})
-    return manifest.model_copy(update={"postprocess": postprocess})
 
 
 def _described(diagram: Reliability) -> dict[str, object]:

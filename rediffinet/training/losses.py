@@ -39,14 +39,14 @@ def far_error_loss(probability: Tensor, target: Tensor, smooth: float = 100.0) -
 @torch.no_grad()
 def _cells_away(target: Tensor) -> Tensor:
     """Distance of every voxel from the boundary of a mask of 0 and 1, in whole cells, REACH at most; either side."""
-    away = None
+    free = []
     for side in (target, 1.0 - target):
         cells = functional.max_pool3d(side, CELL, ceil_mode=True)
-        for _ in range(REACH):
-            away = 1.0 - cells if away is None else away + (1.0 - cells)
+        free.append(1.0 - cells)
+        for _ in range(REACH - 1):
             cells = functional.max_pool3d(cells, 3, 1, 1)
-    assert away is not None
-    return functional.interpolate(away, target.shape[2:], mode="nearest")
+            free.append(1.0 - cells)
+    return functional.interpolate(torch.stack(free).sum(0), target.shape[2:], mode="nearest")
 
 
 def compound_loss(

@@ -202,6 +202,10 @@ def _start(config: TrainConfig, baselines: Sequence[Run]) -> nn.Module | None:
     return own[0].model
 
 
+def _prepared_alike(one: TrainConfig, other: TrainConfig) -> bool:
+    return (one.normalisation, one.spacing_mm) == (other.normalisation, other.spacing_mm)
+
+
 def _open_beginning(folder: Path, config: TrainConfig, held_out: Sequence[TrainingCase]) -> Run:
     """The run whose weights another begins with; raises TrainingError when it does not fit or has seen `held_out`."""
     run = open_run(folder)
@@ -213,7 +217,7 @@ def _open_beginning(folder: Path, config: TrainConfig, held_out: Sequence[Traini
             f"with {ours}"
         )
         raise TrainingError(message)
-    if (run.config.normalisation, run.config.spacing_mm) != (config.normalisation, config.spacing_mm):
+    if not _prepared_alike(run.config, config):
         message = f"--begin-with {folder}: was trained with another normalisation or voxel size; train both alike"
         raise TrainingError(message)
     if seen := [case.name for case in held_out if case.patient in run.seen_patients]:
@@ -232,7 +236,7 @@ def _open_baselines(folders: Sequence[Path], config: TrainConfig) -> list[Run]:
         if run.config.model != "unet":
             message = f"--baseline {run.path} is a run of '{run.config.model}', expected one of 'unet'"
             raise TrainingError(message)
-        if (run.config.normalisation, run.config.spacing_mm) != (config.normalisation, config.spacing_mm):
+        if not _prepared_alike(run.config, config):
             message = f"--baseline {run.path} was trained with another normalisation or voxel size; train both alike"
             raise TrainingError(message)
     return runs

@@ -105,8 +105,8 @@ def _coarser(contrast: Tensor, factors: Sequence[float]) -> Tensor:
 def _cut_off(rng: np.random.Generator, contrast: Tensor, brain: Tensor, value: float) -> None:
     """Set a slab at one end of the brain to a value, up to a quarter of its length: a scan that covers part of it."""
     axis = int(rng.integers(3))
-    occupied = torch.nonzero(brain.any(2 if axis < 2 else 0).any(1 if axis == 0 else 0)).flatten()
-    first, last = int(occupied[0]), int(occupied[-1]) + 1
+    occupied = torch.nonzero(brain)[:, axis]
+    first, last = int(occupied.min()), int(occupied.max()) + 1
     width = max(1, round((last - first) * float(rng.uniform(0.0, 0.25))))
     start = first if rng.random() < 0.5 else last - width
     contrast.narrow(axis, start, width).fill_(value)

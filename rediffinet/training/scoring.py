@@ -9,7 +9,6 @@ from statistics import mean, stdev
 import numpy as np
 import numpy.typing as npt
 
-from rediffinet.bundle import PerRegion
 from rediffinet.cases import find_labels, load_case, load_labels
 from rediffinet.decode import decode
 from rediffinet.inference import Inferred, Loaded, infer, plan_sampling
@@ -149,14 +148,6 @@ def rows_of(
         }
         for region, values, count in zip((*REGIONS, "Avg"), numbers, voxels, strict=True)
     ]
-
-
-def with_thresholds(loaded: Loaded, thresholds: PerRegion) -> Loaded:
-    """The same model with other thresholds of the flip."""
-    refiner = loaded.manifest.refiner
-    assert refiner is not None, "a model that flips"
-    changed = refiner.model_copy(update={"thresholds": thresholds})
-    return loaded._replace(manifest=loaded.manifest.model_copy(update={"refiner": changed}))
 
 
 def summary(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
