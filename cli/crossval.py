@@ -84,6 +84,12 @@ def calibrate(
         str,
         typer.Option(help="Call ET core where its mean probability is lower, as export will; auto: choose that too."),
     ] = "0",
+    component_threshold: Annotated[
+        str,
+        typer.Option(
+            help="Flip a whole component where its mean Δ exceeds this, as export will; auto: choose that too."
+        ),
+    ] = "1",
 ) -> None:
     """Choose the thresholds of the flip on out-of-fold cases; score each fold with those chosen on the others.
 
@@ -93,7 +99,7 @@ def calibrate(
     means and deviations of both). Prints the thresholds for `rediff export --thresholds`.
     """
     from rediffinet.bundle import PostprocessSettings
-    from rediffinet.errors import ConfigError, MissingExtraError
+    from rediffinet.errors import MissingExtraError
 
     try:
         from rediffinet.training.calibrate_study import calibrate_study
@@ -103,26 +109,46 @@ def calibrate(
         raise MissingExtraError("Calibration", str(error.name), "train") from None
 
     named = read_patients(patients) if patients is not None else None
-    auto = min_enhancing == "auto"
-    try:
-        postprocess = PostprocessSettings(
-            min_fraction=min_fraction, min_enhancing=0.0 if auto else float(min_enhancing)
-        )
-    except ValueError:
-        message = f"--min-enhancing: got '{min_enhancing}', expected a number from 0 to 1, or auto"
-        raise ConfigError(message) from None
-    opened = reopen(study, data, cache=cache, patients=named, postprocess=postprocess)
-    found = calibrate_study(opened, model, seed, choose_enhancing=auto)
+    enhancing = number_or_auto("--min-enhancing", min_enhancing)
+    whole = number_or_auto("--component-threshold", component_threshold)
+    opened = reopen(
+        study,
+        data,
+        cache=cache,
+        patients=named,
+        postprocess=PostprocessSettings(min_fraction=min_fraction, min_enhancing=enhancing or 0.0),
+        component_threshold=1.0 if whole is None else whole,
+    )
+    found = calibrate_study(opened, model, seed, choose_components=whole is None, choose_enhancing=enhancing is None)
     typer.echo(
         f"expected calibration error {found.before.error:.4f}, calibrated on other folds {found.after.error:.4f}",
         err=True,
     )
     for fold, thresholds in found.per_fold.items():
-        limit = found.min_enhancing_per_fold[fold]
         typer.echo(
-            f"fold {fold}: thresholds of the other folds {','.join(map(str, thresholds))}, min-enhancing {limit}",
+            f"fold {fold}: thresholds of the other folds {','.join(map(str, thresholds))}, "
+            f"component-threshold {found.component_threshold_per_fold[fold]}, "
+            f"min-enhancing {found.min_enhancing_per_fold[fold]}",
             err=True,
         )
-    if auto:
+    if enhancing is None:
         typer.echo(f"for export: --min-enhancing {found.min_enhancing}", err=True)
+    if whole is None:
+        typer.echo(f"for export: --component-threshold {found.component_threshold}", err=True)
     typer.echo(",".join(map(str, found.thresholds)))
+
+
+def number_or_auto(option: str, text: str) -> float | None:
+    """A share from 0 to 1, or None for auto. Raises ConfigError."""
+    from rediffinet.errors import ConfigError
+
+    if text == "auto":
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0.0 <= number <= 1.0:
+        message = f"{option}: got '{text}', expected a number from 0 to 1, or auto"
+        raise ConfigError(message)
+    return number

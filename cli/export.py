@@ -24,6 +24,10 @@ def export(
     steps: Annotated[int, typer.Option(help="Default sampling steps.")] = 1,
     samples: Annotated[int, typer.Option(help="Default noise samples.")] = 4,
     thresholds: Annotated[str, typer.Option(help="Flip where mean Δ exceeds these: WT,TC,ET.")] = "0.5,0.5,0.5",
+    component_threshold: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Flip a whole component where its mean Δ exceeds this; 1 is never."),
+    ] = 1.0,
     overlap: Annotated[float, typer.Option(help="Overlap of refinement windows.")] = 0.25,
     min_fraction: Annotated[
         float, typer.Option(help="Remove whole-tumour components under this fraction of the largest.")
@@ -101,6 +105,7 @@ def export(
         steps=steps,
         samples=samples,
         thresholds=(wt, tc, et),
+        component_threshold=component_threshold,
         overlap=overlap,
         postprocess=PostprocessSettings(min_fraction=min_fraction, min_enhancing=min_enhancing),
         uncertainty=None if uncertainty is None else read_curve(uncertainty),

@@ -42,7 +42,9 @@ def _settings(manifest: "Manifest") -> None:
             f"{diffusion.samples} samples"
         )
     if refiner is not None:
-        typer.echo(f"flips above {refiner.thresholds} (WT, TC, ET)")
+        whole = refiner.component_threshold
+        components = "" if whole >= 1.0 else f", whole components above {whole}"
+        typer.echo(f"flips above {refiner.thresholds} (WT, TC, ET){components}")
 
 
 def _content(bundle: "Bundle") -> dict[str, Any]:

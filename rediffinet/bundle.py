@@ -142,8 +142,10 @@ class RefinerSettings(_Part):
     """How the discrepancy is predicted and used.
 
     condition: the baseline's soft probabilities (2p − 1) or its mask (2U − 1). Windows are run where any region's p
-    exceeds `unsure`, in the box of those voxels grown by `margin`. thresholds: flip where the mean Δ exceeds them. A
-    model without a baseline has no p: its windows tile the whole crop, and only window, overlap and thresholds count.
+    exceeds `unsure`, in the box of those voxels grown by `margin`. thresholds: flip where the mean Δ exceeds them.
+    component_threshold: flip a whole component of the baseline's WT where the mean of Δ over it exceeds this, see
+    `rediffinet.discrepancy.doubted_components`; 1 is never. A model without a baseline has no p: its windows tile the
+    whole crop, and only window, overlap and thresholds count.
     """
 
     window: Triple
@@ -152,6 +154,7 @@ class RefinerSettings(_Part):
     unsure: Fraction
     condition: Literal["probability", "mask"]
     thresholds: PerRegion
+    component_threshold: Fraction = 1.0
 
 
 class DiffusionSettings(_Part):

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.bundle import Manifest, PerRegion
-from rediffinet.discrepancy import refined_probability, wrong_probability
+from rediffinet.discrepancy import doubted_components, refined_probability, wrong_probability
 from rediffinet.ext import flip_and_decode
 from rediffinet.inference import Inferred
 from rediffinet.labels import REGIONS, LabelSchema, labels_to_regions
@@ -31,10 +31,10 @@ class Decoded:
     """What was decided, on the crop: label maps uint8 (X, Y, Z) with their regions bool (3, X, Y, Z).
 
     baseline, baseline_regions: None for a model without a baseline. probability: float32 (3, X, Y, Z) after refinement.
-    uncertainty: float32 (X, Y, Z), probability of a wrong label. removed_voxels, unsure_voxels: how many voxels of the
-    refined map postprocessing removed, and how many of enhancing tumour it called core. enhancing_confidence: mean
-    probability of the baseline over the enhancing tumour that it found (of the model itself, for one without a
-    baseline), 1 where none was found or nothing tells.
+    uncertainty: float32 (X, Y, Z), probability of a wrong label. left_out_voxels: of the baseline's tumour, flipped in
+    whole components. removed_voxels, unsure_voxels: how many voxels of the refined map postprocessing removed, and how
+    many of enhancing tumour it called core. enhancing_confidence: mean probability of the baseline over the enhancing
+    tumour that it found (of the model itself, for one without a baseline), 1 where none was found or nothing tells.
     """
 
     labels: Labels
@@ -43,6 +43,7 @@ class Decoded:
     baseline_regions: Regions | None
     probability: Volume
     uncertainty: Volume
+    left_out_voxels: int
     removed_voxels: int
     unsure_voxels: int
     enhancing_confidence: float
@@ -50,13 +51,17 @@ class Decoded:
 
 @dataclass(frozen=True)
 class _Masks:
-    """On the case's voxels: the baseline bool and soft, Δ̂ to flip it by with its limits, the refined probability."""
+    """On the case's voxels: the baseline bool and soft, Δ̂ to flip it by with its limits, the refined probability.
+
+    left_out: bool (X, Y, Z), where whole components of the baseline are flipped.
+    """
 
     baseline: Regions
     prior: Volume
     delta: Volume
     limits: PerRegion
     probability: Volume
+    left_out: npt.NDArray[np.bool_]
 
 
 def decode(
@@ -68,7 +73,7 @@ def decode(
     given: Regions | None = None,
     postprocess: bool,
 ) -> Decoded:
-    """Flip where Δ̂ exceeds its threshold, decode by priority, remove small components of both maps alike.
+    """Flip where Δ̂ exceeds its threshold and what is doubted as a whole, decode, postprocess both maps alike.
 
     spacing_mm, shape: of the case's crop, which is the model's grid where the spacings are the same. given: bool
     (3, X, Y, Z) on the crop, a mask made elsewhere that took the baseline's place; it is never postprocessed.
@@ -93,9 +98,13 @@ def decode(
             else:
                 baseline, _ = remove_small_components(baseline, **limits)
                 confidence = enhancing_confidence(baseline, masks.prior[-1], schema)
-        if confidence < settings.min_enhancing:  # one decision for the case, in both maps
+        kept = confidence  # one decision for both maps, but for components that only the baseline's has
+        if baseline is not None and given is None and masks.left_out.any():
+            kept = enhancing_confidence(np.where(masks.left_out, 0, baseline), masks.prior[-1], schema)
+        if kept < settings.min_enhancing:
             labels, unsure = enhancing_to_core(labels, schema)
-            baseline = None if baseline is None else enhancing_to_core(baseline, schema)[0]
+        if baseline is not None and confidence < settings.min_enhancing:
+            baseline = enhancing_to_core(baseline, schema)[0]
     regions = labels_to_regions(labels, schema)
     uncertainty = wrong_probability(regions, masks.probability)
     if manifest.uncertainty is not None:
@@ -107,6 +116,7 @@ def decode(
         baseline_regions=None if baseline is None else labels_to_regions(baseline, schema),
         probability=masks.probability,
         uncertainty=uncertainty,
+        left_out_voxels=int(np.count_nonzero(masks.left_out & masks.baseline[0])),
         removed_voxels=removed,
         unsure_voxels=unsure,
         enhancing_confidence=confidence,
@@ -132,11 +142,26 @@ def _labels(mask: Regions, schema: LabelSchema) -> Labels:
 def _masks(manifest: Manifest, prior: Volume, found: Discrepancy) -> _Masks:
     mask = mask_of(manifest, prior)
     probability = refined_probability(mask, prior, found.delta, found.sampled)
-    return _Masks(mask, prior, found.delta, _flip_limits(manifest), probability)
+    limits, left_out = _flip_limits(manifest), left_out_of(manifest, prior, found)
+    if not left_out.any():
+        return _Masks(mask, prior, found.delta, limits, probability, left_out)
+    flips = _flips(mask, found.delta, limits, left_out)
+    return _Masks(mask, prior, flips.astype(np.float32), HALF, probability, left_out)
 
 
 def _flip_limits(manifest: Manifest) -> PerRegion:
     return HALF if manifest.refiner is None else manifest.refiner.thresholds
+
+
+def left_out_of(manifest: Manifest, probability: Volume, found: Discrepancy) -> npt.NDArray[np.bool_]:
+    """The components of the baseline's whole tumour that are flipped whole, bool (X, Y, Z) on the model's grid."""
+    limit = 1.0 if manifest.refiner is None else manifest.refiner.component_threshold
+    return doubted_components(mask_of(manifest, probability)[0], found.delta[0], limit)
+
+
+def _flips(mask: Regions, delta: Volume, limits: PerRegion, left_out: npt.NDArray[np.bool_]) -> Regions:
+    """What is flipped: a component left out in every region, the rest where Δ̂ exceeds its threshold."""
+    return np.where(left_out, mask, delta > _column(limits))
 
 
 def _resampled(
@@ -155,12 +180,14 @@ def _resampled(
     limits = _flip_limits(manifest)
     mask = mask_of(manifest, prior)
     soft = prior if manifest.baseline is None else _centred(prior, manifest.baseline.thresholds)
-    flips = found.delta > _column(limits)
+    left_out = left_out_of(manifest, prior, found)
+    flips = _flips(mask, found.delta, limits, left_out)
     if manifest.kind.target == "discrepancy":
         refined = np.where(flips, 1.0 - soft, soft)
     else:
         wrong = _centred(found.delta, limits)
         refined = np.where(found.sampled, np.where(mask, 1.0 - wrong, wrong), soft)
+        refined = np.where(left_out & mask, 1.0 - soft, refined)
     probability = refined_probability(mask, prior, found.delta, found.sampled)
     doubt = up(np.where(mask ^ flips, 1.0 - probability, probability))
     on_case = up(refined)
@@ -171,7 +198,8 @@ def _resampled(
         on_case = np.where(up(flips.astype(np.float32)) > 0.0, on_case, given.astype(np.float32))
     inside = on_case > 0.5
     probability = np.where(inside, 1.0 - doubt, doubt)
-    return _Masks(baseline, soft, (baseline ^ inside).astype(np.float32), HALF, probability)
+    outside = up(left_out[None].astype(np.float32))[0] > 0.0
+    return _Masks(baseline, soft, (baseline ^ inside).astype(np.float32), HALF, probability, outside)
 
 
 def _column(values: PerRegion) -> Volume:

@@ -3,7 +3,11 @@
 import numpy as np
 import numpy.typing as npt
 
+from rediffinet.ext import component_sizes, label_components
+
 Volume = npt.NDArray[np.float32]
+KEPT = 0.25
+"""Share of the tumour believed in that is kept at least when whole components are flipped, or none is."""
 
 
 def discrepancy(mask: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -26,3 +30,26 @@ def wrong_probability(labels_in_regions: npt.NDArray[np.bool_], probability: Vol
     """Probability that a voxel's final label is wrong, float32 (X, Y, Z): the largest over the three regions."""
     wrong = np.where(labels_in_regions, 1.0 - probability, probability)
     return np.asarray(wrong.max(axis=0), dtype=np.float32)
+
+
+def doubted_components(mask: npt.NDArray[np.bool_], delta: Volume, limit: float) -> npt.NDArray[np.bool_]:
+    """The components of a baseline's region that are believed wrong as a whole, bool (X, Y, Z).
+
+    Those over which the mean of Δ̂ exceeds the limit: a stray component in healthy brain is a mistake from its middle to
+    its rim, and its voxels, each a little doubted, are judged together. None where the others would be left with less
+    than `KEPT` of the volume believed in, Σ(1 − Δ̂) over the region; so the only component always stays. mask: bool
+    (X, Y, Z), 26-connected; delta: float32 (X, Y, Z) in [0, 1]. A limit of 1 doubts nothing.
+    """
+    none = np.zeros(mask.shape, bool)
+    if limit >= 1.0:
+        return none
+    components, count = label_components(mask, 26)
+    if count < 2:
+        return none
+    sizes = component_sizes(components, count).astype(float)
+    wrong = np.bincount(components[mask], delta[mask].astype(float), count + 1)[1:]
+    doubted = wrong / sizes > limit
+    believed = sizes - wrong
+    if believed[~doubted].sum() < KEPT * believed.sum():
+        return none
+    return np.asarray(np.concatenate([[False], doubted])[components])

@@ -74,6 +74,12 @@ def _warnings(case: Case, decoded: Decoded, voxel_ml: float) -> list[Warning_]:
         warnings.append(Warning_(code="no-tumour", message="No tumour was found; check the images and their order."))
     elif not decoded.regions[2].any():
         warnings.append(Warning_(code="no-enhancing-tumour", message="No enhancing tumour was found."))
+    if decoded.left_out_voxels:
+        message = (
+            f"{decoded.left_out_voxels * voxel_ml:.1f} ml that the baseline found as separate lesions are left out, "
+            "because the refinement doubts them as a whole. Look at the baseline's map."
+        )
+        warnings.append(Warning_(code="components-doubted", message=message))
     removed_ml = decoded.removed_voxels * voxel_ml
     if removed_ml >= 1.0:
         message = f"Postprocessing removed {removed_ml:.1f} ml of separate components (--no-postprocess keeps them)."

@@ -1,6 +1,7 @@
 """Thresholds of the flip from out-of-fold results: chosen on other folds than those they are scored on.
 
-The same goes for how sure the networks must be of an enhancing tumour as a whole to call it one.
+The same goes for the doubt at which a whole component is flipped, and for how sure the networks must be of an enhancing
+tumour as a whole to call it one.
 
 A model that changes a baseline changes it where Δ̂ exceeds a threshold per region. Here the thresholds for the cases of
 a fold are those that did best on the cases of all other folds, each segmented by the run that had not seen it, so that
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.bundle import Manifest, PerRegion
-from rediffinet.decode import HALF, Decoded, decode
+from rediffinet.decode import HALF, Decoded, decode, left_out_of
 from rediffinet.errors import TrainingError
 from rediffinet.inference import Inferred
 from rediffinet.labels import REGIONS, labels_to_regions
@@ -28,9 +29,11 @@ from rediffinet.training.scoring import FOUND, Row, load_found, rows_of
 from rediffinet.uncertainty import LEAST, Reliability, UncertaintyCurve, fit_curve, reliability
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998)
+COMPONENTS = (0.1, 0.15, 0.2, 0.3, 0.5)
 CONFIDENCES = (0.0, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 NEVER = 1.0
-"""Δ̂ never exceeds it: the region stays as the baseline has it."""
+"""Δ̂ never exceeds it: the region stays as the baseline has it, or the component."""
+UNFLIPPED: PerRegion = (NEVER, NEVER, NEVER)
 
 
 @dataclass(frozen=True)
@@ -90,17 +93,57 @@ def sweep(
     return swept
 
 
+def with_component_threshold(manifest: Manifest, limit: float) -> Manifest:
+    """The same model with another doubt at which it flips a whole component."""
+    assert manifest.refiner is not None, "a model that flips"
+    refiner = manifest.refiner.model_copy(update={"component_threshold": limit})
+    return manifest.model_copy(update={"refiner": refiner})
+
+
+def sweep_components(manifest: Manifest, cases: Iterable[Found], model: str) -> dict[float, list[Row]]:
+    """Scores of every case with whole components flipped, and nothing else, at each of `COMPONENTS`."""
+    swept: dict[float, list[Row]] = {limit: [] for limit in COMPONENTS}
+    made = {limit: with_component_threshold(manifest, limit) for limit in COMPONENTS}
+    for found in cases:
+        assert found.inferred.probability is not None and found.inferred.found is not None, "a model that flips"
+        scored: dict[bytes, list[Row]] = {}  # most cases are one component, whatever the limit
+        for limit, rows in swept.items():
+            left_out = left_out_of(made[limit], found.inferred.probability, found.inferred.found).tobytes()
+            if left_out not in scored:
+                scored[left_out] = found.rows(made[limit], UNFLIPPED, model)
+            rows += scored[left_out]
+    return swept
+
+
+def choose_component_threshold(swept: Mapping[float, Sequence[Row]], baseline: Sequence[Row]) -> float:
+    """The doubt at which flipping whole components gains most over all regions; `NEVER` if it gains nowhere.
+
+    Cases with more than one large component are few, and most limits do the same to them. Of those that do equally
+    well it is the middle one, which is the farthest from both mistakes.
+    """
+    before = {region: _means(baseline, region) for region in REGIONS}
+    gains = {
+        limit: sum(_gain(before[region], _means(rows, region)) for region in REGIONS)
+        for limit, rows in sorted(swept.items())
+    }
+    best = max(gains.values())
+    if best < 0.0:
+        return NEVER
+    equal = [limit for limit, gain in gains.items() if gain == best]
+    return equal[len(equal) // 2]
+
+
 def choose_thresholds(swept: Mapping[float, Sequence[Row]], baseline: Sequence[Row]) -> PerRegion:
     """The threshold that gains most over the regions that it helps; `NEVER` for a region that it does not.
 
-    It helps a region when the mean HD95 falls below the baseline's and the mean Dice does not. Its gain there is that
-    of Dice plus that of HD95, each as a share of the baseline's: the lowest HD95 alone would be found where Dice is
-    only just not lower, which it then is on other cases. One threshold for all regions that are flipped: with a
-    threshold of their own the few cases there are decide by chance, and flips of nested regions fall apart. Both sets
-    of rows are of the same cases.
+    baseline: scores without these flips. The threshold helps a region when the mean HD95 falls below that and the mean
+    Dice does not. Its gain there is that of Dice plus that of HD95, each as a share of the baseline's: the lowest HD95
+    alone would be found where Dice is only just not lower, which it then is on other cases. One threshold for all
+    regions that are flipped: with a threshold of their own the few cases there are decide by chance, and flips of
+    nested regions fall apart. Both sets of rows are of the same cases.
     """
     before = {region: _means(baseline, region) for region in REGIONS}
-    pick: PerRegion = (NEVER, NEVER, NEVER)
+    pick = UNFLIPPED
     best = 0.0
     for threshold in sorted(swept):
         now = {region: _means(swept[threshold], region) for region in REGIONS}
@@ -162,14 +205,27 @@ def crossfit(
     swept: Mapping[float, Sequence[Row]], baseline: Sequence[Row], folds: Iterable[int]
 ) -> dict[int, PerRegion]:
     """For each fold the thresholds chosen on the cases of all others."""
-
-    def without(rows: Sequence[Row], fold: int) -> list[Row]:
-        return [row for row in rows if row["fold"] != str(fold)]
-
     return {
-        fold: choose_thresholds({t: without(rows, fold) for t, rows in swept.items()}, without(baseline, fold))
+        fold: choose_thresholds(_swept_without(swept, fold), _without(baseline, fold)) for fold in sorted(set(folds))
+    }
+
+
+def crossfit_components(
+    swept: Mapping[float, Sequence[Row]], baseline: Sequence[Row], folds: Iterable[int]
+) -> dict[int, float]:
+    """For each fold the doubt of a whole component chosen on the cases of all others."""
+    return {
+        fold: choose_component_threshold(_swept_without(swept, fold), _without(baseline, fold))
         for fold in sorted(set(folds))
     }
+
+
+def _swept_without(swept: Mapping[float, Sequence[Row]], fold: int) -> dict[float, list[Row]]:
+    return {threshold: _without(rows, fold) for threshold, rows in swept.items()}
+
+
+def _without(rows: Iterable[Row], fold: int) -> list[Row]:
+    return [row for row in rows if row["fold"] != str(fold)]
 
 
 @dataclass(frozen=True)

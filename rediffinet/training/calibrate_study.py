@@ -7,14 +7,19 @@ from pathlib import Path
 from rediffinet.bundle import PerRegion
 from rediffinet.nifti import write_atomically
 from rediffinet.training.calibrate import (
+    UNFLIPPED,
     calibrate_doubt,
+    choose_component_threshold,
     choose_min_enhancing,
     choose_thresholds,
     crossfit,
+    crossfit_components,
     disagreement_limit,
     doubts,
     enhancing_of,
     sweep,
+    sweep_components,
+    with_component_threshold,
     with_min_enhancing,
 )
 from rediffinet.training.crossval import Study, gather
@@ -26,13 +31,16 @@ FOLDER = "calibrated"
 
 @dataclass(frozen=True)
 class Calibrated:
-    """thresholds, min_enhancing: chosen on all cases, for a bundle; those per fold: what its cases were scored with.
+    """thresholds, component_threshold, min_enhancing: chosen on all cases, for a bundle.
 
-    before, after: reliability of the stated probability of a wrong label, and of the calibrated one.
+    Those per fold: what its cases were scored with. before, after: reliability of the stated probability of a wrong
+    label, and of the calibrated one.
     """
 
     thresholds: PerRegion
     per_fold: dict[int, PerRegion]
+    component_threshold: float
+    component_threshold_per_fold: dict[int, float]
     min_enhancing: float
     min_enhancing_per_fold: dict[int, float]
     before: Reliability
@@ -40,11 +48,14 @@ class Calibrated:
     folder: Path
 
 
-def calibrate_study(study: Study, model: str, seed: int, *, choose_enhancing: bool = False) -> Calibrated:
+def calibrate_study(
+    study: Study, model: str, seed: int, *, choose_components: bool = False, choose_enhancing: bool = False
+) -> Calibrated:
     """Choose thresholds and fit the uncertainty of a model that refines; see docs/crossval.md for the files.
 
-    choose_enhancing: choose `min_enhancing` too, instead of taking the study's. Raises TrainingError when the study is
-    not finished for this model, or the model refines nothing.
+    choose_components, choose_enhancing: choose `component_threshold` and `min_enhancing` too, instead of taking the
+    study's. First min_enhancing, then component_threshold, then the thresholds, each given those before it. Raises
+    TrainingError when the study is not finished for this model, or the model refines nothing.
     """
     manifest, found = gather(study, model, seed)
     folds = sorted({one.fold for one in found})
@@ -54,11 +65,21 @@ def calibrate_study(study: Study, model: str, seed: int, *, choose_enhancing: bo
         limit = choose_min_enhancing(seen)
         limits = {fold: choose_min_enhancing([one for one in seen if one.fold != fold]) for fold in folds}
     of = {value: with_min_enhancing(manifest, value) for value in {limit, *limits.values()}}
-    manifests = {fold: of[limits[fold]] for fold in folds}
     baselines = {value: [row for one in found for row in one.baseline_rows(made)] for value, made in of.items()}
-    sweeps = {value: sweep(made, found, model) for value, made in of.items()}
-    per_fold = {fold: crossfit(sweeps[limits[fold]], baselines[limits[fold]], [fold])[fold] for fold in folds}
-    swept = sweeps[limit]
+    whole = study.inference.component_threshold
+    wholes = dict.fromkeys(folds, whole)
+    if choose_components:
+        whole_sweeps = {value: sweep_components(made, found, model) for value, made in of.items()}
+        whole = choose_component_threshold(whole_sweeps[limit], baselines[limit])
+        for fold, value in limits.items():
+            wholes |= crossfit_components(whole_sweeps[value], baselines[value], [fold])
+    chosen, chosen_of = (limit, whole), {fold: (limits[fold], wholes[fold]) for fold in folds}
+    ways = {way: with_component_threshold(of[way[0]], way[1]) for way in {chosen, *chosen_of.values()}}
+    unflipped = {way: [row for one in found for row in one.rows(made, UNFLIPPED, model)] for way, made in ways.items()}
+    sweeps = {way: sweep(made, found, model) for way, made in ways.items()}
+    per_fold = {fold: crossfit(sweeps[way], unflipped[way], [fold])[fold] for fold, way in chosen_of.items()}
+    manifests = {fold: ways[way] for fold, way in chosen_of.items()}
+    swept = sweeps[chosen]
     baseline = [row for fold in folds for row in baselines[limits[fold]] if row["fold"] == str(fold)]
     calibrated = [row for one in found for row in one.rows(manifests[one.fold], per_fold[one.fold], model)]
     curve, before, after = calibrate_doubt(doubts(manifests, found, per_fold))
@@ -77,15 +98,18 @@ def calibrate_study(study: Study, model: str, seed: int, *, choose_enhancing: bo
         "protocol": PROTOCOL,
         "held_out_cases": len(found),
         "folds": study.folds,
-        "postprocess": of[limit].postprocess.model_dump(),
+        "postprocess": ways[chosen].postprocess.model_dump(),
         "baseline": summary(baseline),
         "refined": summary(calibrated),
+        "component_threshold": whole,
         "thresholds_of_the_other_folds": {str(fold): list(chosen) for fold, chosen in per_fold.items()},
+        "component_threshold_of_the_other_folds": {str(fold): value for fold, value in wholes.items()},
         "min_enhancing_of_the_other_folds": {str(fold): value for fold, value in limits.items()},
     }
     for name, content in (("uncertainty", report), ("metrics", metrics)):
         write_atomically(folder / f"{model}-{name}.json", f"{json.dumps(content, indent=2)}\n".encode())
-    return Calibrated(choose_thresholds(swept, baselines[limit]), per_fold, limit, limits, before, after, folder)
+    thresholds = choose_thresholds(swept, unflipped[chosen])
+    return Calibrated(thresholds, per_fold, whole, wholes, limit, limits, before, after, folder)
 
 
 def _described(diagram: Reliability) -> dict[str, object]:

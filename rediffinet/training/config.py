@@ -57,6 +57,7 @@ class TrainConfig(Frozen):
     distance from the boundary.
     simulated_errors: share of the examples in which the baseline's answer is empty, or doubled by its mirror image.
     lost_parts: share in which it ends at a plane through the tumour.
+    false_parts: share in which it has found the tumour of another case as well.
     warm_start: a diffusion model begins with the weights of the baseline it will refine. batch: examples of a step,
     over all processes and their `accumulate` micro-batches. validate_every: steps between validations on the held-out
     fold, 0 for none. MACHINE_FIELDS: how the work is laid out on this machine, among them the threads that make batches
@@ -93,6 +94,7 @@ class TrainConfig(Frozen):
     logit_jitter: Fraction = 0.5
     simulated_errors: Fraction = 0.0
     lost_parts: Fraction = 0.0
+    false_parts: Fraction = 0.0
     overlap: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.25
     seed: int = 0
     fold: int | None = None

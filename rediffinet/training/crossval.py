@@ -173,10 +173,12 @@ def reopen(
     cache: Path | None = None,
     patients: dict[str, str] | None = None,
     postprocess: PostprocessSettings | None = None,
+    component_threshold: float = 1.0,
 ) -> Study:
     """The study in a folder, to look at: its folds and seeds as they were drawn, all models.
 
-    postprocess: what is done to the label maps that are scored anew; by default what `rediff crossval` does.
+    postprocess, component_threshold: what is done to the label maps that are scored anew, and when whole components
+    are flipped; by default what `rediff crossval` does.
 
     Raises TrainingError when there is none.
     """
@@ -192,7 +194,9 @@ def reopen(
         folds=layout["folds"],
         fold_seed=layout["fold_seed"],
         patients=patients or {},
-        inference=InferenceSettings(postprocess=postprocess or PostprocessSettings()),
+        inference=InferenceSettings(
+            postprocess=postprocess or PostprocessSettings(), component_threshold=component_threshold
+        ),
         cache=cache or out / "cache",
     )
 

@@ -37,13 +37,15 @@ Tensors = tuple[TensorSpec, ...]
 class InferenceSettings:
     """Choices that training does not fix; they land in the manifest.
 
-    thresholds: of the flip; overlap: of windows; disagreement: of the samples, above which the report warns.
+    thresholds, component_threshold: of the flip, of a voxel and of a whole component; overlap: of windows;
+    disagreement: of the samples, above which the report warns.
     """
 
     name: str = "rediffinet"
     steps: int = 1
     samples: int = 4
     thresholds: PerRegion = HALF
+    component_threshold: float = 1.0
     overlap: float = 0.25
     postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     uncertainty: UncertaintyCurve | None = None
@@ -153,6 +155,7 @@ def _refiner(config: TrainConfig, settings: InferenceSettings) -> RefinerSetting
         unsure=UNSURE,
         condition="probability" if config.refiner.soft_condition else "mask",
         thresholds=settings.thresholds,
+        component_threshold=settings.component_threshold,
     )
 
 

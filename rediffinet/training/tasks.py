@@ -140,6 +140,9 @@ class ConditionedTask(Task):
             soft = _gone_wrong(rng, soft)
         if self.predictions is not None and config.lost_parts and rng.random() < config.lost_parts:
             soft = _lost_part(rng, soft)
+        if self.predictions is not None and config.false_parts and rng.random() < config.false_parts:
+            other = cut(self._probability(int(rng.integers(len(self.cases)))), start, window, 0)
+            soft = _false_part(rng, soft, other, (image != self.fill).any(0))
         mask = (soft > 0.5).float()
         prior = soft if config.refiner.soft_condition else mask
         condition = build_condition(self.kind, image.numpy(), prior.numpy(), mask[0].numpy() > 0, self.fill)
@@ -181,6 +184,11 @@ def _lost_part(rng: np.random.Generator, soft: Tensor) -> Tensor:
     grids = np.meshgrid(*map(np.arange, soft.shape[1:]), indexing="ij", sparse=True)
     beyond = sum(slope * (grid - at) for slope, grid, at in zip(normal, grids, voxel, strict=True)) > 0.0
     return soft.masked_fill(torch.from_numpy(np.asarray(beyond)), 0.0)
+
+
+def _false_part(rng: np.random.Generator, soft: Tensor, other: Tensor, brain: Tensor) -> Tensor:
+    """A prediction (3, …) with what was found in another case besides, on either side, within the brain (…)."""
+    return torch.maximum(soft, (other.flip(1) if rng.random() < 0.5 else other) * brain)
 
 
 class CorrectionTask(ConditionedTask):

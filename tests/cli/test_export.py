@@ -91,7 +91,7 @@ def test_from_training_to_a_segmented_case(folder: Path, tmp_path: Path) -> None
     result = export(
         folder, out, "--name", "smoke", "--weights", "float16", "--steps", 2, "--samples", 2,
         "--thresholds", "0.7", "--min-fraction", "0.2", "--overlap", "0",
-        "--min-enhancing", "0.75",
+        "--min-enhancing", "0.75", "--component-threshold", "0.95",
     )  # fmt: skip
     assert result.exit_code == 0, result.exception
     *graphs, path = result.stdout.splitlines()
@@ -101,7 +101,8 @@ def test_from_training_to_a_segmented_case(folder: Path, tmp_path: Path) -> None
     manifest = open_bundle(out).manifest
     assert manifest.name == "smoke" and manifest.graphs["baseline"].weights == "float16"
     assert manifest.refiner.thresholds == (0.7, 0.7, 0.7) and manifest.postprocess.min_fraction == 0.2
-    assert manifest.postprocess.min_enhancing == 0.75
+    assert manifest.postprocess.min_enhancing == 0.75 and manifest.refiner.component_threshold == 0.95
+    assert "whole components above 0.95" in rediff("info", out).stdout
     assert (manifest.diffusion.steps, manifest.diffusion.samples, manifest.refiner.overlap) == (2, 2, 0.0)
     assert len(manifest.training["baseline"]["held_out"]) == 2
 

@@ -218,3 +218,45 @@ def test_enhancing_tumour_that_the_baseline_doubts_as_a_whole_is_core(manifest_o
     alone = done(0.0, model="diff-unet")
     mean = alone.probability[2][alone.labels == 3].mean()
     assert done(mean + 1e-4, model="diff-unet").unsure_voxels > 0 == done(mean - 1e-4, model="diff-unet").unsure_voxels
+
+
+def two_lesions(doubt: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """p and Δ̂ at 2 mm with two lesions, ET in both, of which the smaller is doubted throughout; and where that is."""
+    p = np.full((3, 20, 12, 12), 0.02, np.float32)
+    first, second = np.zeros((2, 20, 12, 12), bool)
+    first[2:8, 2:10, 2:10] = second[12:17, 3:9, 3:9] = True
+    p[0, first | second] = 0.98
+    p[1:, 3:7, 3:9, 3:9] = 0.96
+    p[1:, 13:16, 4:8, 4:8] = 0.6
+    return p, np.where(second, doubt, 0.01).astype(np.float32) * np.ones((3, 1, 1, 1), np.float32), second
+
+
+@pytest.mark.parametrize("fine", [False, True])
+@pytest.mark.parametrize("model", ["rediffinet", "ua-diffusion-concat"])
+def test_a_component_that_is_doubted_as_a_whole_is_left_out(manifest_of: Any, fine: bool, model: str) -> None:
+    p, delta, second = two_lesions(0.3)
+    spacing_mm, shape = (ONE, (40, 24, 24)) if fine else (TWO, (20, 12, 12))
+    near = np.kron(second, np.ones((2, 2, 2), bool)) if fine else second
+
+    def done(limit: float, *, doubt: np.ndarray = delta, min_enhancing: float = 0.0, given: Any = None) -> Any:
+        manifest = manifest_of(model, flip=(0.5, 0.5, 1.0))  # ET is never flipped voxel by voxel
+        settings = manifest.postprocess.model_copy(update={"min_voxels": 0, "min_enhancing": min_enhancing})
+        refiner = manifest.refiner.model_copy(update={"component_threshold": limit})
+        manifest = manifest.model_copy(update={"postprocess": settings, "refiner": refiner})
+        inferred = Inferred(p, found(doubt))
+        return decode(manifest, inferred, spacing_mm=spacing_mm, shape=shape, given=given, postprocess=True)
+
+    plain, whole = done(1.0), done(0.2)
+    assert np.array_equal(whole.baseline, plain.baseline) and whole.baseline[near].any()
+    assert plain.left_out_voxels == 0 and done(0.35).left_out_voxels == 0
+    assert not whole.labels[near].any() and whole.left_out_voxels == np.count_nonzero(whole.baseline[near])
+    assert np.array_equal(whole.labels[~near], plain.labels[~near])
+    assert (whole.uncertainty[near].max() > 0.5) == (plain.uncertainty[near].max() < 0.5), "what goes is not sure to"
+    # a lesion in both that is doubted stays
+    assert done(0.2, doubt=np.full_like(delta, 0.3)).left_out_voxels == 0
+    # the enhancing tumour of the one that stays is surer than that of both
+    called = done(0.2, min_enhancing=plain.enhancing_confidence + 1e-3)
+    assert not (called.baseline == 3).any() and (called.labels == 3).any()
+    # a mask made elsewhere is refined alike
+    regions = np.stack([plain.baseline > 0, np.isin(plain.baseline, (1, 3)), plain.baseline == 3])
+    assert not done(0.2, given=regions).labels[near].any()

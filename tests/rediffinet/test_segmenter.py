@@ -312,6 +312,24 @@ def test_unsure_enhancing_tumour_is_core_and_said(make_toy_bundle: Any, toy_case
     assert f"{(before.labels == 3).sum() / 1000:.1f} ml" in said.message and "--no-postprocess" in said.message
 
 
+def test_a_lesion_that_is_doubted_as_a_whole_is_left_out_and_said(make_toy_bundle: Any, toy_case: Case) -> None:
+    limits = {"thresholds": (1.0, 1.0, 1.0)}  # no voxel is flipped by itself
+    results = {}
+    for limit in (1.0, 0.5):
+        toy = make_toy_bundle(refiner={**limits, "component_threshold": limit}, postprocess={"min_voxels": 0})
+        with Segmenter.open(toy.path, threads=1) as segmenter:
+            lesion = segmenter.segment(toy_case).baseline_labels
+            stray = lesion.copy()
+            stray[3:7, 22:26, 15:19] = 2
+            results[limit] = segmenter.segment(toy_case, baseline=stray)
+    assert np.array_equal(results[1.0].labels, stray)
+    assert np.array_equal(results[0.5].labels, lesion) and np.array_equal(results[0.5].baseline_labels, stray)
+    codes = {limit: [warning.code for warning in result.report.warnings] for limit, result in results.items()}
+    assert "components-doubted" not in codes[1.0] and "components-doubted" in codes[0.5]
+    (said,) = [warning for warning in results[0.5].report.warnings if warning.code == "components-doubted"]
+    assert said.message.startswith("0.1 ml that the baseline found as separate lesions")
+
+
 def test_much_removed_tumour_is_a_warning(make_toy_bundle: Any, toy_case: Case) -> None:
     """Half a millilitre of tumour goes without a word, twice that much does not."""
     for spacing, codes in ((1.0, ["no-tumour"]), (1.24, ["no-tumour", "components-removed"])):

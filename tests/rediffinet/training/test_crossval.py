@@ -140,8 +140,9 @@ def test_calibration_of_a_finished_study(done: tuple[Study, list[str]]) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     for wrong in ("sure", "1.5"):
-        refused = CliRunner().invoke(app, [*arguments, "--min-enhancing", wrong])
-        assert isinstance(refused.exception, ConfigError) and f"got '{wrong}'" in str(refused.exception)
+        for option in ("--min-enhancing", "--component-threshold"):
+            refused = CliRunner().invoke(app, [*arguments, option, wrong])
+            assert isinstance(refused.exception, ConfigError) and f"{option}: got '{wrong}'" in str(refused.exception)
     assert len(result.stdout.strip().splitlines()[-1].split(",")) == 3
     folder = study.out / "calibrated"
     with (folder / "rediffinet-sweep.csv").open(newline="") as file:
@@ -187,6 +188,43 @@ def test_the_confidence_of_enhancing_tumour_is_chosen_on_other_folds(done: tuple
     with (study.out / "calibrated" / "rediffinet.csv").open(newline="") as file:
         scores = {row["dice"] for row in csv.DictReader(file) if row["region"] == "ET" and int(row["reference_voxels"])}
     assert scores == {"0"}, "nothing is called enhancing"
+
+
+def test_the_doubt_of_components_is_chosen_on_other_folds(done: tuple[Study, list[str]]) -> None:
+    """Against the choice made by hand from the scores of every case and limit."""
+    from rediffinet.training.calibrate import (
+        COMPONENTS,
+        NEVER,
+        choose_component_threshold,
+        choose_thresholds,
+        sweep,
+        with_component_threshold,
+    )
+    from rediffinet.training.calibrate_study import calibrate_study
+    from rediffinet.training.crossval import gather, reopen
+
+    study, _ = done
+    opened = reopen(study.out, study.data, cache=study.cache)
+    manifest, found = gather(opened, "rediffinet", 0)
+    baseline = [row for one in found for row in one.baseline_rows(manifest)]
+    made = {limit: with_component_threshold(manifest, limit) for limit in COMPONENTS}
+    swept = {
+        limit: [row for one in found for row in one.rows(of, (NEVER,) * 3, "rediffinet")] for limit, of in made.items()
+    }
+    chosen = calibrate_study(opened, "rediffinet", 0, choose_components=True)
+    assert chosen.component_threshold == choose_component_threshold(swept, baseline)
+    for fold, limit in chosen.component_threshold_per_fold.items():
+        others = {value: [row for row in rows if row["fold"] != str(fold)] for value, rows in swept.items()}
+        assert limit == choose_component_threshold(others, [row for row in baseline if row["fold"] != str(fold)])
+    whole = made.get(chosen.component_threshold, manifest)
+    unflipped = [row for one in found for row in one.rows(whole, (NEVER,) * 3, "rediffinet")]
+    assert chosen.thresholds == choose_thresholds(sweep(whole, found, "rediffinet"), unflipped)
+    metrics = json.loads((study.out / "calibrated" / "rediffinet-metrics.json").read_text())
+    assert metrics["component_threshold"] == chosen.component_threshold
+    named = {str(fold): limit for fold, limit in chosen.component_threshold_per_fold.items()}
+    assert metrics["component_threshold_of_the_other_folds"] == named
+    given = reopen(study.out, study.data, cache=study.cache, component_threshold=0.3)
+    assert calibrate_study(given, "rediffinet", 0).component_threshold_per_fold == {0: 0.3, 1: 0.3}
 
 
 def test_a_study_begins_with_the_weights_of_another(

@@ -208,6 +208,24 @@ def test_a_lost_part_is_all_that_lies_beyond_a_plane_through_the_tumour(cases: l
     assert min(kept_shares) < 0.5 < max(kept_shares)
 
 
+def test_a_false_part_is_what_was_found_in_another_case_on_either_side(cases: list, predictions: list) -> None:
+    def drawn(share: float) -> list[tuple[Tensor, Tensor]]:
+        config = refiner_config({"window": (24, 32, 24)}, logit_jitter=0.0, augmentation=STILL, false_parts=share)
+        task = DiffusionTask(config, cases, predictions)
+        return [(task.batch(step)[0][0], task.batch(step)[1][0]) for step in range(12)]
+
+    grown = 0
+    for (plain, was), (more, now) in zip(drawn(0.0), drawn(1.0), strict=True):
+        assert torch.equal(plain[3:], more[3:]), "the images stay"
+        assert torch.equal((plain[:3] > 0) ^ (was > 0.5), (more[:3] > 0) ^ (now > 0.5)), "the truth stays"
+        assert bool((more[:3] >= plain[:3]).all()), "nothing that was found is lost"
+        added = (more[:3] > plain[:3]).any(0)
+        brain = (plain[3:7] != plain[3:7, 0, 0, 0][:, None, None, None]).any(0)
+        assert not bool((added & ~brain).any())
+        grown += int(added.any())
+    assert grown > 6
+
+
 def _a_plane_parts(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether the linear programme of a plane between two sets of points can be solved."""
     sides = np.concatenate([np.c_[one, np.ones(len(one))], -np.c_[other, np.ones(len(other))]])
