@@ -2,10 +2,11 @@
 
     python benchmarks/default_bundle.py --data DIR --study STUDY --out BUNDLE [--processes 2]
 
-Two cross-validations one after the other: STUDY/first, and STUDY/second, which begins with the weights of the first.
-Every piece that is finished is skipped and an interrupted one resumed, so the command may be stopped and started at any
-time. `STUDY/second/calibrated` then holds the scores of every case by the networks that had not seen it, `BUNDLE` the
-mean of the networks of all folds with the thresholds and the uncertainty chosen on those cases.
+Two cross-validations one after the other: STUDY/first, of the baseline alone, and STUDY/second, whose baselines begin
+with the weights of the first, and whose refiners begin with those of their baselines. Every piece that is finished is
+skipped and an interrupted one resumed, so the command may be stopped and started at any time.
+`STUDY/second/calibrated` then holds the scores of every case by the networks that had not seen it, `BUNDLE` the mean of
+the networks of all folds with the thresholds and the uncertainty chosen on those cases.
 """
 
 import argparse
@@ -18,25 +19,19 @@ from pathlib import Path
 
 MODEL = "rediffinet"
 FOLDS = 4
-CORRECTION = (
-    *("refiner.residual=discrepancy", "result_dice=true", "noisiest_fraction=0.7"),
-    *("crop=null", "crop_steps=0", "learning_rate=8e-3"),
-)
-FIRST = (
-    "compile=true",
-    *(f"{MODEL}:{setting}" for setting in CORRECTION),
-    *(f"{MODEL}:{setting}" for setting in ("warm_start=true", "steps=780")),
-    *(f"{MODEL}:{setting}" for setting in ("simulated_errors=0.25", "augmentation.bias_field=0.4")),
-)
-SECOND = (
+FIRST = ("compile=true",)
+STRONGER = (
     "compile=true",
     *("augmentation.rotation_axes=0,1,2", "augmentation.rotation_degrees=15", "augmentation.affine=0.6"),
     *("augmentation.bias_field=0.5", "augmentation.bias_strength=0.25", "augmentation.noise=0.1"),
-    *("augmentation.thick_slices=0.1", "augmentation.cut_off=0.05", "augmentation.transplant=0.3"),
-    *("unet:steps=1300", "unet:crop=null", "unet:crop_steps=0", "unet:learning_rate=1e-2"),
-    *(f"{MODEL}:{setting}" for setting in CORRECTION),
-    *(f"{MODEL}:{setting}" for setting in ("steps=700", "far_errors=1")),
-    *(f"{MODEL}:{setting}" for setting in ("simulated_errors=0.2", "lost_parts=0.2")),
+    *("augmentation.thick_slices=0.1", "augmentation.transplant=0.3", "crop=null", "crop_steps=0"),
+)
+SECOND = (*STRONGER, "augmentation.cut_off=0.05", "steps=1300", "learning_rate=1e-2")
+REFINER = (
+    *STRONGER,
+    *("augmentation.cut_off=0.08", "augmentation.drop_contrast=0.05", "steps=900", "learning_rate=8e-3"),
+    *("refiner.residual=discrepancy", "result_dice=true", "noisiest_fraction=0.7", "warm_start=true"),
+    *("simulated_errors=0.15", "lost_parts=0.15", "false_parts=0.25"),
 )
 MIN_FRACTION = "0.1"
 
@@ -46,7 +41,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--study", type=Path, default=Path("study"))
     parser.add_argument("--out", type=Path, default=Path("bundle"))
-    parser.add_argument("--name", default="glioma-2mm-v2")
+    parser.add_argument("--name", default="glioma-2mm-v3")
     parser.add_argument("--processes", type=int, default=2, help="Each with one thread.")
     given = parser.parse_args()
     if given.data is None:
@@ -54,10 +49,11 @@ def main() -> None:
         return
     first, study = given.study / "first", given.study / "second"
     cache = ("--cache", given.study / "cache")
-    crossvalidate(given, first, FIRST, *cache)
-    crossvalidate(given, study, SECOND, *cache, "--begin-with", first)
+    crossvalidate(given, first, "unet", FIRST, *cache)
+    crossvalidate(given, study, "unet", SECOND, *cache, "--begin-with", first)
+    crossvalidate(given, study, MODEL, REFINER, *cache)
     calibration = ("calibrate", study, "--data", given.data, "--model", MODEL, "--min-fraction", MIN_FRACTION)
-    calibration += ("--min-enhancing", "auto")
+    calibration += ("--min-enhancing", "auto", "--component-threshold", "auto")
     done = start(*calibration, *cache, keep=True)
     thresholds, _ = done.communicate()
     if done.returncode != 0:
@@ -71,15 +67,16 @@ def main() -> None:
         *(argument for run in runs for argument in ("--baseline", run / "unet")),
         *("--out", given.out, "--overwrite", "--name", given.name, "--weights", "float16"),
         *("--min-fraction", MIN_FRACTION, "--min-enhancing", chosen["postprocess"]["min_enhancing"]),
+        *("--component-threshold", chosen["component_threshold"]),
         *("--thresholds", thresholds.strip(), "--uncertainty", calibrated / f"{MODEL}-uncertainty.json"),
         *("--metrics", calibrated / f"{MODEL}-metrics.json"),
     )
     sys.exit(export.wait())
 
 
-def crossvalidate(given: argparse.Namespace, out: Path, settings: Sequence[str], *more: object) -> None:
-    """Both models on all folds, by as many processes as were asked for."""
-    command = ["crossval", "--data", given.data, "--out", out, "--models", f"unet,{MODEL}", "--preset", "tiny-2mm"]
+def crossvalidate(given: argparse.Namespace, out: Path, model: str, settings: Sequence[str], *more: object) -> None:
+    """A model on all folds, by as many processes as were asked for."""
+    command = ["crossval", "--data", given.data, "--out", out, "--models", model, "--preset", "tiny-2mm"]
     command += ["--folds", FOLDS, *(part for value in settings for part in ("--set", value)), *more]
     workers = [start(*command) for _ in range(given.processes)]
     if any(worker.wait() != 0 for worker in workers):

@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--samples", default="1,4,10")
     parser.add_argument("--min-fraction", type=float, default=0.0, help="as given to `rediff calibrate`")
     parser.add_argument("--min-enhancing", type=float, default=0.0, help="as given to `rediff export`")
+    parser.add_argument("--component-threshold", type=float, default=1.0, help="as given to `rediff export`")
     parser.add_argument("--threshold", type=float, default=0.5, help="of the part flips")
     parser.add_argument("--thresholds", type=numbers, default="0.3,0.5,0.7,0.9", help="of the part sampling")
     parser.add_argument("--rows", type=Path, help="CSV for the rows of the part sampling")
@@ -61,7 +62,9 @@ def main() -> None:
         return
     only = tuple(int(fold) for fold in given.only.split(",") if fold)
     postprocess = PostprocessSettings(min_fraction=given.min_fraction, min_enhancing=given.min_enhancing)
-    study = replace(reopen(given.study, [given.data], postprocess=postprocess), only=only)
+    whole = given.component_threshold
+    study = reopen(given.study, [given.data], postprocess=postprocess, component_threshold=whole)
+    study = replace(study, only=only)
     manifest, found = gather(study, given.model, given.seed)
     print(f"{describe(['torch', 'numpy'])}; {given.model}, seed {given.seed}, {len(found)} held-out cases\n")
     parts = given.part.split(",")

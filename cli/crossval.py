@@ -124,18 +124,17 @@ def calibrate(
         f"expected calibration error {found.before.error:.4f}, calibrated on other folds {found.after.error:.4f}",
         err=True,
     )
-    for fold, thresholds in found.per_fold.items():
+    for fold, choice in found.per_fold.items():
         typer.echo(
-            f"fold {fold}: thresholds of the other folds {','.join(map(str, thresholds))}, "
-            f"component-threshold {found.component_threshold_per_fold[fold]}, "
-            f"min-enhancing {found.min_enhancing_per_fold[fold]}",
+            f"fold {fold}: thresholds of the other folds {','.join(map(str, choice.thresholds))}, "
+            f"component-threshold {choice.component_threshold}, min-enhancing {choice.min_enhancing}",
             err=True,
         )
     if enhancing is None:
-        typer.echo(f"for export: --min-enhancing {found.min_enhancing}", err=True)
+        typer.echo(f"for export: --min-enhancing {found.chosen.min_enhancing}", err=True)
     if whole is None:
-        typer.echo(f"for export: --component-threshold {found.component_threshold}", err=True)
-    typer.echo(",".join(map(str, found.thresholds)))
+        typer.echo(f"for export: --component-threshold {found.chosen.component_threshold}", err=True)
+    typer.echo(",".join(map(str, found.chosen.thresholds)))
 
 
 def number_or_auto(option: str, text: str) -> float | None:

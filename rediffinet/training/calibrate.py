@@ -8,8 +8,9 @@ a fold are those that did best on the cases of all other folds, each segmented b
 no case takes part in choosing its own. What a bundle should hold is the choice over all cases.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
@@ -38,7 +39,10 @@ UNFLIPPED: PerRegion = (NEVER, NEVER, NEVER)
 
 @dataclass(frozen=True)
 class Found:
-    """What a model found on a case it had not seen: everything a decision needs, and the reference to score it by."""
+    """What a model found on a case it had not seen: everything a decision needs, and the reference to score it by.
+
+    scored: rows of the label maps that were scored before; most decisions come to the same few.
+    """
 
     case: TrainingCase
     fold: int
@@ -46,6 +50,7 @@ class Found:
     inferred: Inferred
     reference: npt.NDArray[np.uint8]
     spacing_mm: Spacing
+    scored: dict[bytes, list[Row]] = field(default_factory=dict, compare=False, repr=False)
 
     def decoded(self, manifest: Manifest, thresholds: PerRegion) -> Decoded:
         """What these thresholds make of it, at the case's own voxels."""
@@ -70,7 +75,12 @@ class Found:
         return self._rows(labels, "unet")
 
     def _rows(self, labels: npt.NDArray[np.uint8], model: str) -> list[Row]:
-        return rows_of(labels, self.reference, self.spacing_mm, model, self.seed, self.fold, self.case.name)
+        key = hashlib.sha256(labels.tobytes()).digest()
+        if key not in self.scored:
+            self.scored[key] = rows_of(
+                labels, self.reference, self.spacing_mm, model, self.seed, self.fold, self.case.name
+            )
+        return [{**row, "model": model} for row in self.scored[key]]
 
 
 def found_by(folder: Path, case: TrainingCase, prior: npt.NDArray[np.floating] | None) -> Inferred:
@@ -101,17 +111,17 @@ def with_component_threshold(manifest: Manifest, limit: float) -> Manifest:
 
 
 def sweep_components(manifest: Manifest, cases: Iterable[Found], model: str) -> dict[float, list[Row]]:
-    """Scores of every case with whole components flipped, and nothing else, at each of `COMPONENTS`."""
-    swept: dict[float, list[Row]] = {limit: [] for limit in COMPONENTS}
-    made = {limit: with_component_threshold(manifest, limit) for limit in COMPONENTS}
+    """Scores of every case with whole components flipped, and nothing else, at each of `COMPONENTS` and `NEVER`."""
+    swept: dict[float, list[Row]] = {limit: [] for limit in (*COMPONENTS, NEVER)}
+    made = {limit: with_component_threshold(manifest, limit) for limit in swept}
     for found in cases:
         assert found.inferred.probability is not None and found.inferred.found is not None, "a model that flips"
-        scored: dict[bytes, list[Row]] = {}  # most cases are one component, whatever the limit
+        done: dict[bytes, list[Row]] = {}  # most cases are one component, whatever the limit
         for limit, rows in swept.items():
             left_out = left_out_of(made[limit], found.inferred.probability, found.inferred.found).tobytes()
-            if left_out not in scored:
-                scored[left_out] = found.rows(made[limit], UNFLIPPED, model)
-            rows += scored[left_out]
+            if left_out not in done:
+                done[left_out] = found.rows(made[limit], UNFLIPPED, model)
+            rows += done[left_out]
     return swept
 
 
@@ -119,12 +129,13 @@ def choose_component_threshold(swept: Mapping[float, Sequence[Row]], baseline: S
     """The doubt at which flipping whole components gains most over all regions; `NEVER` if it gains nowhere.
 
     Cases with more than one large component are few, and most limits do the same to them. Of those that do equally
-    well it is the middle one, which is the farthest from both mistakes.
+    well it is the middle one, which is the farthest from both mistakes. baseline: scores of the same cases without.
     """
     before = {region: _means(baseline, region) for region in REGIONS}
     gains = {
         limit: sum(_gain(before[region], _means(rows, region)) for region in REGIONS)
         for limit, rows in sorted(swept.items())
+        if limit < NEVER
     }
     best = max(gains.values())
     if best < 0.0:
@@ -201,31 +212,9 @@ def choose_min_enhancing(cases: Sequence[Enhancing]) -> float:
     return max(CONFIDENCES, key=score)
 
 
-def crossfit(
-    swept: Mapping[float, Sequence[Row]], baseline: Sequence[Row], folds: Iterable[int]
-) -> dict[int, PerRegion]:
-    """For each fold the thresholds chosen on the cases of all others."""
-    return {
-        fold: choose_thresholds(_swept_without(swept, fold), _without(baseline, fold)) for fold in sorted(set(folds))
-    }
-
-
-def crossfit_components(
-    swept: Mapping[float, Sequence[Row]], baseline: Sequence[Row], folds: Iterable[int]
-) -> dict[int, float]:
-    """For each fold the doubt of a whole component chosen on the cases of all others."""
-    return {
-        fold: choose_component_threshold(_swept_without(swept, fold), _without(baseline, fold))
-        for fold in sorted(set(folds))
-    }
-
-
-def _swept_without(swept: Mapping[float, Sequence[Row]], fold: int) -> dict[float, list[Row]]:
-    return {threshold: _without(rows, fold) for threshold, rows in swept.items()}
-
-
-def _without(rows: Iterable[Row], fold: int) -> list[Row]:
-    return [row for row in rows if row["fold"] != str(fold)]
+def without(swept: Mapping[float, Sequence[Row]], fold: int | None) -> dict[float, list[Row]]:
+    """The rows of all other folds at every threshold; all rows for None."""
+    return {threshold: [row for row in rows if row["fold"] != str(fold)] for threshold, rows in swept.items()}
 
 
 @dataclass(frozen=True)

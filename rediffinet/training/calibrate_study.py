@@ -2,18 +2,18 @@
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from rediffinet.bundle import PerRegion
+from rediffinet.bundle import Manifest, PerRegion
 from rediffinet.nifti import write_atomically
 from rediffinet.training.calibrate import (
-    UNFLIPPED,
+    NEVER,
+    THRESHOLDS,
     calibrate_doubt,
     choose_component_threshold,
     choose_min_enhancing,
     choose_thresholds,
-    crossfit,
-    crossfit_components,
     disagreement_limit,
     doubts,
     enhancing_of,
@@ -21,28 +21,33 @@ from rediffinet.training.calibrate import (
     sweep_components,
     with_component_threshold,
     with_min_enhancing,
+    without,
 )
 from rediffinet.training.crossval import Study, gather
-from rediffinet.training.scoring import COLUMNS, PROTOCOL, summary, write_rows
+from rediffinet.training.scoring import COLUMNS, PROTOCOL, Row, summary, write_rows
 from rediffinet.uncertainty import Reliability
 
 FOLDER = "calibrated"
 
 
 @dataclass(frozen=True)
-class Calibrated:
-    """thresholds, component_threshold, min_enhancing: chosen on all cases, for a bundle.
-
-    Those per fold: what its cases were scored with. before, after: reliability of the stated probability of a wrong
-    label, and of the calibrated one.
-    """
+class Choice:
+    """What is chosen out of fold: thresholds of the flip of a voxel, of a whole component, and `min_enhancing`."""
 
     thresholds: PerRegion
-    per_fold: dict[int, PerRegion]
     component_threshold: float
-    component_threshold_per_fold: dict[int, float]
     min_enhancing: float
-    min_enhancing_per_fold: dict[int, float]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """chosen: on all cases, for a bundle; per_fold: on those of all other folds, what a fold's cases were scored with.
+
+    before, after: reliability of the stated probability of a wrong label, and of the calibrated one.
+    """
+
+    chosen: Choice
+    per_fold: dict[int, Choice]
     before: Reliability
     after: Reliability
     folder: Path
@@ -58,36 +63,46 @@ def calibrate_study(
     TrainingError when the study is not finished for this model, or the model refines nothing.
     """
     manifest, found = gather(study, model, seed)
-    folds = sorted({one.fold for one in found})
-    limit, limits = manifest.postprocess.min_enhancing, dict.fromkeys(folds, manifest.postprocess.min_enhancing)
-    if choose_enhancing:
-        seen = [enhancing_of(manifest, one) for one in found]
-        limit = choose_min_enhancing(seen)
-        limits = {fold: choose_min_enhancing([one for one in seen if one.fold != fold]) for fold in folds}
-    of = {value: with_min_enhancing(manifest, value) for value in {limit, *limits.values()}}
-    baselines = {value: [row for one in found for row in one.baseline_rows(made)] for value, made in of.items()}
-    whole = study.inference.component_threshold
-    wholes = dict.fromkeys(folds, whole)
-    if choose_components:
-        whole_sweeps = {value: sweep_components(made, found, model) for value, made in of.items()}
-        whole = choose_component_threshold(whole_sweeps[limit], baselines[limit])
-        for fold, value in limits.items():
-            wholes |= crossfit_components(whole_sweeps[value], baselines[value], [fold])
-    chosen, chosen_of = (limit, whole), {fold: (limits[fold], wholes[fold]) for fold in folds}
-    ways = {way: with_component_threshold(of[way[0]], way[1]) for way in {chosen, *chosen_of.values()}}
-    unflipped = {way: [row for one in found for row in one.rows(made, UNFLIPPED, model)] for way, made in ways.items()}
-    sweeps = {way: sweep(made, found, model) for way, made in ways.items()}
-    per_fold = {fold: crossfit(sweeps[way], unflipped[way], [fold])[fold] for fold, way in chosen_of.items()}
-    manifests = {fold: ways[way] for fold, way in chosen_of.items()}
-    swept = sweeps[chosen]
-    baseline = [row for fold in folds for row in baselines[limits[fold]] if row["fold"] == str(fold)]
-    calibrated = [row for one in found for row in one.rows(manifests[one.fold], per_fold[one.fold], model)]
-    curve, before, after = calibrate_doubt(doubts(manifests, found, per_fold))
+    seen = [enhancing_of(manifest, one) for one in found] if choose_enhancing else []
+
+    @cache
+    def made(limit: float, whole: float) -> Manifest:
+        return with_component_threshold(with_min_enhancing(manifest, limit), whole)
+
+    @cache
+    def components(limit: float) -> dict[float, list[Row]]:
+        return sweep_components(made(limit, NEVER), found, model)
+
+    @cache
+    def swept(limit: float, whole: float) -> dict[float, list[Row]]:
+        return sweep(made(limit, whole), found, model, (*THRESHOLDS, NEVER))
+
+    def choose(fold: int | None) -> Choice:
+        limit, whole = manifest.postprocess.min_enhancing, study.inference.component_threshold
+        if choose_enhancing:
+            limit = choose_min_enhancing([one for one in seen if one.fold != fold])
+        if choose_components:
+            by_limit = without(components(limit), fold)
+            whole = choose_component_threshold(by_limit, by_limit[NEVER])
+        by_threshold = without(swept(limit, whole), fold)
+        return Choice(choose_thresholds(by_threshold, by_threshold[NEVER]), whole, limit)
+
+    chosen = choose(None)
+    per_fold = {fold: choose(fold) for fold in sorted({one.fold for one in found})}
+    thresholds = {fold: choice.thresholds for fold, choice in per_fold.items()}
+    manifests = {fold: made(choice.min_enhancing, choice.component_threshold) for fold, choice in per_fold.items()}
+    before_rows = [row for one in found for row in one.baseline_rows(manifests[one.fold])]
+    after_rows = [row for one in found for row in one.rows(manifests[one.fold], thresholds[one.fold], model)]
+    curve, before, after = calibrate_doubt(doubts(manifests, found, thresholds))
     folder = study.out / FOLDER
     folder.mkdir(exist_ok=True)
-    table = [{**row, "threshold": str(threshold)} for threshold, rows in swept.items() for row in rows]
+    table = [
+        {**row, "threshold": str(threshold)}
+        for threshold, rows in swept(chosen.min_enhancing, chosen.component_threshold).items()
+        for row in rows
+    ]
     write_rows(folder / f"{model}-sweep.csv", table, (*COLUMNS, "threshold"))
-    write_rows(folder / f"{model}.csv", [*baseline, *calibrated])
+    write_rows(folder / f"{model}.csv", [*before_rows, *after_rows])
     report = {
         "curve": None if curve is None else curve.model_dump(),
         "before": _described(before),
@@ -98,18 +113,19 @@ def calibrate_study(
         "protocol": PROTOCOL,
         "held_out_cases": len(found),
         "folds": study.folds,
-        "postprocess": ways[chosen].postprocess.model_dump(),
-        "baseline": summary(baseline),
-        "refined": summary(calibrated),
-        "component_threshold": whole,
-        "thresholds_of_the_other_folds": {str(fold): list(chosen) for fold, chosen in per_fold.items()},
-        "component_threshold_of_the_other_folds": {str(fold): value for fold, value in wholes.items()},
-        "min_enhancing_of_the_other_folds": {str(fold): value for fold, value in limits.items()},
+        "postprocess": made(chosen.min_enhancing, chosen.component_threshold).postprocess.model_dump(),
+        "baseline": summary(before_rows),
+        "refined": summary(after_rows),
+        "component_threshold": chosen.component_threshold,
+        "thresholds_of_the_other_folds": {str(fold): list(choice.thresholds) for fold, choice in per_fold.items()},
+        "component_threshold_of_the_other_folds": {
+            str(f): choice.component_threshold for f, choice in per_fold.items()
+        },
+        "min_enhancing_of_the_other_folds": {str(f): choice.min_enhancing for f, choice in per_fold.items()},
     }
     for name, content in (("uncertainty", report), ("metrics", metrics)):
         write_atomically(folder / f"{model}-{name}.json", f"{json.dumps(content, indent=2)}\n".encode())
-    thresholds = choose_thresholds(swept, unflipped[chosen])
-    return Calibrated(thresholds, per_fold, whole, wholes, limit, limits, before, after, folder)
+    return Calibrated(chosen, per_fold, before, after, folder)
 
 
 def _described(diagram: Reliability) -> dict[str, object]:

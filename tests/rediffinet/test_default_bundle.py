@@ -49,7 +49,7 @@ def test_every_member_of_the_ensemble_was_measured_on_cases_that_it_had_not_seen
 
 
 def test_the_scores_are_those_of_the_model_card():
-    """Cross-validated, thresholds chosen on other folds; the card says that the refinement costs the core some Dice."""
+    """Cross-validated, everything chosen on other folds: better boundaries, and no mean Dice is lower."""
     metrics = open_bundle().manifest.metrics
     card = (ROOT / "docs" / "model-card.md").read_text()
     for name in ("baseline", "refined"):
@@ -62,8 +62,8 @@ def test_the_scores_are_those_of_the_model_card():
             assert f"| {name} | {region} | {' | '.join(cells)} |" in card
     for region in ("WT", "TC", "ET"):
         baseline, refined = metrics["baseline"][region], metrics["refined"][region]
-        assert refined["hd95_mm"]["mean"] <= baseline["hd95_mm"]["mean"]
-        assert refined["dice"]["mean"] >= baseline["dice"]["mean"] - 0.005
+        assert refined["hd95_mm"]["mean"] <= 0.84 * baseline["hd95_mm"]["mean"]
+        assert refined["dice"]["mean"] >= baseline["dice"]["mean"]
 
 
 def test_nothing_in_the_bundle_names_a_place_on_the_machine_it_was_made_on():

@@ -13,8 +13,7 @@ from rediffinet.training.calibrate import (
     choose_component_threshold,
     choose_min_enhancing,
     choose_thresholds,
-    crossfit,
-    crossfit_components,
+    without,
 )
 
 
@@ -68,8 +67,11 @@ def test_a_fold_has_no_say_in_its_own_threshold() -> None:
         0.5: everywhere(0.9, 1.0, (0,)) + everywhere(0.5, 30.0, (1,)),
         0.7: everywhere(0.81, 9.0, (0, 1)),
     }
-    chosen = crossfit(swept, baseline, [0, 1, 0])
-    assert chosen == {0: (0.7, 0.7, 0.7), 1: (0.5, 0.5, 0.5)}
+    swept[NEVER] = baseline
+    for fold, chosen in ((0, 0.7), (1, 0.5)):
+        others = without(swept, fold)
+        assert choose_thresholds(others, others[NEVER]) == (chosen,) * 3
+    assert without(swept, None) == swept
 
 
 def test_the_doubt_of_a_component_is_the_middle_of_the_best() -> None:
@@ -80,17 +82,8 @@ def test_the_doubt_of_a_component_is_the_middle_of_the_best() -> None:
     )
     assert choose_component_threshold({0.1: better, 0.15: baseline}, baseline) == 0.1
     assert choose_component_threshold({0.1: worse, 0.2: everywhere(0.75, 10.0)}, baseline) == NEVER
-    # nothing to tell them apart by: the middle too
-    assert choose_component_threshold({0.1: baseline, 0.2: baseline, 0.3: baseline}, baseline) == 0.2
-
-
-def test_a_fold_has_no_say_in_its_own_components() -> None:
-    baseline = everywhere(0.8, 10.0, (0, 1))
-    swept = {
-        0.1: everywhere(0.9, 1.0, (0,)) + everywhere(0.5, 30.0, (1,)),
-        0.3: everywhere(0.81, 9.0, (0, 1)),
-    }
-    assert crossfit_components(swept, baseline, [0, 1]) == {0: 0.3, 1: 0.1}
+    # nothing to tell them apart by: the middle too, of those that flip at all
+    assert choose_component_threshold({0.1: baseline, 0.2: baseline, 0.3: baseline, NEVER: baseline}, baseline) == 0.2
 
 
 @pytest.mark.parametrize(

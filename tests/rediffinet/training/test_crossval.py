@@ -177,12 +177,13 @@ def test_the_confidence_of_enhancing_tumour_is_chosen_on_other_folds(done: tuple
     for one, case in zip(found, seen, strict=True):
         assert case.dice == pytest.approx(dice(one.decoded(manifest, (1.0,) * 3).baseline == 3, one.reference == 3))
     chosen = calibrate_study(opened, "rediffinet", 0, choose_enhancing=True)
-    assert chosen.min_enhancing == choose_min_enhancing(seen)
-    for fold, limit in chosen.min_enhancing_per_fold.items():
+    assert chosen.chosen.min_enhancing == choose_min_enhancing(seen)
+    limits = {fold: choice.min_enhancing for fold, choice in chosen.per_fold.items()}
+    for fold, limit in limits.items():
         assert limit == choose_min_enhancing([case for case in seen if case.fold != fold])
     metrics = json.loads((study.out / "calibrated" / "rediffinet-metrics.json").read_text())
-    assert metrics["postprocess"]["min_enhancing"] == chosen.min_enhancing
-    assert metrics["min_enhancing_of_the_other_folds"] == {str(f): c for f, c in chosen.min_enhancing_per_fold.items()}
+    assert metrics["postprocess"]["min_enhancing"] == chosen.chosen.min_enhancing
+    assert metrics["min_enhancing_of_the_other_folds"] == {str(fold): limit for fold, limit in limits.items()}
     fixed = reopen(study.out, study.data, cache=study.cache, postprocess=PostprocessSettings(min_enhancing=1.0))
     calibrate_study(fixed, "rediffinet", 0)
     with (study.out / "calibrated" / "rediffinet.csv").open(newline="") as file:
@@ -211,20 +212,20 @@ def test_the_doubt_of_components_is_chosen_on_other_folds(done: tuple[Study, lis
     swept = {
         limit: [row for one in found for row in one.rows(of, (NEVER,) * 3, "rediffinet")] for limit, of in made.items()
     }
-    chosen = calibrate_study(opened, "rediffinet", 0, choose_components=True)
-    assert chosen.component_threshold == choose_component_threshold(swept, baseline)
-    for fold, limit in chosen.component_threshold_per_fold.items():
+    calibrated = calibrate_study(opened, "rediffinet", 0, choose_components=True)
+    assert calibrated.chosen.component_threshold == choose_component_threshold(swept, baseline)
+    limits = {fold: choice.component_threshold for fold, choice in calibrated.per_fold.items()}
+    for fold, limit in limits.items():
         others = {value: [row for row in rows if row["fold"] != str(fold)] for value, rows in swept.items()}
         assert limit == choose_component_threshold(others, [row for row in baseline if row["fold"] != str(fold)])
-    whole = made.get(chosen.component_threshold, manifest)
+    whole = made.get(calibrated.chosen.component_threshold, manifest)
     unflipped = [row for one in found for row in one.rows(whole, (NEVER,) * 3, "rediffinet")]
-    assert chosen.thresholds == choose_thresholds(sweep(whole, found, "rediffinet"), unflipped)
+    assert calibrated.chosen.thresholds == choose_thresholds(sweep(whole, found, "rediffinet"), unflipped)
     metrics = json.loads((study.out / "calibrated" / "rediffinet-metrics.json").read_text())
-    assert metrics["component_threshold"] == chosen.component_threshold
-    named = {str(fold): limit for fold, limit in chosen.component_threshold_per_fold.items()}
-    assert metrics["component_threshold_of_the_other_folds"] == named
-    given = reopen(study.out, study.data, cache=study.cache, component_threshold=0.3)
-    assert calibrate_study(given, "rediffinet", 0).component_threshold_per_fold == {0: 0.3, 1: 0.3}
+    assert metrics["component_threshold"] == calibrated.chosen.component_threshold
+    assert metrics["component_threshold_of_the_other_folds"] == {str(fold): limit for fold, limit in limits.items()}
+    given = calibrate_study(reopen(study.out, study.data, cache=study.cache, component_threshold=0.3), "rediffinet", 0)
+    assert {choice.component_threshold for choice in given.per_fold.values()} == {0.3}
 
 
 def test_a_study_begins_with_the_weights_of_another(
