@@ -27,7 +27,7 @@ from rediffinet.ext import component_sizes, label_components
 from rediffinet.inference import infer, plan_sampling
 from rediffinet.labels import REGIONS, labels_to_regions
 from rediffinet.metrics import dice
-from rediffinet.training.calibrate import THRESHOLDS, Found, sweep
+from rediffinet.training.calibrate import NEVER, Found, sweep
 from rediffinet.training.crossval import Piece, Study, gather, reopen
 from rediffinet.training.memory import open_in_memory
 from rediffinet.training.runs import open_run, predict_probability
@@ -168,8 +168,8 @@ def volumes(found: Sequence[Found], spacing_mm: Sequence[float]) -> None:
 def thresholds(manifest, found: Sequence[Found], model: str) -> None:  # type: ignore[no-untyped-def]
     print("Thresholds of the flip:\n")
     header()
-    for threshold, rows in sweep(manifest, found, model, (*THRESHOLDS, 1.0)).items():
-        line(f"{threshold}" if threshold < 1.0 else "never (the baseline)", rows)
+    for threshold, rows in sweep(manifest, found, model).items():
+        line(f"{threshold}" if threshold < NEVER else "never (the baseline, but for whole components)", rows)
     print()
 
 

@@ -92,11 +92,9 @@ def found_by(folder: Path, case: TrainingCase, prior: npt.NDArray[np.floating] |
     return Inferred(None if prior is None else prior.astype(np.float32), load_found(path))
 
 
-def sweep(
-    manifest: Manifest, cases: Iterable[Found], model: str, thresholds: Sequence[float] = THRESHOLDS
-) -> dict[float, list[Row]]:
-    """Scores of every case at every threshold, the same one for all regions."""
-    swept: dict[float, list[Row]] = {threshold: [] for threshold in thresholds}
+def sweep(manifest: Manifest, cases: Iterable[Found], model: str) -> dict[float, list[Row]]:
+    """Scores of every case at each of `THRESHOLDS` and `NEVER`, the same one for all regions."""
+    swept: dict[float, list[Row]] = {threshold: [] for threshold in (*THRESHOLDS, NEVER)}
     for found in cases:
         for threshold, rows in swept.items():
             rows += found.rows(manifest, (threshold, threshold, threshold), model)

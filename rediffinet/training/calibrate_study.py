@@ -9,7 +9,6 @@ from rediffinet.bundle import Manifest, PerRegion
 from rediffinet.nifti import write_atomically
 from rediffinet.training.calibrate import (
     NEVER,
-    THRESHOLDS,
     calibrate_doubt,
     choose_component_threshold,
     choose_min_enhancing,
@@ -75,7 +74,7 @@ def calibrate_study(
 
     @cache
     def swept(limit: float, whole: float) -> dict[float, list[Row]]:
-        return sweep(made(limit, whole), found, model, (*THRESHOLDS, NEVER))
+        return sweep(made(limit, whole), found, model)
 
     def choose(fold: int | None) -> Choice:
         limit, whole = manifest.postprocess.min_enhancing, study.inference.component_threshold
