@@ -198,7 +198,7 @@ def _resampled(
         on_case = np.where(up(flips.astype(np.float32)) > 0.0, on_case, given.astype(np.float32))
     inside = on_case > 0.5
     probability = np.where(inside, 1.0 - doubt, doubt)
-    outside = up(left_out[None].astype(np.float32))[0] > 0.0
+    outside = up(left_out[None].astype(np.float32))[0] > 0.0 if left_out.any() else np.zeros(shape, bool)
     return _Masks(baseline, soft, (baseline ^ inside).astype(np.float32), HALF, probability, outside)
 
 
