@@ -5,6 +5,7 @@ import traceback
 
 import typer
 
+from rediffinet.cli.average import average
 from rediffinet.cli.compare import compare
 from rediffinet.cli.crossval import calibrate, crossval
 from rediffinet.cli.doctor import doctor
@@ -26,7 +27,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (segment, evaluate, compare, tables, phantom, train, crossval, calibrate, export, plan, info, doctor):
+COMMANDS = (
+    *(segment, evaluate, compare, tables, phantom),
+    *(train, average, crossval, calibrate, export, plan, info, doctor),
+)
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(figure, name="figure")
 

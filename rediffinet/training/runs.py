@@ -115,6 +115,7 @@ def merge_runs(runs: Sequence[Run]) -> Run:
         "fold": None,
         "members": [_member(run) for run in runs],
     }
+    provenance.pop("averaged", None)
     if any("begun_with" in run.provenance for run in runs):
         patients = sorted({patient for run in runs for patient in run.seen_patients})
         provenance["begun_with"] = {"patients": patients}
@@ -131,6 +132,8 @@ def _member(run: Run) -> dict[str, Any]:
     """What tells a member of an ensemble from the others: JSON-ready."""
     held_out, begun = run.provenance["held_out"], run.provenance.get("begun_with")
     told = {"checkpoint_sha256": run.sha256, "seed": run.config.seed, "fold": run.config.fold, "held_out": held_out}
+    if "averaged" in run.provenance:
+        told["averaged"] = run.provenance["averaged"]
     return told if begun is None else {**told, "begun_with": begun["sha256"]}
 
 

@@ -246,6 +246,16 @@ def test_runs_of_all_folds_make_one_model(model: str, image: np.ndarray) -> None
         assert [tuple(result.shape) for result in results] == [(1, *t.shape[1:]) for t in outputs]
 
 
+def test_what_the_members_are_averages_of_is_told_of_each() -> None:
+    def averaged(index: int) -> Run:
+        run = member("unet", index)
+        return replace(run, provenance={**run.provenance, "averaged": [{"checkpoint_sha256": str(index), "steps": 3}]})
+
+    provenance = merge_runs([averaged(0), averaged(1)]).provenance
+    assert "averaged" not in provenance
+    assert [one["averaged"][0]["checkpoint_sha256"] for one in provenance["members"]] == ["0", "1"]
+
+
 def test_runs_that_make_no_ensemble() -> None:
     with pytest.raises(TrainingError, match="runs/unet is given twice"):
         merge_runs([member("unet", 0), member("unet", 0)])

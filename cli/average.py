@@ -1,0 +1,24 @@
+"""`rediff average`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def average(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN RUN…", help="Run folders, in the order of training; each begun with the last."),
+    ],
+    out: Annotated[Path, typer.Option(help="Run folder to make.")],
+) -> None:
+    """Make one run whose weights are the mean of several, such as a network before and after it was trained on."""
+    from rediffinet.errors import MissingExtraError
+
+    try:
+        from rediffinet.training.average import average_runs
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("Training", str(error.name), "train") from None
+
+    typer.echo(str(average_runs(runs, out)))
