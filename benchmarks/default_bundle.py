@@ -2,11 +2,12 @@
 
     python benchmarks/default_bundle.py --data DIR --study STUDY --out BUNDLE [--processes 2]
 
-Two cross-validations one after the other: STUDY/first, of the baseline alone, and STUDY/second, whose baselines begin
-with the weights of the first, and whose refiners begin with those of their baselines. Every piece that is finished is
-skipped and an interrupted one resumed, so the command may be stopped and started at any time.
-`STUDY/second/calibrated` then holds the scores of every case by the networks that had not seen it, `BUNDLE` the mean of
-the networks of all folds with the thresholds and the uncertainty chosen on those cases.
+Four studies of the same folds, one after the other. STUDY/first trains baselines; those of STUDY/second begin with the
+weights of the first, those of STUDY/third with the weights of the second, and refiners begin with those. The baselines
+of STUDY/averaged are the means of the second and the third (`rediff average`), and its refiners begin with those of the
+third. Every piece that is finished is skipped and an interrupted one resumed, so the command may be stopped and started
+at any time. `STUDY/averaged/calibrated` then holds the scores of every case by the networks that had not seen it,
+`BUNDLE` the mean of the networks of all folds with the thresholds and the uncertainty chosen on those cases.
 """
 
 import argparse
@@ -27,12 +28,14 @@ STRONGER = (
     *("augmentation.thick_slices=0.1", "augmentation.transplant=0.3", "crop=null", "crop_steps=0"),
 )
 SECOND = (*STRONGER, "augmentation.cut_off=0.05", "steps=1300", "learning_rate=1e-2")
+LATER = (*STRONGER, "augmentation.cut_off=0.08", "augmentation.drop_contrast=0.05", "learning_rate=8e-3")
+THIRD = (*LATER, "steps=1000")
 REFINER = (
-    *STRONGER,
-    *("augmentation.cut_off=0.08", "augmentation.drop_contrast=0.05", "steps=900", "learning_rate=8e-3"),
-    *("refiner.residual=discrepancy", "result_dice=true", "noisiest_fraction=0.7", "warm_start=true"),
+    *(*LATER, "refiner.residual=discrepancy", "result_dice=true", "noisiest_fraction=0.7"),
     *("simulated_errors=0.15", "lost_parts=0.15", "false_parts=0.25"),
 )
+BEGIN = (*REFINER, "warm_start=true", "steps=650")
+GO_ON = (*REFINER, "steps=700")
 MIN_FRACTION = "0.1"
 
 
@@ -41,27 +44,31 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--study", type=Path, default=Path("study"))
     parser.add_argument("--out", type=Path, default=Path("bundle"))
-    parser.add_argument("--name", default="glioma-2mm-v3")
+    parser.add_argument("--name", default="glioma-2mm-v4")
     parser.add_argument("--processes", type=int, default=2, help="Each with one thread.")
     given = parser.parse_args()
     if given.data is None:
         print("no data: give --data, a folder of labelled cases; it trains for hours")
         return
-    first, study = given.study / "first", given.study / "second"
+    first, second, third, study = (given.study / name for name in ("first", "second", "third", "averaged"))
     cache = ("--cache", given.study / "cache")
     crossvalidate(given, first, "unet", FIRST, *cache)
-    crossvalidate(given, study, "unet", SECOND, *cache, "--begin-with", first)
-    crossvalidate(given, study, MODEL, REFINER, *cache)
+    crossvalidate(given, second, "unet", SECOND, *cache, "--begin-with", first)
+    crossvalidate(given, third, "unet", THIRD, *cache, "--begin-with", second)
+    crossvalidate(given, third, MODEL, BEGIN, *cache)
+    for fold in range(FOLDS):
+        run = Path("seed0") / f"fold{fold}" / "unet"
+        if not (study / run / "checkpoint.safetensors").exists():
+            finish(start("average", second / run, third / run, "--out", study / run))
+    crossvalidate(given, study, "unet", THIRD, *cache)  # nothing is trained, they are scored
+    crossvalidate(given, study, MODEL, GO_ON, *cache, "--begin-with", third)
     calibration = ("calibrate", study, "--data", given.data, "--model", MODEL, "--min-fraction", MIN_FRACTION)
     calibration += ("--min-enhancing", "auto", "--component-threshold", "auto")
-    done = start(*calibration, *cache, keep=True)
-    thresholds, _ = done.communicate()
-    if done.returncode != 0:
-        sys.exit(done.returncode)
+    thresholds = finish(start(*calibration, *cache, keep=True))
     runs = [study / "seed0" / f"fold{fold}" for fold in range(FOLDS)]
     calibrated = study / "calibrated"
     chosen = json.loads((calibrated / f"{MODEL}-metrics.json").read_text())
-    export = start(
+    export = (
         "export",
         *(run / MODEL for run in runs),
         *(argument for run in runs for argument in ("--baseline", run / "unet")),
@@ -71,7 +78,7 @@ def main() -> None:
         *("--thresholds", thresholds.strip(), "--uncertainty", calibrated / f"{MODEL}-uncertainty.json"),
         *("--metrics", calibrated / f"{MODEL}-metrics.json"),
     )
-    sys.exit(export.wait())
+    finish(start(*export))
 
 
 def crossvalidate(given: argparse.Namespace, out: Path, model: str, settings: Sequence[str], *more: object) -> None:
@@ -81,6 +88,14 @@ def crossvalidate(given: argparse.Namespace, out: Path, model: str, settings: Se
     workers = [start(*command) for _ in range(given.processes)]
     if any(worker.wait() != 0 for worker in workers):
         sys.exit(f"the cross-validation in {out} did not end well; start the command again to go on")
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What a process printed, where that was kept; ends all when it failed."""
+    printed, _ = process.communicate()
+    if process.returncode != 0:
+        sys.exit(process.returncode)
+    return printed or ""
 
 
 def start(*arguments: object, keep: bool = False) -> subprocess.Popen[str]:

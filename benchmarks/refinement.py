@@ -29,6 +29,7 @@ from rediffinet.labels import REGIONS, labels_to_regions
 from rediffinet.metrics import dice
 from rediffinet.training.calibrate import NEVER, Found, sweep
 from rediffinet.training.crossval import Piece, Study, gather, reopen
+from rediffinet.training.manifest import InferenceSettings
 from rediffinet.training.memory import open_in_memory
 from rediffinet.training.runs import open_run, predict_probability
 from rediffinet.training.scoring import COLUMNS, read_rows, write_rows
@@ -62,9 +63,8 @@ def main() -> None:
         return
     only = tuple(int(fold) for fold in given.only.split(",") if fold)
     postprocess = PostprocessSettings(min_fraction=given.min_fraction, min_enhancing=given.min_enhancing)
-    whole = given.component_threshold
-    study = reopen(given.study, [given.data], postprocess=postprocess, component_threshold=whole)
-    study = replace(study, only=only)
+    settings = InferenceSettings(postprocess=postprocess, component_threshold=given.component_threshold)
+    study = replace(reopen(given.study, [given.data], inference=settings), only=only)
     manifest, found = gather(study, given.model, given.seed)
     print(f"{describe(['torch', 'numpy'])}; {given.model}, seed {given.seed}, {len(found)} held-out cases\n")
     parts = given.part.split(",")

@@ -105,6 +105,7 @@ def calibrate(
         from rediffinet.training.calibrate_study import calibrate_study
         from rediffinet.training.crossval import reopen
         from rediffinet.training.data import read_patients
+        from rediffinet.training.manifest import InferenceSettings
     except ModuleNotFoundError as error:
         raise MissingExtraError("Calibration", str(error.name), "train") from None
 
@@ -116,8 +117,10 @@ def calibrate(
         data,
         cache=cache,
         patients=named,
-        postprocess=PostprocessSettings(min_fraction=min_fraction, min_enhancing=enhancing or 0.0),
-        component_threshold=1.0 if whole is None else whole,
+        inference=InferenceSettings(
+            postprocess=PostprocessSettings(min_fraction=min_fraction, min_enhancing=enhancing or 0.0),
+            component_threshold=1.0 if whole is None else whole,
+        ),
     )
     found = calibrate_study(opened, model, seed, choose_components=whole is None, choose_enhancing=enhancing is None)
     typer.echo(

@@ -123,13 +123,14 @@ def sweep_components(manifest: Manifest, cases: Iterable[Found], model: str) -> 
     return swept
 
 
-def choose_component_threshold(swept: Mapping[float, Sequence[Row]], baseline: Sequence[Row]) -> float:
+def choose_component_threshold(swept: Mapping[float, Sequence[Row]]) -> float:
     """The doubt at which flipping whole components gains most over all regions; `NEVER` if it gains nowhere.
 
     Cases with more than one large component are few, and most limits do the same to them. Of those that do equally
-    well it is the middle one, which is the farthest from both mistakes. baseline: scores of the same cases without.
+    well it is the middle one, which is the farthest from both mistakes. swept: scores of the same cases at every limit,
+    without any such flip under `NEVER`.
     """
-    before = {region: _means(baseline, region) for region in REGIONS}
+    before = {region: _means(swept[NEVER], region) for region in REGIONS}
     gains = {
         limit: sum(_gain(before[region], _means(rows, region)) for region in REGIONS)
         for limit, rows in sorted(swept.items())
@@ -142,16 +143,16 @@ def choose_component_threshold(swept: Mapping[float, Sequence[Row]], baseline: S
     return equal[len(equal) // 2]
 
 
-def choose_thresholds(swept: Mapping[float, Sequence[Row]], baseline: Sequence[Row]) -> PerRegion:
+def choose_thresholds(swept: Mapping[float, Sequence[Row]]) -> PerRegion:
     """The threshold that gains most over the regions that it helps; `NEVER` for a region that it does not.
 
-    baseline: scores without these flips. The threshold helps a region when the mean HD95 falls below that and the mean
-    Dice does not. Its gain there is that of Dice plus that of HD95, each as a share of the baseline's: the lowest HD95
-    alone would be found where Dice is only just not lower, which it then is on other cases. One threshold for all
-    regions that are flipped: with a threshold of their own the few cases there are decide by chance, and flips of
-    nested regions fall apart. Both sets of rows are of the same cases.
+    swept: scores of the same cases at every threshold, the baseline's under `NEVER`. A threshold helps a region when
+    the mean HD95 falls below the baseline's and the mean Dice does not. Its gain there is that of Dice plus that of
+    HD95, each as a share of the baseline's: the lowest HD95 alone would be found where Dice is only just not lower,
+    which it then is on other cases. One threshold for all regions that are flipped: with a threshold of their own the
+    few cases there are decide by chance, and flips of nested regions fall apart.
     """
-    before = {region: _means(baseline, region) for region in REGIONS}
+    before = {region: _means(swept[NEVER], region) for region in REGIONS}
     pick = UNFLIPPED
     best = 0.0
     for threshold in sorted(swept):

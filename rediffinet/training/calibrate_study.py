@@ -81,10 +81,8 @@ def calibrate_study(
         if choose_enhancing:
             limit = choose_min_enhancing([one for one in seen if one.fold != fold])
         if choose_components:
-            by_limit = without(components(limit), fold)
-            whole = choose_component_threshold(by_limit, by_limit[NEVER])
-        by_threshold = without(swept(limit, whole), fold)
-        return Choice(choose_thresholds(by_threshold, by_threshold[NEVER]), whole, limit)
+            whole = choose_component_threshold(without(components(limit), fold))
+        return Choice(choose_thresholds(without(swept(limit, whole), fold)), whole, limit)
 
     chosen = choose(None)
     per_fold = {fold: choose(fold) for fold in sorted({one.fold for one in found})}

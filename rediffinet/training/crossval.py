@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rediffinet.bundle import Manifest, PostprocessSettings
+from rediffinet.bundle import Manifest
 from rediffinet.errors import ConfigError, OutputError, TrainingError
 from rediffinet.models import MODELS, find_model
 from rediffinet.nifti import write_atomically
@@ -172,15 +172,12 @@ def reopen(
     *,
     cache: Path | None = None,
     patients: dict[str, str] | None = None,
-    postprocess: PostprocessSettings | None = None,
-    component_threshold: float = 1.0,
+    inference: InferenceSettings | None = None,
 ) -> Study:
     """The study in a folder, to look at: its folds and seeds as they were drawn, all models.
 
-    postprocess, component_threshold: what is done to the label maps that are scored anew, and when whole components
-    are flipped; by default what `rediff crossval` does.
-
-    Raises TrainingError when there is none.
+    inference: how label maps are made and scored anew; by default as `rediff crossval` does. Raises TrainingError when
+    there is none.
     """
     path = out / FOLDS
     if not path.is_file():
@@ -194,9 +191,7 @@ def reopen(
         folds=layout["folds"],
         fold_seed=layout["fold_seed"],
         patients=patients or {},
-        inference=InferenceSettings(
-            postprocess=postprocess or PostprocessSettings(), component_threshold=component_threshold
-        ),
+        inference=inference or InferenceSettings(),
         cache=cache or out / "cache",
     )
 

@@ -19,6 +19,7 @@ from rediffinet.errors import ConfigError, OutputError, TrainingError
 from rediffinet.metrics import dice
 from rediffinet.training import crossval
 from rediffinet.training.crossval import Piece, Study, crossvalidate, piece_config, plan_pieces
+from rediffinet.training.manifest import InferenceSettings
 from rediffinet.training.runs import open_run
 from rediffinet.training.scoring import load_found
 
@@ -184,7 +185,8 @@ def test_the_confidence_of_enhancing_tumour_is_chosen_on_other_folds(done: tuple
     metrics = json.loads((study.out / "calibrated" / "rediffinet-metrics.json").read_text())
     assert metrics["postprocess"]["min_enhancing"] == chosen.chosen.min_enhancing
     assert metrics["min_enhancing_of_the_other_folds"] == {str(fold): limit for fold, limit in limits.items()}
-    fixed = reopen(study.out, study.data, cache=study.cache, postprocess=PostprocessSettings(min_enhancing=1.0))
+    certain = InferenceSettings(postprocess=PostprocessSettings(min_enhancing=1.0))
+    fixed = reopen(study.out, study.data, cache=study.cache, inference=certain)
     calibrate_study(fixed, "rediffinet", 0)
     with (study.out / "calibrated" / "rediffinet.csv").open(newline="") as file:
         scores = {row["dice"] for row in csv.DictReader(file) if row["region"] == "ET" and int(row["reference_voxels"])}
@@ -212,19 +214,20 @@ def test_the_doubt_of_components_is_chosen_on_other_folds(done: tuple[Study, lis
     swept = {
         limit: [row for one in found for row in one.rows(of, (NEVER,) * 3, "rediffinet")] for limit, of in made.items()
     }
+    swept[NEVER] = baseline
     calibrated = calibrate_study(opened, "rediffinet", 0, choose_components=True)
-    assert calibrated.chosen.component_threshold == choose_component_threshold(swept, baseline)
+    assert calibrated.chosen.component_threshold == choose_component_threshold(swept)
     limits = {fold: choice.component_threshold for fold, choice in calibrated.per_fold.items()}
     for fold, limit in limits.items():
         others = {value: [row for row in rows if row["fold"] != str(fold)] for value, rows in swept.items()}
-        assert limit == choose_component_threshold(others, [row for row in baseline if row["fold"] != str(fold)])
+        assert limit == choose_component_threshold(others)
     whole = made.get(calibrated.chosen.component_threshold, manifest)
-    unflipped = [row for one in found for row in one.rows(whole, (NEVER,) * 3, "rediffinet")]
-    assert calibrated.chosen.thresholds == choose_thresholds(sweep(whole, found, "rediffinet"), unflipped)
+    assert calibrated.chosen.thresholds == choose_thresholds(sweep(whole, found, "rediffinet"))
     metrics = json.loads((study.out / "calibrated" / "rediffinet-metrics.json").read_text())
     assert metrics["component_threshold"] == calibrated.chosen.component_threshold
     assert metrics["component_threshold_of_the_other_folds"] == {str(fold): limit for fold, limit in limits.items()}
-    given = calibrate_study(reopen(study.out, study.data, cache=study.cache, component_threshold=0.3), "rediffinet", 0)
+    known = reopen(study.out, study.data, cache=study.cache, inference=InferenceSettings(component_threshold=0.3))
+    given = calibrate_study(known, "rediffinet", 0)
     assert {choice.component_threshold for choice in given.per_fold.values()} == {0.3}
 
 
