@@ -84,7 +84,7 @@ def main() -> None:
 def crossvalidate(given: argparse.Namespace, out: Path, model: str, settings: Sequence[str], *more: object) -> None:
     """A model on all folds, by as many processes as were asked for."""
     command = ["crossval", "--data", given.data, "--out", out, "--models", model, "--preset", "tiny-2mm"]
-    command += ["--folds", FOLDS, *(part for value in settings for part in ("--set", value)), *more]
+    command += ["--folds", FOLDS, *(part for value in settings for part in ("--set", f"{model}:{value}")), *more]
     workers = [start(*command) for _ in range(given.processes)]
     if any(worker.wait() != 0 for worker in workers):
         sys.exit(f"the cross-validation in {out} did not end well; start the command again to go on")

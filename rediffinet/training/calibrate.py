@@ -11,6 +11,7 @@ no case takes part in choosing its own. What a bundle should hold is the choice 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 
@@ -31,7 +32,6 @@ from rediffinet.uncertainty import LEAST, Reliability, UncertaintyCurve, fit_cur
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998)
 COMPONENTS = (0.1, 0.15, 0.2, 0.3, 0.5)
-CONFIDENCES = (0.0, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 NEVER = 1.0
 """Δ̂ never exceeds it: the region stays as the baseline has it, or the component."""
 UNFLIPPED: PerRegion = (NEVER, NEVER, NEVER)
@@ -202,13 +202,15 @@ def enhancing_of(manifest: Manifest, found: Found) -> Enhancing:
 def choose_min_enhancing(cases: Sequence[Enhancing]) -> float:
     """The confidence below which calling enhancing tumour core does most for the mean Dice of ET; 0, never, if none.
 
-    A tumour that is called core scores 1 where the reference has no enhancement, else 0, as the protocols have it.
+    A tumour that is called core scores 1 where the reference has no enhancement, else 0, as the protocols have it. The
+    limit lies midway between the two cases that it parts; of limits that do equally well it is the lowest.
     """
 
     def score(limit: float) -> float:
         return mean(float(case.absent) if case.confidence < limit else case.dice for case in cases)
 
-    return max(CONFIDENCES, key=score)
+    confidences = sorted({*(float(case.confidence) for case in cases), 1.0})
+    return max((0.0, *((below + above) / 2.0 for below, above in pairwise(confidences))), key=score)
 
 
 def without(swept: Mapping[float, Sequence[Row]], fold: int | None) -> dict[float, list[Row]]:
