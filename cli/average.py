@@ -9,7 +9,7 @@ import typer
 def average(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN RUN…", help="Run folders, in the order of training; each begun with the last."),
+        typer.Argument(metavar="RUN", help="Run folders in the order of training, each begun with that before."),
     ],
     out: Annotated[Path, typer.Option(help="Run folder to make.")],
 ) -> None:

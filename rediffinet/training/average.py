@@ -18,8 +18,8 @@ def average_runs(folders: Sequence[Path], out: Path) -> Path:
     The runs must lie on one path of training, each begun with another (`begin_with`): between networks that were
     trained apart the loss is high, between such it mostly is not, and their mean answers as their ensemble would at
     the price of one (Izmailov et al., "Averaging weights leads to wider optima", UAI 2018). Configuration, step and
-    provenance are those of the last; its provenance names all. Raises TrainingError when they do not fit together or
-    one has seen what the last holds out, OutputError when `out` cannot be made or is a run already.
+    provenance are those of the last, which names all. Raises TrainingError for fewer than two, or for one that did not
+    begin with the one before; OutputError when `out` cannot be made or is a run already.
     """
     runs = [open_run(folder) for folder in folders]
     _check(runs)
@@ -45,7 +45,7 @@ def average_runs(folders: Sequence[Path], out: Path) -> Path:
 
 
 def _check(runs: Sequence[Run]) -> None:
-    """Raise TrainingError unless the runs are at least two, alike, and on one path."""
+    """Raise TrainingError unless the runs are at least two on one path; what began with another is like it."""
     if len(runs) < 2:
         message = f"average: got {len(runs)} run, expected two or more, the last of which began with the one before"
         raise TrainingError(message)
