@@ -56,8 +56,8 @@ def main() -> None:
     crossvalidate(given, second, "unet", SECOND, *cache, "--begin-with", first)
     crossvalidate(given, third, "unet", THIRD, *cache, "--begin-with", second)
     crossvalidate(given, third, MODEL, BEGIN, *cache)
-    for fold in range(FOLDS):
-        run = Path("seed0") / f"fold{fold}" / "unet"
+    folds = [Path("seed0") / f"fold{fold}" for fold in range(FOLDS)]
+    for run in (fold / "unet" for fold in folds):
         if not (study / run / "checkpoint.safetensors").exists():
             finish(start("average", second / run, third / run, "--out", study / run))
     crossvalidate(given, study, "unet", THIRD, *cache)  # nothing is trained, they are scored
@@ -65,7 +65,7 @@ def main() -> None:
     calibration = ("calibrate", study, "--data", given.data, "--model", MODEL, "--min-fraction", MIN_FRACTION)
     calibration += ("--min-enhancing", "auto", "--component-threshold", "auto")
     thresholds = finish(start(*calibration, *cache, keep=True))
-    runs = [study / "seed0" / f"fold{fold}" for fold in range(FOLDS)]
+    runs = [study / fold for fold in folds]
     calibrated = study / "calibrated"
     chosen = json.loads((calibrated / f"{MODEL}-metrics.json").read_text())
     export = (

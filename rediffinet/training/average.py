@@ -9,6 +9,7 @@ import torch
 
 from rediffinet.errors import OutputError, TrainingError
 from rediffinet.training.checkpoint import CHECKPOINT, save_best
+from rediffinet.training.loop import check_folder
 from rediffinet.training.runs import Run, open_run
 
 
@@ -21,6 +22,11 @@ def average_runs(folders: Sequence[Path], out: Path) -> Path:
     provenance are those of the last, which names all. Raises TrainingError for fewer than two, or for one that did not
     begin with the one before; OutputError when `out` cannot be made or is a run already.
     """
+    path = out / CHECKPOINT
+    if path.exists():
+        message = f"--out {out} holds a run already. Use another folder."
+        raise OutputError(message)
+    check_folder(out, resume=True)
     runs = [open_run(folder) for folder in folders]
     _check(runs)
     last = runs[-1]
@@ -30,15 +36,7 @@ def average_runs(folders: Sequence[Path], out: Path) -> Path:
         for name, value in weights[-1].items()
     }
     provenance = {**last.provenance, "averaged": [{"checkpoint_sha256": run.sha256, "steps": run.step} for run in runs]}
-    path = out / CHECKPOINT
-    if path.exists():
-        message = f"--out {out} holds a run already. Use another folder."
-        raise OutputError(message)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        message = f"--out {out} cannot be made: {error}. Use another folder."
-        raise OutputError(message) from None
+    out.mkdir(parents=True, exist_ok=True)
     config = json.loads(last.config.model_dump_json())
     save_best(path, mean, {"config": config, "step": last.step, "provenance": provenance})
     return path

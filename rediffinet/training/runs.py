@@ -130,11 +130,13 @@ def merge_runs(runs: Sequence[Run]) -> Run:
 
 def _member(run: Run) -> dict[str, Any]:
     """What tells a member of an ensemble from the others: JSON-ready."""
-    held_out, begun = run.provenance["held_out"], run.provenance.get("begun_with")
+    held_out = run.provenance["held_out"]
     told = {"checkpoint_sha256": run.sha256, "seed": run.config.seed, "fold": run.config.fold, "held_out": held_out}
     if "averaged" in run.provenance:
         told["averaged"] = run.provenance["averaged"]
-    return told if begun is None else {**told, "begun_with": begun["sha256"]}
+    if "begun_with" in run.provenance:
+        told["begun_with"] = run.provenance["begun_with"]["sha256"]
+    return told
 
 
 def predict_probability(run: Run, case: TrainingCase, device: torch.device = CPU) -> Probability:
