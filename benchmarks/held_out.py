@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from rediffinet import Segmenter, SegmentOptions, __version__, load_case
-from rediffinet.cases import find_labels, load_labels
+from rediffinet.io.cases import find_labels, load_labels
 from rediffinet.labels import REGIONS
 from rediffinet.metrics import evaluate_case, find_protocol
 

@@ -20,7 +20,7 @@ import numpy as np
 from timing import describe, table
 
 from rediffinet import __version__
-from rediffinet.models import find_model
+from rediffinet.method.models import find_model
 from rediffinet.phantom import write_phantoms
 from rediffinet.training.config import resolve_config
 from rediffinet.training.data import TrainingCase, load_training_cases

@@ -24,8 +24,8 @@ from timing import describe
 
 from rediffinet.bundle import PostprocessSettings
 from rediffinet.ext import component_sizes, label_components
-from rediffinet.inference import infer, plan_sampling
 from rediffinet.labels import REGIONS, labels_to_regions
+from rediffinet.method.inference import infer, plan_sampling
 from rediffinet.metrics import dice
 from rediffinet.training.calibrate import NEVER, Found, sweep
 from rediffinet.training.crossval import Piece, Study, gather, reopen

@@ -31,12 +31,12 @@ def compare(
     """
     from typing import Literal, cast
 
-    from rediffinet.evaluation_tables import check_table_path
     from rediffinet.reports.comparison import compare, read_pair
     from rediffinet.reports.comparison_tables import to_json, to_text, write_comparison
     from rediffinet.reports.drawing import check_figure_path
     from rediffinet.reports.quantiles import write_quantile_plot
     from rediffinet.reports.statistics import Bootstrap
+    from rediffinet.scoring.tables import check_table_path
 
     if out is not None:
         check_table_path(out)

@@ -25,8 +25,9 @@ def evaluate(
     """
     from rediffinet.cli.progress import stages
     from rediffinet.errors import CaseError
-    from rediffinet.evaluation import evaluate_cohort, find_pairs
-    from rediffinet.evaluation_tables import (
+    from rediffinet.metrics import find_protocol
+    from rediffinet.scoring.evaluation import evaluate_cohort, find_pairs
+    from rediffinet.scoring.tables import (
         case_rows,
         check_table_path,
         conversions,
@@ -35,7 +36,6 @@ def evaluate(
         to_json,
         write_tables,
     )
-    from rediffinet.metrics import find_protocol
 
     rules = find_protocol(protocol)
     if out is not None:

@@ -69,7 +69,7 @@ def export(
         raise MissingExtraError("Export", str(error.name), "train") from None
     from rediffinet.cli.plan import names, tell
     from rediffinet.export.tensorrt import PlanSettings, build_plans, check_targets
-    from rediffinet.uncertainty import read_curve, read_disagreement_limit
+    from rediffinet.method.uncertainty import read_curve, read_disagreement_limit
 
     try:
         flips = [float(value) for value in thresholds.split(",")]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from rediffinet.cohort import Outcome
+    from rediffinet.clinic.cohort import Outcome
 
 
 def segment(
@@ -54,9 +54,9 @@ def segment(
 ) -> None:
     """Segment a case: label map, baseline, report and preview, on the input's own grid."""
     from rediffinet.cli.progress import stages
-    from rediffinet.cohort import CaseInput, list_inputs, segment_case, segment_cohort
+    from rediffinet.clinic.cohort import CaseInput, list_inputs, segment_case, segment_cohort
     from rediffinet.errors import CaseError, ConfigError
-    from rediffinet.outputs import OutputChoice
+    from rediffinet.io.outputs import OutputChoice
     from rediffinet.segmenter import Segmenter, SegmentOptions
 
     explicit = {

@@ -1,6 +1,6 @@
 """Files and folders that appear whole or not at all, and where a machine keeps what it can make again.
 
-The engines may not import the core, which has a writer of its own for results (`rediffinet.nifti`). Everything here
+The engines may not import the core, which has a writer of its own for results (`rediffinet.io.nifti`). Everything here
 raises OSError; who calls says what could not be written.
 """
 

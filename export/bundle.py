@@ -20,7 +20,6 @@ from rediffinet.bundle import (
     file_sha256,
     open_bundle,
 )
-from rediffinet.cases import Case, find_cases, load_case
 from rediffinet.engines import open_engine
 from rediffinet.engines.base import GraphSpec, TensorSpec
 from rediffinet.errors import EngineError, ExportError, OutputError
@@ -33,17 +32,18 @@ from rediffinet.export.graphs import (
     write_graph,
 )
 from rediffinet.export.variants import Lower, add_precisions
+from rediffinet.io.cases import Case, find_cases, load_case
 from rediffinet.labels import labels_to_regions
-from rediffinet.models import build_condition, condition_fill, find_model
-from rediffinet.noise import philox
-from rediffinet.normalise import Normalisation, brain_box, normalise
+from rediffinet.method.models import build_condition, condition_fill, find_model
+from rediffinet.method.noise import philox
+from rediffinet.method.normalise import Normalisation, brain_box, normalise
+from rediffinet.method.resample import MILLIMETRE, Spacing, resample, resampled_shape, same_spacing
+from rediffinet.method.windows import extract
 from rediffinet.phantom import make_phantom
-from rediffinet.resample import MILLIMETRE, Spacing, resample, resampled_shape, same_spacing
 from rediffinet.training.config import TrainConfig
 from rediffinet.training.manifest import InferenceSettings, make_manifest, pair_runs
 from rediffinet.training.memory import provenance
 from rediffinet.training.runs import Run
-from rediffinet.windows import extract
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 TOLERANCES = {

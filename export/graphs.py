@@ -19,12 +19,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from rediffinet.labels import CONTRASTS, REGIONS
-from rediffinet.models import find_model
+from rediffinet.method.models import find_model
+from rediffinet.method.windows import Shape
 from rediffinet.nets.config import RefinerConfig
 from rediffinet.nets.refiner import ConditionerGraph, DenoiserGraph, Refiner
 from rediffinet.nets.unet import BaselineGraph, DiscrepancyGraph
 from rediffinet.training.manifest import Pair
-from rediffinet.windows import Shape
 
 Weights = Literal["float32", "float16"]
 SMALL = 64

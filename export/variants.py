@@ -15,11 +15,11 @@ from typing import Literal, cast
 import numpy as np
 
 from rediffinet.bundle import MANIFEST, Bundle, GraphEntry, GraphVariant, PrecisionGate, VariantParity, file_sha256
-from rediffinet.cases import Case
 from rediffinet.engines import open_engine
 from rediffinet.engines.base import Buffer, Graph, TensorSpec
 from rediffinet.errors import ConfigError, ExportError, RediffError
 from rediffinet.export.precision import Arrays, outermost_convolutions, to_fp16, to_int8
+from rediffinet.io.cases import Case
 from rediffinet.labels import labels_to_regions
 from rediffinet.segmenter import Labels, Segmenter, SegmentOptions
 

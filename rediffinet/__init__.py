@@ -13,14 +13,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rediffinet.cases import Case, load_case
+    from rediffinet.io.cases import Case, load_case
     from rediffinet.segmenter import Result, Segmenter, SegmentOptions
 
 __all__ = ["Case", "Result", "SegmentOptions", "Segmenter", "load_case"]
 
 _HOMES = {
-    "Case": "rediffinet.cases",
-    "load_case": "rediffinet.cases",
+    "Case": "rediffinet.io.cases",
+    "load_case": "rediffinet.io.cases",
     "Result": "rediffinet.segmenter",
     "SegmentOptions": "rediffinet.segmenter",
     "Segmenter": "rediffinet.segmenter",

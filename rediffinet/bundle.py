@@ -25,10 +25,10 @@ from pydantic import (
 from rediffinet.engines.base import GraphSpec, TensorSpec
 from rediffinet.errors import BundleError
 from rediffinet.labels import BRATS_2023, CONTRASTS, REGIONS, SCHEMAS, LabelSchema
-from rediffinet.models import MODELS, ModelKind
-from rediffinet.normalise import Normalisation
+from rediffinet.method.models import MODELS, ModelKind
+from rediffinet.method.normalise import Normalisation
+from rediffinet.method.uncertainty import UncertaintyCurve
 from rediffinet.trust import TrustSettings
-from rediffinet.uncertainty import UncertaintyCurve
 
 SCHEMA: Literal["rediffinet-bundle/1"] = "rediffinet-bundle/1"
 MANIFEST = "manifest.json"
@@ -144,8 +144,8 @@ class RefinerSettings(_Part):
     condition: the baseline's soft probabilities (2p − 1) or its mask (2U − 1). Windows are run where any region's p
     exceeds `unsure`, in the box of those voxels grown by `margin`. thresholds: flip where the mean Δ exceeds them.
     component_threshold: flip a whole component of the baseline's WT where the mean of Δ over it exceeds this, see
-    `rediffinet.discrepancy.doubted_components`; 1 is never. A model without a baseline has no p: its windows tile the
-    whole crop, and only window, overlap and thresholds count.
+    `rediffinet.method.discrepancy.doubted_components`; 1 is never. A model without a baseline has no p: its windows
+    tile the whole crop, and only window, overlap and thresholds count.
     """
 
     window: Triple
@@ -187,7 +187,7 @@ class PostprocessSettings(_Part):
 class Manifest(_Part):
     """Everything a program needs to run the graphs, and where they come from.
 
-    model: a name of rediffinet.models; it decides which of `baseline`, `refiner` and `diffusion` there are.
+    model: a name of rediffinet.method.models; it decides which of `baseline`, `refiner` and `diffusion` there are.
     spacing_mm: voxel size that the graphs work at, along L, P, S. uncertainty: what a stated probability of a wrong
     label is worth; None where that was not measured.
     """

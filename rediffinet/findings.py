@@ -5,12 +5,12 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from rediffinet.cases import Case
-from rediffinet.decode import Decoded
+from rediffinet.io.cases import Case
 from rediffinet.labels import REGIONS
-from rediffinet.refine import Discrepancy
+from rediffinet.method.decode import Decoded
+from rediffinet.method.refine import Discrepancy
+from rediffinet.method.resample import MILLIMETRE, Spacing, same_spacing
 from rediffinet.report import InputInfo, PerRegionCount, PerRegionMl, UncertaintyInfo, Volumes, Warning_
-from rediffinet.resample import MILLIMETRE, Spacing, same_spacing
 
 
 class Findings(TypedDict):

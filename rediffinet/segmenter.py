@@ -11,22 +11,22 @@ from typing import Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from rediffinet.baseline_mask import BaselineMask, mask_from_labels
 from rediffinet.bundle import Bundle, open_bundle
-from rediffinet.cases import Case, to_input_grid
-from rediffinet.decode import Decoded, decode
 from rediffinet.engines import open_engine
 from rediffinet.errors import ConfigError
 from rediffinet.findings import Findings, findings
-from rediffinet.geometry import Grid
-from rediffinet.inference import Inferred, Loaded, Plan, find_discrepancy, plan_sampling, predict_baseline
-from rediffinet.models import MODELS
-from rediffinet.normalise import Box, brain_box, normalise
-from rediffinet.refine import Discrepancy
+from rediffinet.io.cases import Case, to_input_grid
+from rediffinet.io.geometry import Grid
+from rediffinet.io.masks import BaselineMask, mask_from_labels
+from rediffinet.method.decode import Decoded, decode
+from rediffinet.method.inference import Inferred, Loaded, Plan, find_discrepancy, plan_sampling, predict_baseline
+from rediffinet.method.models import MODELS
+from rediffinet.method.normalise import Box, brain_box, normalise
+from rediffinet.method.refine import Discrepancy
+from rediffinet.method.resample import resample, resampled_shape, same_spacing
+from rediffinet.method.windows import Shape
 from rediffinet.report import BaselineInfo, BundleInfo, EngineInfo, Report, SamplingInfo, Seconds, Warning_, peak_rss_mb
-from rediffinet.resample import resample, resampled_shape, same_spacing
 from rediffinet.trust import check_disagreement, check_result
-from rediffinet.windows import Shape
 
 Progress = Callable[[str, int, int], None]
 """(stage, done, of)."""
@@ -92,8 +92,8 @@ class Result:
         return np.ascontiguousarray(to_input_grid(full, self.grid))
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> dict[str, Path]:
-        """Write label maps, preview and report; see rediffinet.outputs.save_result for more choices."""
-        from rediffinet.outputs import OutputChoice, save_result
+        """Write label maps, preview and report; see rediffinet.io.outputs.save_result for more choices."""
+        from rediffinet.io.outputs import OutputChoice, save_result
 
         return save_result(self, Path(folder), OutputChoice(overwrite=overwrite))
 

@@ -1,6 +1,6 @@
 """When a result should not be trusted: what the images and the finding say against it, in words for the report.
 
-What the files alone tell, a contrast that covers part of the brain for one, is in rediffinet.checks.
+What the files alone tell, a contrast that covers part of the brain for one, is in rediffinet.io.checks.
 Nothing here changes a label. Each check has one number that trips it, kept in the manifest (`TrustSettings`).
 """
 
@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from rediffinet.cases import Case
-from rediffinet.checks import CaseWarning
 from rediffinet.ext import component_sizes, label_components
+from rediffinet.io.cases import Case
+from rediffinet.io.checks import CaseWarning
 from rediffinet.labels import CONTRASTS
-from rediffinet.normalise import Box
+from rediffinet.method.normalise import Box
 
 Range = tuple[float, float]
 Mask = npt.NDArray[np.bool_]

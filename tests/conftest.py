@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rediffinet.bundle import Parity
-from rediffinet.models import MODELS, ModelKind
+from rediffinet.method.models import MODELS, ModelKind
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -321,7 +321,7 @@ TOY_AFFINE = np.array([[-1, 0, 0, 7], [0, -1, 0, 40], [0, 0, 1, -12], [0, 0, 0, 
 @pytest.fixture
 def toy_case() -> Any:
     """The case of `toy_images` in memory, named `toy`, LPS, 1 mm."""
-    from rediffinet.cases import Case
+    from rediffinet.io.cases import Case
 
     return Case.from_arrays("toy", toy_images(), TOY_AFFINE)
 

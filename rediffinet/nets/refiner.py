@@ -3,7 +3,7 @@
 The denoiser sees cat(x_t, condition) and the timestep; the conditioning encoder, a trainable copy of the denoiser's
 encoder, sees the condition alone, and its features are added to the denoiser's at the matching scales. Because it sees
 neither x_t nor t it runs once per window, whatever the number of steps and samples. For Re-DiffiNet x is the
-discrepancy and the condition cat(U(I), I), C = 7 channels; the other models are in rediffinet.models.
+discrepancy and the condition cat(U(I), I), C = 7 channels; the other models are in rediffinet.method.models.
 """
 
 import math
@@ -184,7 +184,7 @@ class DenoiserGraph(nn.Module):
     def forward(
         self, x_t: Tensor, condition: Tensor, t: Tensor, c0: Tensor, c1: Tensor, features: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """T, c0, c1: float32 (N,), one value per window (rediffinet.sampling.ddim_coefficients)."""
+        """T, c0, c1: float32 (N,), one value per window (rediffinet.method.sampling.ddim_coefficients)."""
         x0 = torch.sigmoid(self.net(x_t, condition, features, t))
         signal = self.scale * (2.0 * x0 - 1.0)
         c0, c1 = c0[:, None, None, None, None], c1[:, None, None, None, None]

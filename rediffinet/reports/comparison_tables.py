@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rediffinet.evaluation_tables import check_table_path, to_csv
-from rediffinet.nifti import write_atomically
+from rediffinet.io.nifti import write_atomically
 from rediffinet.reports.comparison import POOLED, TAILS, Comparison, Row
 from rediffinet.reports.formats import Cells, markdown_table
 from rediffinet.reports.statistics import Bounds
+from rediffinet.scoring.tables import check_table_path, to_csv
 
 NAMES = {"hd95_mm": "HD95 [mm]", "dice": "Dice"}
 _TESTED = {"less": "below zero: B is lower", "greater": "above zero: B is higher"}

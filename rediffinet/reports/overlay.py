@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rediffinet.cases import Case, find_labels, load_case, load_labels
 from rediffinet.errors import ConfigError, LabelError
+from rediffinet.io.cases import Case, find_labels, load_case, load_labels
+from rediffinet.io.preview import PLANES, lesion_centre
 from rediffinet.labels import CONTRASTS, REGIONS, labels_to_regions
 from rediffinet.metrics import dice
-from rediffinet.preview import PLANES, lesion_centre
 from rediffinet.reports.drawing import check_figure_path, new_figure, write_figure
 
 WHAT = "The overlay figure"

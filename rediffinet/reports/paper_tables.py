@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from rediffinet.errors import OutputError, ResultsError
-from rediffinet.evaluation_tables import to_csv
-from rediffinet.models import MODELS
-from rediffinet.nifti import write_atomically
+from rediffinet.io.nifti import write_atomically
+from rediffinet.method.models import MODELS
 from rediffinet.reports import published
 from rediffinet.reports.formats import Cells, latex_table, markdown_table
 from rediffinet.reports.results import SCORED, Results, Score, one_definition
+from rediffinet.scoring.tables import to_csv
 
 METRICS = ("dice", "hd95_mm")
 BASELINE, REFINED = "unet", "rediffinet"

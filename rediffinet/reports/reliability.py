@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from rediffinet.errors import ResultsError
+from rediffinet.method.uncertainty import Reliability
 from rediffinet.reports.drawing import check_figure_path, new_figure, write_figure
-from rediffinet.uncertainty import Reliability
 
 LABELS = {"before": "as stated", "after": "calibrated on other folds"}
 WHAT = "The reliability diagram"

@@ -19,16 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.bundle import Manifest, PerRegion
-from rediffinet.decode import HALF, Decoded, decode, left_out_of
 from rediffinet.errors import TrainingError
-from rediffinet.inference import Inferred
 from rediffinet.labels import REGIONS, labels_to_regions
+from rediffinet.method.decode import HALF, Decoded, decode, left_out_of
+from rediffinet.method.inference import Inferred
+from rediffinet.method.models import find_model
+from rediffinet.method.resample import Spacing
+from rediffinet.method.uncertainty import LEAST, Reliability, UncertaintyCurve, fit_curve, reliability
 from rediffinet.metrics import dice
-from rediffinet.models import find_model
-from rediffinet.resample import Spacing
 from rediffinet.training.data import TrainingCase
 from rediffinet.training.scoring import FOUND, Row, load_found, rows_of
-from rediffinet.uncertainty import LEAST, Reliability, UncertaintyCurve, fit_curve, reliability
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998)
 COMPONENTS = (0.1, 0.15, 0.2, 0.3, 0.5)

@@ -6,7 +6,8 @@ from functools import cache
 from pathlib import Path
 
 from rediffinet.bundle import Manifest, PerRegion
-from rediffinet.nifti import write_atomically
+from rediffinet.io.nifti import write_atomically
+from rediffinet.method.uncertainty import Reliability
 from rediffinet.training.calibrate import (
     NEVER,
     calibrate_doubt,
@@ -24,7 +25,6 @@ from rediffinet.training.calibrate import (
 )
 from rediffinet.training.crossval import Study, gather
 from rediffinet.training.scoring import COLUMNS, PROTOCOL, Row, summary, write_rows
-from rediffinet.uncertainty import Reliability
 
 FOLDER = "calibrated"
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from rediffinet.errors import ConfigError
-from rediffinet.models import find_model
+from rediffinet.method.models import find_model
+from rediffinet.method.normalise import Normalisation
 from rediffinet.nets.config import Frozen, RefinerConfig, UNetConfig, Window
-from rediffinet.normalise import Normalisation
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -49,8 +49,8 @@ MACHINE_FIELDS = frozenset({"channels_last", "compile", "accumulate", "device", 
 class TrainConfig(Frozen):
     """Everything a run depends on besides its data; saved resolved with every checkpoint.
 
-    model: a name of rediffinet.models. spacing_mm: the voxel size the networks work at; cases are resampled to it.
-    crop: window of the first crop_steps steps: a smaller one than the network's makes many cheap steps, then the
+    model: a name of rediffinet.method.models. spacing_mm: the voxel size the networks work at; cases are resampled to
+    it. crop: window of the first crop_steps steps: a smaller one than the network's makes many cheap steps, then the
     network meets the window that it will run on. mirror: a baseline's answer is the mean with that of the mirrored
     head, and every second sample of a diffusion model is drawn in the mirrored window. result_dice: of a diffused
     discrepancy, the Dice loss is that of the flipped result. far_errors: weight of the loss that counts errors by their

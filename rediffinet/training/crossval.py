@@ -22,8 +22,8 @@ from pathlib import Path
 
 from rediffinet.bundle import Manifest
 from rediffinet.errors import ConfigError, OutputError, TrainingError
-from rediffinet.models import MODELS, find_model
-from rediffinet.nifti import write_atomically
+from rediffinet.io.nifti import write_atomically
+from rediffinet.method.models import MODELS, find_model
 from rediffinet.training.calibrate import Found, check_model, found_by
 from rediffinet.training.checkpoint import CHECKPOINT, read_checkpoint
 from rediffinet.training.config import TrainConfig, resolve_config

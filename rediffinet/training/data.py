@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rediffinet.cases import find_cases, find_labels, load_case, load_labels
 from rediffinet.errors import RediffError, TrainingError
+from rediffinet.io.cases import find_cases, find_labels, load_case, load_labels
+from rediffinet.io.nifti import write_atomically
 from rediffinet.labels import SCHEMAS, labels_to_regions
-from rediffinet.nifti import write_atomically
-from rediffinet.noise import philox
-from rediffinet.normalise import Normalisation, brain_box, normalise
-from rediffinet.resample import Spacing, resample, resampled_shape, same_spacing
+from rediffinet.method.noise import philox
+from rediffinet.method.normalise import Normalisation, brain_box, normalise
+from rediffinet.method.resample import Spacing, resample, resampled_shape, same_spacing
 
 MILLIMETRE: Spacing = (1.0, 1.0, 1.0)
 

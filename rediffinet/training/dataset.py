@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from rediffinet.errors import TrainingError
 from rediffinet.labels import REGIONS
-from rediffinet.resample import Spacing, axis_weights
+from rediffinet.method.resample import Spacing, axis_weights
 from rediffinet.training.data import TrainingCase
 
 THUMBNAIL = 12

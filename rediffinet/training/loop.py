@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from rediffinet.errors import OutputError, TrainingError
-from rediffinet.nifti import write_atomically
-from rediffinet.noise import philox
+from rediffinet.io.nifti import write_atomically
+from rediffinet.method.noise import philox
 from rediffinet.training.checkpoint import BEST, CHECKPOINT, save_best, save_checkpoint
 from rediffinet.training.config import TrainConfig
 from rediffinet.training.distributed import (

@@ -17,11 +17,11 @@ from rediffinet.bundle import (
 from rediffinet.engines.base import TensorSpec
 from rediffinet.errors import ConfigError, ExportError
 from rediffinet.labels import CONTRASTS, REGIONS
-from rediffinet.models import find_model
+from rediffinet.method.models import find_model
+from rediffinet.method.uncertainty import UncertaintyCurve
+from rediffinet.method.windows import Shape
 from rediffinet.training.config import TrainConfig
 from rediffinet.trust import TrustSettings, widest_ranges
-from rediffinet.uncertainty import UncertaintyCurve
-from rediffinet.windows import Shape
 
 if TYPE_CHECKING:
     from rediffinet.training.runs import Run

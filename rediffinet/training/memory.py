@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rediffinet.engines.base import Array, Buffer, Engine, Graph, GraphSpec, TensorSpec
 from rediffinet.errors import EngineError
-from rediffinet.inference import Loaded
+from rediffinet.method.inference import Loaded
 from rediffinet.nets.refiner import ConditionerGraph, DenoiserGraph, Refiner
 from rediffinet.nets.unet import BaselineGraph, DiscrepancyGraph
 from rediffinet.training.manifest import InferenceSettings, Pair, graph_tensors, make_manifest, pair_runs
@@ -23,7 +23,7 @@ FEATURE = "feature_"
 
 
 def open_in_memory(run: Run | None, baseline: Run | None = None, settings: InferenceSettings | None = None) -> Loaded:
-    """A run, and the baseline it refines where it refines one, ready for rediffinet.inference.
+    """A run, and the baseline it refines where it refines one, ready for rediffinet.method.inference.
 
     A run of 'unet' may be given as either. Closing `engine` of the result gives nothing back but its graphs. Raises
     ExportError for runs that do not make a model, ConfigError for settings that do not fit.

@@ -13,12 +13,13 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from rediffinet.cases import find_cases
 from rediffinet.errors import RediffError, TrainingError
-from rediffinet.models import find_model
+from rediffinet.io.cases import find_cases
+from rediffinet.io.nifti import write_atomically
+from rediffinet.method.models import find_model
+from rediffinet.method.windows import slide
 from rediffinet.nets.ensemble import as_one
 from rediffinet.nets.unet import BaselineGraph
-from rediffinet.nifti import write_atomically
 from rediffinet.training.checkpoint import BEST, CHECKPOINT, part, read_checkpoint
 from rediffinet.training.config import TrainConfig
 from rediffinet.training.data import (
@@ -33,7 +34,6 @@ from rediffinet.training.distributed import Place, lone_place, together
 from rediffinet.training.loop import Progress, Validate, check_folder, run_training
 from rediffinet.training.tasks import Probability, make_task
 from rediffinet.trust import intensity_profile, profile_ranges, widest_ranges
-from rediffinet.windows import slide
 
 CPU = torch.device("cpu")
 Stage = Callable[[str, int, int], None]

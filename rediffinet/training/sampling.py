@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rediffinet.method.windows import Shape, Start, extract
 from rediffinet.training.config import Augmentation
-from rediffinet.windows import Shape, Start, extract
 
 
 def random_start(

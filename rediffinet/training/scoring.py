@@ -9,15 +9,15 @@ from statistics import mean, stdev
 import numpy as np
 import numpy.typing as npt
 
-from rediffinet.cases import find_labels, load_case, load_labels
-from rediffinet.decode import decode
-from rediffinet.inference import Inferred, Loaded, infer, plan_sampling
+from rediffinet.io.cases import find_labels, load_case, load_labels
+from rediffinet.io.nifti import write_atomically
 from rediffinet.labels import REGIONS, SCHEMAS
+from rediffinet.method.decode import decode
+from rediffinet.method.inference import Inferred, Loaded, infer, plan_sampling
+from rediffinet.method.normalise import brain_box
+from rediffinet.method.refine import Discrepancy
+from rediffinet.method.resample import Spacing
 from rediffinet.metrics import evaluate_case, find_protocol
-from rediffinet.nifti import write_atomically
-from rediffinet.normalise import brain_box
-from rediffinet.refine import Discrepancy
-from rediffinet.resample import Spacing
 from rediffinet.training.data import TrainingCase
 from rediffinet.training.manifest import InferenceSettings
 from rediffinet.training.memory import open_in_memory

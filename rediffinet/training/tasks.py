@@ -9,19 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from rediffinet.labels import REGIONS
-from rediffinet.models import build_condition, find_model
+from rediffinet.method.models import build_condition, find_model
+from rediffinet.method.noise import philox
+from rediffinet.method.sampling import q_sample, to_signal
+from rediffinet.method.schedule import cumulative_alphas, linear_betas
+from rediffinet.method.windows import Shape, Start
 from rediffinet.nets.monai_nets import build_baseline
 from rediffinet.nets.refiner import Refiner
 from rediffinet.nets.unet import UNet
 from rediffinet.nets.warm_start import warm_start
-from rediffinet.noise import philox
-from rediffinet.sampling import q_sample, to_signal
-from rediffinet.schedule import cumulative_alphas, linear_betas
 from rediffinet.training.config import TrainConfig
 from rediffinet.training.data import TrainingCase
 from rediffinet.training.losses import compound_loss, deep_supervision_loss
 from rediffinet.training.sampling import augment_intensity, augment_space, cut, random_start, random_voxel, transplant
-from rediffinet.windows import Shape, Start
 
 Probability = npt.NDArray[np.float16]
 

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rediffinet.decode import decode
 from rediffinet.engines.base import Array, GraphSpec
 from rediffinet.errors import TrainingError
-from rediffinet.inference import Loaded, infer, plan_sampling
 from rediffinet.labels import REGIONS
+from rediffinet.method.decode import decode
+from rediffinet.method.inference import Loaded, infer, plan_sampling
+from rediffinet.method.models import find_model
 from rediffinet.metrics import dice, find_protocol, hd95
-from rediffinet.models import find_model
 from rediffinet.training.config import TrainConfig
 from rediffinet.training.data import TrainingCase
 from rediffinet.training.distributed import Place, gather
@@ -108,7 +108,7 @@ def _score(mask: np.ndarray[Any, Any], truth: np.ndarray[Any, Any], config: Trai
 
 
 def _load(run: Run, baseline: Run | None, device: torch.device) -> Loaded:
-    """The network being trained, ready for rediffinet.inference; of a baseline only what it said is used."""
+    """The network being trained, ready for rediffinet.method.inference; of a baseline only what it said is used."""
     pair = pair_runs(run, baseline)
     manifest = make_manifest(pair, InferenceSettings())
     own = [name for name in manifest.kind.graphs if name != "baseline" or baseline is None]

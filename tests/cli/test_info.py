@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rediffinet.models import MODELS
+from rediffinet.method.models import MODELS
 
 
 def test_it_says_what_the_bundle_is(rediff: Any, toy_bundle: Any) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rediffinet.models import MODELS
+from rediffinet.method.models import MODELS
 
 CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 FIRST, SECOND = "BraTS-GLI-90000-000", "BraTS-GLI-90001-000"

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from rediffinet.cli.main import app
 from rediffinet.errors import ExportError
-from rediffinet.models import MODELS
+from rediffinet.method.models import MODELS
 from rediffinet.phantom import write_phantoms
 
 WINDOW = "16,16,16"

@@ -793,8 +793,8 @@ def test_a_loop_longer_than_what_is_kept_is_not_recorded(
 def test_the_samplers_loop_copies_nothing_per_step(engine: Engine, make_toy_bundle: Callable[..., Any]) -> None:
     """The real loop of `rediff segment`, on plans, counted at the driver: the same copies for 2 and for 7 steps."""
     from rediffinet.bundle import open_bundle
-    from rediffinet.refine import Sampler
-    from rediffinet.schedule import cumulative_alphas, linear_betas, respace
+    from rediffinet.method.refine import Sampler
+    from rediffinet.method.schedule import cumulative_alphas, linear_betas, respace
 
     opened = open_bundle(make_toy_bundle(noise=0.3, time=(1e-3, 0.0, -1e-3)).path)
     diffusion, window = opened.manifest.diffusion, opened.manifest.refiner.window

@@ -20,7 +20,7 @@ from rediffinet.errors import BundleError, ConfigError, ExportError, OutputError
 from rediffinet.export import bundle as bundle_module
 from rediffinet.export.bundle import ExportSettings, check_parity, export_bundle, gate_inputs
 from rediffinet.export.graphs import graph_sources
-from rediffinet.normalise import Normalisation
+from rediffinet.method.normalise import Normalisation
 from rediffinet.training.manifest import pair_runs
 
 NAMES = ("baseline", "conditioner", "denoiser")

@@ -17,8 +17,8 @@ from rediffinet.bundle import open_bundle
 from rediffinet.engines import open_engine
 from rediffinet.export.bundle import ExportSettings, export_bundle, gate_inputs
 from rediffinet.export.graphs import graph_sources
-from rediffinet.inference import Loaded, infer, plan_sampling
-from rediffinet.models import MODELS
+from rediffinet.method.inference import Loaded, infer, plan_sampling
+from rediffinet.method.models import MODELS
 from rediffinet.training.config import resolve_config
 from rediffinet.training.manifest import graph_tensors, pair_runs
 from rediffinet.training.memory import open_in_memory

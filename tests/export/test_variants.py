@@ -14,11 +14,11 @@ pytest.importorskip("onnxruntime", reason="extra 'cpu'")
 pytest.importorskip("openvino", reason="extra 'cpu'")
 
 from rediffinet.bundle import Bundle, file_sha256, open_bundle
-from rediffinet.cases import Case
 from rediffinet.engines import open_engine
 from rediffinet.errors import BundleError, ConfigError, EngineError, ExportError
 from rediffinet.export import variants
 from rediffinet.export.variants import add_precisions, calibrate, parse_precisions
+from rediffinet.io.cases import Case
 from rediffinet.phantom import make_phantom
 from rediffinet.segmenter import Segmenter
 

@@ -12,7 +12,7 @@ import pytest
 from rediffinet.bundle import default_bundle, open_bundle
 from rediffinet.engines.base import TensorSpec
 from rediffinet.errors import BundleError
-from rediffinet.models import MODELS
+from rediffinet.method.models import MODELS
 
 
 @pytest.fixture

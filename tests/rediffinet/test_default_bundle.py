@@ -9,7 +9,7 @@ import pytest
 
 from rediffinet import Segmenter, SegmentOptions, load_case
 from rediffinet.bundle import INTENDED_USE, default_bundle, open_bundle
-from rediffinet.cases import find_labels, load_labels
+from rediffinet.io.cases import find_labels, load_labels
 from rediffinet.phantom import write_phantoms
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import rediffinet
-from rediffinet.cohort import CaseInput, segment_case
+from rediffinet.clinic.cohort import CaseInput, segment_case
+from rediffinet.io.outputs import OutputChoice
 from rediffinet.labels import CONTRASTS
-from rediffinet.outputs import OutputChoice
 from rediffinet.report import Report, peak_rss_mb
 from rediffinet.segmenter import Segmenter
 
@@ -125,7 +125,7 @@ def test_outputs_name_the_files_beside_the_report(written: Any) -> None:
 
 
 def test_voxel_volume_follows_the_spacing(tmp_path: Path, toy_bundle: Any, make_toy_images: Any) -> None:
-    from rediffinet.cases import Case
+    from rediffinet.io.cases import Case
 
     affine = np.diag([-0.9, -1.1, 1.2, 1.0])
     with Segmenter.open(toy_bundle.path, threads=1) as segmenter:

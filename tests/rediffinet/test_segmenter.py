@@ -12,10 +12,10 @@ import pytest
 from nibabel.orientations import apply_orientation, inv_ornt_aff, ornt2axcodes
 from scipy import ndimage
 
-from rediffinet.cases import Case
 from rediffinet.engines.base import Graph
 from rediffinet.errors import ConfigError, EngineError, MissingExtraError
-from rediffinet.refine import refinement_windows
+from rediffinet.io.cases import Case
+from rediffinet.method.refine import refinement_windows
 from rediffinet.segmenter import Segmenter, SegmentOptions
 
 AFFINE = np.array([[-1, 0, 0, 7], [0, -1, 0, 40], [0, 0, 1, -12], [0, 0, 0, 1.0]])

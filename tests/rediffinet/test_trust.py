@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rediffinet.normalise import brain_box, normalise
+from rediffinet.method.normalise import brain_box, normalise
 from rediffinet.phantom import make_phantom
 from rediffinet.trust import (
     TrustSettings,

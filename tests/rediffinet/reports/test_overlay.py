@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rediffinet.cases import load_case
 from rediffinet.errors import CaseError, ConfigError, LabelError, MissingExtraError, OutputError
+from rediffinet.io.cases import load_case
 from rediffinet.reports.overlay import change_centre, draw_overlay, find_changes, planes, write_overlay
 
 SHAPE = (24, 28, 20)

@@ -14,8 +14,8 @@ pytest.importorskip("torch", reason="training needs torch (extra 'train')")
 pytest.importorskip("monai", reason="the U-Net needs monai (extra 'train')")
 
 from rediffinet.bundle import PostprocessSettings
-from rediffinet.cases import find_labels, load_case, load_labels
 from rediffinet.errors import ConfigError, OutputError, TrainingError
+from rediffinet.io.cases import find_labels, load_case, load_labels
 from rediffinet.metrics import dice
 from rediffinet.training import crossval
 from rediffinet.training.crossval import Piece, Study, crossvalidate, piece_config, plan_pieces

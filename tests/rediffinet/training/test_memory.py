@@ -15,11 +15,11 @@ import torch
 
 from rediffinet.engines.base import GraphSpec
 from rediffinet.errors import ConfigError, EngineError, ExportError, TrainingError
-from rediffinet.inference import infer, plan_sampling
-from rediffinet.models import MODELS
-from rediffinet.noise import window_noise
-from rediffinet.normalise import Normalisation
-from rediffinet.schedule import cumulative_alphas, linear_betas
+from rediffinet.method.inference import infer, plan_sampling
+from rediffinet.method.models import MODELS
+from rediffinet.method.noise import window_noise
+from rediffinet.method.normalise import Normalisation
+from rediffinet.method.schedule import cumulative_alphas, linear_betas
 from rediffinet.training import runs as runs_module
 from rediffinet.training.config import resolve_config
 from rediffinet.training.manifest import InferenceSettings, graph_tensors, make_manifest, pair_runs

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rediffinet.errors import ConfigError
-from rediffinet.models import MODELS
+from rediffinet.method.models import MODELS
 from rediffinet.training.config import MACHINE_FIELDS, PRESETS, TrainConfig, resolve_config
 
 

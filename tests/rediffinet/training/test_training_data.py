@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rediffinet.errors import CaseError, TrainingError
-from rediffinet.normalise import Normalisation
+from rediffinet.method.normalise import Normalisation
 from rediffinet.training.data import assign_folds, load_training_case, load_training_cases, patient_of
 
 NAMES = [f"BraTS-GLI-{patient:05d}-{time:03d}" for patient in range(23) for time in range(1 + patient % 3)]

@@ -14,9 +14,9 @@ from dataclasses import replace
 
 import torch
 
-from rediffinet.decode import decode
 from rediffinet.errors import TrainingError
-from rediffinet.inference import infer, plan_sampling
+from rediffinet.method.decode import decode
+from rediffinet.method.inference import infer, plan_sampling
 from rediffinet.metrics import evaluate_case
 from rediffinet.training.checkpoint import BEST, CHECKPOINT, part, read_checkpoint
 from rediffinet.training.config import TrainConfig, resolve_config

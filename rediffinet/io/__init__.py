@@ -1,0 +1,1 @@
+"""Images in, results out: cases, names, geometry, checks, NIfTI, masks, outputs, preview."""

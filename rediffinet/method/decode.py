@@ -1,0 +1,213 @@
+"""From probabilities and a discrepancy to the two label maps of a case, before and after refinement.
+
+A model may work at another voxel size than the case. Then nothing hard is interpolated: what comes back to the case's
+voxels are the soft baseline p and the soft flip r, and each is compared with 1/2 there. Where nothing is flipped r is
+p, so that the baseline keeps the boundary it has between the coarse voxels.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rediffinet.bundle import Manifest, PerRegion
+from rediffinet.ext import flip_and_decode
+from rediffinet.labels import REGIONS, LabelSchema, labels_to_regions
+from rediffinet.method.discrepancy import doubted_components, refined_probability, wrong_probability
+from rediffinet.method.inference import Inferred
+from rediffinet.method.postprocess import enhancing_confidence, enhancing_to_core, remove_small_components
+from rediffinet.method.refine import Discrepancy, mask_of
+from rediffinet.method.resample import Spacing, resample, same_spacing
+from rediffinet.method.windows import Shape
+
+Labels = npt.NDArray[np.uint8]
+Regions = npt.NDArray[np.bool_]
+Volume = npt.NDArray[np.float32]
+HALF: PerRegion = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What was decided, on the crop: label maps uint8 (X, Y, Z) with their regions bool (3, X, Y, Z).
+
+    baseline, baseline_regions: None for a model without a baseline. probability: float32 (3, X, Y, Z) after refinement.
+    uncertainty: float32 (X, Y, Z), probability of a wrong label. left_out_voxels: of the baseline's tumour, flipped in
+    whole components. removed_voxels, unsure_voxels: how many voxels of the refined map postprocessing removed, and how
+    many of enhancing tumour it called core. enhancing_confidence: mean probability of the baseline over the enhancing
+    tumour that it found (of the model itself, for one without a baseline), 1 where none was found or nothing tells.
+    """
+
+    labels: Labels
+    regions: Regions
+    baseline: Labels | None
+    baseline_regions: Regions | None
+    probability: Volume
+    uncertainty: Volume
+    left_out_voxels: int
+    removed_voxels: int
+    unsure_voxels: int
+    enhancing_confidence: float
+
+
+@dataclass(frozen=True)
+class _Masks:
+    """On the case's voxels: the baseline bool and soft, Δ̂ to flip it by with its limits, the refined probability.
+
+    left_out: bool (X, Y, Z), where whole components of the baseline are flipped.
+    """
+
+    baseline: Regions
+    prior: Volume
+    delta: Volume
+    limits: PerRegion
+    probability: Volume
+    left_out: npt.NDArray[np.bool_]
+
+
+def decode(
+    manifest: Manifest,
+    inferred: Inferred,
+    *,
+    spacing_mm: Spacing,
+    shape: Shape,
+    given: Regions | None = None,
+    postprocess: bool,
+) -> Decoded:
+    """Flip where Δ̂ exceeds its threshold and what is doubted as a whole, decode, postprocess both maps alike.
+
+    spacing_mm, shape: of the case's crop, which is the model's grid where the spacings are the same. given: bool
+    (3, X, Y, Z) on the crop, a mask made elsewhere that took the baseline's place; it is never postprocessed.
+    """
+    prior, found = _filled(inferred)
+    if same_spacing(manifest.spacing_mm, spacing_mm):
+        masks = _masks(manifest, prior, found)
+    else:
+        masks = _resampled(manifest, prior, found, spacing_mm, shape, given)
+    schema = manifest.label_schema
+    labels = flip_and_decode(masks.delta, masks.baseline, masks.limits, schema.values).labels
+    baseline = None if inferred.probability is None else _labels(masks.baseline, schema)
+    removed = unsure = 0
+    confidence = 1.0
+    if postprocess:
+        settings = manifest.postprocess
+        limits = settings.model_dump(exclude={"min_enhancing"})
+        labels, removed = remove_small_components(labels, **limits)
+        if given is None:  # a mask made elsewhere is not ours to correct, and does not say how sure it is
+            if baseline is None:
+                confidence = enhancing_confidence(labels, masks.probability[-1], schema)
+            else:
+                baseline, _ = remove_small_components(baseline, **limits)
+                confidence = enhancing_confidence(baseline, masks.prior[-1], schema)
+        kept = confidence  # one decision for both maps, but for components that only the baseline's has
+        if baseline is not None and given is None and masks.left_out.any():
+            kept = enhancing_confidence(np.where(masks.left_out, 0, baseline), masks.prior[-1], schema)
+        if kept < settings.min_enhancing:
+            labels, unsure = enhancing_to_core(labels, schema)
+        if baseline is not None and confidence < settings.min_enhancing:
+            baseline = enhancing_to_core(baseline, schema)[0]
+    regions = labels_to_regions(labels, schema)
+    uncertainty = wrong_probability(regions, masks.probability)
+    if manifest.uncertainty is not None:
+        uncertainty = manifest.uncertainty(uncertainty)
+    return Decoded(
+        labels=labels,
+        regions=regions,
+        baseline=baseline,
+        baseline_regions=None if baseline is None else labels_to_regions(baseline, schema),
+        probability=masks.probability,
+        uncertainty=uncertainty,
+        left_out_voxels=int(np.count_nonzero(masks.left_out & masks.baseline[0])),
+        removed_voxels=removed,
+        unsure_voxels=unsure,
+        enhancing_confidence=confidence,
+    )
+
+
+def _filled(inferred: Inferred) -> tuple[Volume, Discrepancy]:
+    """The probability and the discrepancy, with nothing in the place of what the model does not have."""
+    prior, found = inferred.probability, inferred.found
+    if prior is None:
+        assert found is not None
+        prior = np.zeros_like(found.delta)
+    if found is None:
+        shape = prior.shape[1:]
+        found = Discrepancy(np.zeros_like(prior), np.zeros(shape, np.float32), np.zeros(shape, bool), 0)
+    return prior, found
+
+
+def _labels(mask: Regions, schema: LabelSchema) -> Labels:
+    return flip_and_decode(np.zeros(mask.shape, np.float32), mask, (1.0, 1.0, 1.0), schema.values).labels
+
+
+def _masks(manifest: Manifest, prior: Volume, found: Discrepancy) -> _Masks:
+    mask = mask_of(manifest, prior)
+    probability = refined_probability(mask, prior, found.delta, found.sampled)
+    limits, left_out = _flip_limits(manifest), left_out_of(manifest, prior, found)
+    if not left_out.any():
+        return _Masks(mask, prior, found.delta, limits, probability, left_out)
+    flips = _flips(mask, found.delta, limits, left_out)
+    return _Masks(mask, prior, flips.astype(np.float32), HALF, probability, left_out)
+
+
+def _flip_limits(manifest: Manifest) -> PerRegion:
+    return HALF if manifest.refiner is None else manifest.refiner.thresholds
+
+
+def left_out_of(manifest: Manifest, probability: Volume, found: Discrepancy) -> npt.NDArray[np.bool_]:
+    """The components of the baseline's whole tumour that are flipped whole, bool (X, Y, Z) on the model's grid."""
+    limit = 1.0 if manifest.refiner is None else manifest.refiner.component_threshold
+    return doubted_components(mask_of(manifest, probability)[0], found.delta[0], limit)
+
+
+def _flips(mask: Regions, delta: Volume, limits: PerRegion, left_out: npt.NDArray[np.bool_]) -> Regions:
+    """What is flipped: a component left out in every region, the rest where Δ̂ exceeds its threshold."""
+    return np.where(left_out, mask, delta > _column(limits))
+
+
+def _resampled(
+    manifest: Manifest, prior: Volume, found: Discrepancy, spacing_mm: Spacing, shape: Shape, given: Regions | None
+) -> _Masks:
+    """The masks on the case's voxels of what was found on the model's.
+
+    r is |p − f| with f = 1 where Δ̂ exceeds its threshold, of which eq. 5 is the case of a hard p. A model that predicts
+    the segmentation itself has a soft boundary of its own: there r is its x̂0, read as |U − Δ̂|. The refined
+    probability is interpolated as the probability of a wrong label, which is small on both sides of a boundary.
+    """
+
+    def up(values: npt.NDArray[np.floating]) -> Volume:
+        return resample(values, manifest.spacing_mm, spacing_mm, shape)
+
+    limits = _flip_limits(manifest)
+    mask = mask_of(manifest, prior)
+    soft = prior if manifest.baseline is None else _centred(prior, manifest.baseline.thresholds)
+    left_out = left_out_of(manifest, prior, found)
+    flips = _flips(mask, found.delta, limits, left_out)
+    if manifest.kind.target == "discrepancy":
+        refined = np.where(flips, 1.0 - soft, soft)
+    else:
+        wrong = _centred(found.delta, limits)
+        refined = np.where(found.sampled, np.where(mask, 1.0 - wrong, wrong), soft)
+        refined = np.where(left_out & mask, 1.0 - soft, refined)
+    probability = refined_probability(mask, prior, found.delta, found.sampled)
+    doubt = up(np.where(mask ^ flips, 1.0 - probability, probability))
+    on_case = up(refined)
+    soft = up(soft)
+    baseline = soft > 0.5
+    if given is not None:  # its own voxels are finer than the model's: they stay where no flip is near
+        baseline = given
+        on_case = np.where(up(flips.astype(np.float32)) > 0.0, on_case, given.astype(np.float32))
+    inside = on_case > 0.5
+    probability = np.where(inside, 1.0 - doubt, doubt)
+    outside = up(left_out[None].astype(np.float32))[0] > 0.0 if left_out.any() else np.zeros(shape, bool)
+    return _Masks(baseline, soft, (baseline ^ inside).astype(np.float32), HALF, probability, outside)
+
+
+def _column(values: PerRegion) -> Volume:
+    return np.array(values, np.float32).reshape(len(REGIONS), 1, 1, 1)
+
+
+def _centred(values: Volume, thresholds: PerRegion) -> Volume:
+    """Values in [0, 1] stretched on both sides so that the threshold comes to 1/2; unchanged for thresholds of 1/2."""
+    at = np.clip(_column(thresholds), np.float32(1e-6), np.float32(1.0 - 1e-6))
+    stretched = np.where(values < at, values / (2.0 * at), 0.5 + (values - at) / (2.0 * (1.0 - at)))
+    return stretched.astype(np.float32, copy=False)

@@ -1,0 +1,161 @@
+"""From a normalised image on a model's own voxel grid to what the model says of it: one path for all seven models.
+
+The segmenter of a bundle and the cross-validation of runs in memory both go through here, on whatever engine.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rediffinet.bundle import Manifest
+from rediffinet.engines.base import Engine, Graph
+from rediffinet.errors import ConfigError
+from rediffinet.labels import REGIONS
+from rediffinet.method.refine import (
+    Corrector,
+    Discrepancy,
+    Done,
+    Sampler,
+    WindowModel,
+    refinement_windows,
+    sample_discrepancy,
+)
+from rediffinet.method.schedule import Schedule, cumulative_alphas, linear_betas, respace
+from rediffinet.method.windows import plan_windows, slide
+
+Volume = npt.NDArray[np.float32]
+
+
+class Loaded(NamedTuple):
+    """A model that is ready to run: its graphs by name on an engine, and the manifest that says how."""
+
+    engine: Engine
+    graphs: Mapping[str, Graph]
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the discrepancy is sampled: the respaced schedule, samples per window, the seed of the noise.
+
+    A model that draws no noise has no schedule and 0 samples.
+    """
+
+    schedule: Schedule | None
+    samples: int
+    seed: int
+
+    @property
+    def steps(self) -> int:
+        """Denoiser calls per sample."""
+        return len(self.schedule) if self.schedule is not None else 0
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What a model says of a case, on the model's grid.
+
+    probability: float32 (3, X, Y, Z) of the baseline; None where the model has none. found: None where it refines
+    nothing.
+    """
+
+    probability: Volume | None
+    found: Discrepancy | None
+
+
+def plan_sampling(manifest: Manifest, steps: int | None = None, samples: int | None = None, seed: int = 0) -> Plan:
+    """The sampling that the arguments and the manifest's defaults (None) amount to.
+
+    Raises ConfigError for steps or samples out of range. A model that draws no noise takes any in range, unused.
+    """
+    diffusion = manifest.diffusion
+    for name, value in (("samples", samples), ("steps", steps)):
+        if value is not None and value < 1:
+            most = f"1 to {diffusion.train_steps}" if name == "steps" and diffusion is not None else "1 or more"
+            message = f"{name}: got {value}, expected {most}"
+            raise ConfigError(message)
+    if diffusion is None:
+        return Plan(None, 0, seed)
+    alpha_bar = cumulative_alphas(linear_betas(diffusion.train_steps, diffusion.beta_first, diffusion.beta_last))
+    schedule = respace(alpha_bar, diffusion.steps if steps is None else steps)
+    return Plan(schedule, diffusion.samples if samples is None else samples, seed)
+
+
+def infer(
+    model: Loaded,
+    image: Volume,
+    plan: Plan,
+    name: str,
+    *,
+    probability: Volume | None = None,
+    everywhere: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Inferred:
+    """Run a model on a normalised crop (4, X, Y, Z) of the case `name`, on the model's grid.
+
+    probability: float32 (3, X, Y, Z), in the place of what the baseline graph would say: known already, or a mask made
+    elsewhere. everywhere: see `find_discrepancy`. progress(stage, done, of): stages "baseline" and "refine".
+    """
+
+    def tell(stage: str) -> Done | None:
+        return None if progress is None else lambda done, of: progress(stage, done, of)
+
+    if probability is None:
+        probability = predict_baseline(model, image, tell("baseline"))
+    found = find_discrepancy(model, image, probability, plan, name, everywhere=everywhere, done=tell("refine"))
+    return Inferred(probability, found)
+
+
+def predict_baseline(model: Loaded, image: Volume, done: Done | None = None) -> Volume | None:
+    """Blended probabilities of WT, TC, ET, float32 (3, X, Y, Z); None for a model without a baseline."""
+    settings = model.manifest.baseline
+    if settings is None:
+        return None
+    graph = model.graphs["baseline"]
+    fill = model.manifest.normalisation.background
+
+    def predict(window: Volume) -> Volume:
+        return np.asarray(graph(image=window)["probability"], np.float32)
+
+    return slide(image, settings.window, settings.overlap, predict, len(REGIONS), fill, done)
+
+
+def find_discrepancy(
+    model: Loaded,
+    image: Volume,
+    probability: Volume | None,
+    plan: Plan,
+    name: str,
+    *,
+    everywhere: bool = False,
+    done: Done | None = None,
+) -> Discrepancy | None:
+    """What the model would change of the baseline; None for a model that is nothing but a baseline.
+
+    image (4, X, Y, Z), probability (3, X, Y, Z) of the baseline. `plan.seed` and `name` key the noise. Windows lie
+    where discrepancy can be; with `everywhere`, or where there is no baseline to tell, they tile the whole crop.
+    """
+    settings = model.manifest.refiner
+    if settings is None:
+        return None
+    shape = (image.shape[1], image.shape[2], image.shape[3])
+    if probability is None:
+        prior = np.zeros((len(REGIONS), *shape), np.float32)
+        starts = plan_windows(shape, settings.window, settings.overlap)
+    else:
+        prior = probability
+        starts = refinement_windows(prior, settings, everywhere=everywhere)
+    window_model = _window_model(model, plan)
+    key = (plan.seed, name)
+    return sample_discrepancy(
+        window_model, model.manifest, image, prior, starts, key=key, samples=plan.samples, done=done
+    )
+
+
+def _window_model(model: Loaded, plan: Plan) -> WindowModel:
+    if plan.schedule is None:
+        return Corrector(model.engine, model.graphs["discrepancy"])
+    return Sampler(model.engine, model.graphs["conditioner"], model.graphs["denoiser"], plan.schedule)

@@ -1,0 +1,198 @@
+"""Finding the discrepancy over a case: which windows, what is fed to them, and the loop on the engine's device."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rediffinet.bundle import Manifest, RefinerSettings
+from rediffinet.engines.base import Buffer, Engine, Graph
+from rediffinet.labels import REGIONS
+from rediffinet.method.models import as_discrepancy, build_condition, condition_fill
+from rediffinet.method.noise import window_noise
+from rediffinet.method.sampling import ddim
+from rediffinet.method.schedule import Schedule
+from rediffinet.method.windows import Blend, Start, extract, overlap_slices, plan_windows
+
+Volume = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+Done = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Discrepancy:
+    """What was found, on the crop.
+
+    delta: float32 (3, X, Y, Z), mean Δ̂x0 over samples (a predicted segmentation x̂0 counts as |U − x̂0|); 0 where no
+    window was. disagreement: float32 (X, Y, Z), standard deviation over samples, mean of the regions. sampled: bool
+    (X, Y, Z), where windows were.
+    """
+
+    delta: Volume
+    disagreement: Volume
+    sampled: Mask
+    windows: int
+
+
+def refinement_windows(probability: Volume, settings: RefinerSettings, *, everywhere: bool) -> list[Start]:
+    """Starts of the windows in which discrepancy can be: those that hold a voxel with p > unsure.
+
+    They tile the box of these voxels grown by the margin. `everywhere` tiles the whole crop (the paper's way).
+    """
+    shape = (probability.shape[1], probability.shape[2], probability.shape[3])
+    if everywhere:
+        return plan_windows(shape, settings.window, settings.overlap)
+    unsure: Mask = np.asarray((probability > settings.unsure).any(axis=0))
+    if not unsure.any():
+        return []
+    low, high = [], []
+    for axis, (size, width) in enumerate(zip(shape, settings.window, strict=True)):
+        occupied = np.flatnonzero(unsure.any(axis=tuple(a for a in range(3) if a != axis)))
+        first, last = int(occupied[0]) - settings.margin, int(occupied[-1]) + 1 + settings.margin
+        first, last = _widened(max(0, first), min(size, last), size, width)
+        low.append(first)
+        high.append(last)
+    box = (high[0] - low[0], high[1] - low[1], high[2] - low[2])
+    starts = [(x + low[0], y + low[1], z + low[2]) for x, y, z in plan_windows(box, settings.window, settings.overlap)]
+    return [start for start in starts if unsure[overlap_slices(shape, start, settings.window)[0]].any()]
+
+
+def _widened(first: int, last: int, size: int, width: int) -> tuple[int, int]:
+    """Widen first:last to a window's width where the volume allows: real neighbours, not padding."""
+    missing = min(size, width) - (last - first)
+    if missing <= 0:
+        return first, last
+    first = min(max(0, first - missing // 2), size - min(size, width))
+    return first, first + min(size, width)
+
+
+class WindowModel(Protocol):
+    """What finds x0, a discrepancy or a segmentation, in a window."""
+
+    def window(self, condition: Volume, noises: list[Volume]) -> Volume:
+        """Condition (C, x, y, z) and one noise (3, x, y, z) per sample → x̂0 of every sample (K, 3, x, y, z)."""
+
+
+class Corrector:
+    """The discrepancy graph of a U-Net, which takes no noise: one call, one sample."""
+
+    def __init__(self, engine: Engine, graph: Graph) -> None:
+        self._engine = engine
+        self._graph = graph
+        (delta,) = graph.spec.outputs
+        self._delta = engine.empty((1, *(int(size) for size in delta.shape[1:])), "float32")
+
+    def window(self, condition: Volume, noises: list[Volume]) -> Volume:
+        """See WindowModel."""
+        self._graph.run({"condition": self._engine.upload(condition[None])}, {"delta": self._delta})
+        return self._engine.download(self._delta)
+
+
+class Sampler:
+    """The conditioner and denoiser graphs with their device buffers, one per call: calls may run in parallel."""
+
+    def __init__(self, engine: Engine, conditioner: Graph, denoiser: Graph, schedule: Schedule) -> None:
+        self._engine = engine
+        self._conditioner = conditioner
+        self._denoiser = denoiser
+        self._schedule = schedule
+        self._features = {
+            tensor.name: engine.empty([1, *(int(size) for size in tensor.shape[1:])], tensor.dtype)
+            for tensor in conditioner.spec.outputs
+        }
+        x_t = next(tensor for tensor in denoiser.spec.inputs if tensor.name == "x_t")
+        self._shape = (1, *(int(size) for size in x_t.shape[1:]))
+        self._state = [engine.empty(self._shape, "float32") for _ in range(2)]
+        self._x0 = engine.empty(self._shape, "float32")
+        self._scalars: dict[float, Buffer] = {}
+
+    def _scalar(self, value: float) -> Buffer:
+        if value not in self._scalars:
+            self._scalars[value] = self._engine.upload(np.array([value], np.float32))
+        return self._scalars[value]
+
+    def window(self, condition: Volume, noises: list[Volume]) -> Volume:
+        """See WindowModel."""
+        given = self._engine.upload(condition[None])
+        self._conditioner.run({"condition": given}, self._features)
+
+        def step(x_t: Buffer, t: int, c0: float, c1: float) -> tuple[Buffer, Buffer]:
+            x_prev = self._state[1] if x_t is self._state[0] else self._state[0]
+            inputs = {
+                "x_t": x_t,
+                "condition": given,
+                "t": self._scalar(float(t)),
+                "c0": self._scalar(c0),
+                "c1": self._scalar(c1),
+                **self._features,
+            }
+            self._denoiser.run(inputs, {"x_prev": x_prev, "x0": self._x0})
+            return x_prev, self._x0
+
+        return np.stack(
+            [self._engine.download(ddim(step, self._engine.upload(noise[None]), self._schedule))[0] for noise in noises]
+        )
+
+
+def sample_discrepancy(
+    model: WindowModel,
+    manifest: Manifest,
+    image: Volume,
+    probability: Volume,
+    starts: list[Start],
+    *,
+    key: tuple[int, str],
+    samples: int,
+    done: Done | None = None,
+) -> Discrepancy:
+    """Run every window and blend.
+
+    image (4, X, Y, Z) and probability (3, X, Y, Z) on the crop, the latter 0 for a model without a baseline; `key`
+    (seed, case name) fixes the noise together with each window's start, so that it depends on neither engine, order
+    nor batch. samples: how many noises a window gets, 0 for a model that takes none.
+    """
+    kind, settings = manifest.kind, manifest.refiner
+    assert settings is not None, f"model '{kind.name}' has no refiner"
+    shape = (image.shape[1], image.shape[2], image.shape[3])
+    mask = mask_of(manifest, probability)
+    prior = probability if settings.condition == "probability" else mask.astype(np.float32)
+    background = manifest.normalisation.background
+    condition = build_condition(kind, image, prior, mask[0], background)
+    fill = condition_fill(kind, background)
+    blend = Blend(len(REGIONS) + 1, shape, settings.window)
+    mirror = manifest.diffusion is not None and manifest.diffusion.mirror
+    for index, start in enumerate(starts):
+        given = extract(condition, start, settings.window, fill)
+        noises = [window_noise(*key, start, k, (len(REGIONS), *settings.window)) for k in range(samples)]
+        found = _samples(model, given, noises, mirror=mirror)
+        blend.add(start, np.concatenate([found.mean(axis=0), found.std(axis=0).mean(axis=0, keepdims=True)]))
+        if done is not None:
+            done(index + 1, len(starts))
+    blended = blend.mean()
+    delta = as_discrepancy(kind, blended[:-1], mask)
+    if kind.target == "segmentation":  # where no window was, |U − 0| is no finding
+        delta = np.where(blend.covered, delta, np.float32(0.0))
+    return Discrepancy(delta, blended[-1], blend.covered, len(starts))
+
+
+def _samples(model: WindowModel, condition: Volume, noises: list[Volume], *, mirror: bool) -> Volume:
+    """x̂0 of every noise (K, 3, x, y, z); with `mirror` every second one by way of the mirrored window."""
+    if not mirror or len(noises) < 2:
+        return model.window(condition, noises)
+    straight = model.window(condition, noises[::2])
+    turned = model.window(_mirrored(condition), [_mirrored(noise) for noise in noises[1::2]])
+    return np.concatenate([straight, _mirrored(turned)])
+
+
+def _mirrored(volume: Volume) -> Volume:
+    """(…, X, Y, Z) with left and right exchanged."""
+    return np.ascontiguousarray(volume[..., ::-1, :, :])
+
+
+def mask_of(manifest: Manifest, probability: Volume) -> Mask:
+    """U(I): probability (3, X, Y, Z) over the baseline's thresholds; empty for a model without a baseline."""
+    if manifest.baseline is None:
+        return np.zeros(probability.shape, bool)
+    return probability > np.array(manifest.baseline.thresholds, np.float32)[:, None, None, None]

@@ -1,0 +1,74 @@
+"""Small components, against scipy.ndimage."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from rediffinet.labels import SCHEMAS
+from rediffinet.method.postprocess import enhancing_confidence, enhancing_to_core, remove_small_components
+
+
+def blobs() -> np.ndarray:
+    """Components of 60, 18 and 4 voxels, and one of 2 that touches the 4 at a corner."""
+    labels = np.zeros((16, 14, 12), np.uint8)
+    labels[1:5, 1:4, 1:6] = 2
+    labels[2, 2, 2:4] = (1, 3)
+    labels[8:11, 8:10, 1:4] = 1
+    labels[12, 12, 5:9] = 3
+    labels[13, 13, 9:11] = 2
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("connectivity", "min_voxels", "min_fraction", "left"),
+    [
+        (26, 0, 0.0, {60, 18, 6}),
+        (26, 6, 0.0, {60, 18, 6}),
+        (6, 6, 0.0, {60, 18}),
+        (6, 3, 0.0, {60, 18, 4}),
+        (26, 0, 0.3, {60, 18}),
+        (26, 0, 0.31, {60}),
+        (26, 18, 0.05, {60, 18}),
+        (26, 61, 0.0, set()),
+    ],
+)
+def test_limits(connectivity: int, min_voxels: int, min_fraction: float, left: set[int]) -> None:
+    labels = blobs()
+    before = labels.copy()
+    kept, removed = remove_small_components(
+        labels, connectivity=connectivity, min_voxels=min_voxels, min_fraction=min_fraction
+    )
+    structure = ndimage.generate_binary_structure(3, {6: 1, 26: 3}[connectivity])
+    components, _ = ndimage.label(kept > 0, structure)
+    assert set(np.bincount(components.ravel())[1:].tolist()) == left
+    assert np.array_equal(kept[kept > 0], before[kept > 0])
+    assert removed == np.count_nonzero(before) - np.count_nonzero(kept)
+    assert np.array_equal(labels, before)  # the input is not touched
+    assert kept.dtype == np.uint8
+
+
+def test_components_are_of_the_whole_tumour_not_of_each_label() -> None:
+    labels = np.zeros((6, 6, 6), np.uint8)
+    labels[1:4, 1, 1] = (2, 1, 2)
+    assert remove_small_components(labels, connectivity=6, min_voxels=3, min_fraction=0.0)[1] == 0
+
+
+def test_an_empty_map_stays_empty() -> None:
+    empty = np.zeros((4, 4, 4), np.uint8)
+    kept, removed = remove_small_components(empty, connectivity=26, min_voxels=50, min_fraction=0.5)
+    assert not kept.any()
+    assert removed == 0
+
+
+@pytest.mark.parametrize("name", list(SCHEMAS))
+def test_enhancing_tumour_as_a_whole(name: str) -> None:
+    schema = SCHEMAS[name]
+    labels = np.zeros((4, 4, 4), np.uint8)
+    labels[0], labels[1], labels[2, :2] = schema.ed, schema.ncr, schema.et
+    probability = np.linspace(0, 1, 64, dtype=np.float32).reshape(4, 4, 4)
+    assert enhancing_confidence(labels, probability, schema) == pytest.approx(np.mean(np.arange(32, 40) / 63))
+    called, voxels = enhancing_to_core(labels, schema)
+    assert voxels == 8 and (called[2, :2] == schema.ncr).all() and not (called == schema.et).any()
+    assert np.array_equal(called[:2], labels[:2]) and not called[3].any()
+    assert enhancing_confidence(called, probability, schema) == 1.0, "nothing is called, nothing is doubted"
+    assert enhancing_to_core(called, schema)[1] == 0
