@@ -41,11 +41,12 @@ class UNetConfig(Frozen):
 class RefinerConfig(Frozen):
     """Discrepancy denoiser and its conditioning encoder (paper §2.2).
 
-    condition_channels: of what the network is conditioned on (rediffinet.method.models); features: channels per level
-    of both encoders; head_features: channels of the full-resolution decoder output; time_features: width of the timestep
-    embedding; train_steps: T; signal_scale: b, x0 is diffused as ±b. soft_condition: condition on the baseline's
-    probabilities (2p − 1) instead of its mask. residual: the network predicts a correction to what the baseline says
-    of the target, the segmentation p itself or the discrepancy min(p, 1 − p), instead of the target from nothing.
+    condition_channels: of what the network is conditioned on (rediffinet.method.models); features: channels per
+    level of both encoders; head_features: channels of the full-resolution decoder output; time_features: width of
+    the timestep embedding; train_steps: T; signal_scale: b, x0 is diffused as ±b. soft_condition: condition on the
+    baseline's probabilities (2p − 1) instead of its mask. residual: the network predicts a correction to what the
+    baseline says of the target, the segmentation p itself or the discrepancy min(p, 1 − p), instead of the target
+    from nothing.
     """
 
     condition_channels: Positive = 7
