@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rediffinet.engines.base import GraphSpec
-from rediffinet.engines.files import cache_folder
+from rediffinet.files import cache_folder
 
 MAX_BATCH = 8
 """Largest batch of the profiles; a larger one is built anew."""

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rediffinet.engines.files import write_whole
 from rediffinet.engines.tensorrt_inspect import Layers, inspect_plan
 from rediffinet.errors import ExportError
+from rediffinet.files import write_atomically
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Engine name → Python module."""
@@ -270,4 +270,4 @@ def _timing_cache(trt: Any, what: str, config: Any, path: Path | None, log: Log)
             message = f"{what}: {_version(trt)} does not take a timing cache: {log.said()}"
             raise ExportError(message)
     yield
-    write_whole(path, config.get_timing_cache().serialize())
+    write_atomically(path, config.get_timing_cache().serialize(), parents=True)

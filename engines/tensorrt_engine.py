@@ -24,10 +24,10 @@ import numpy as np
 from rediffinet.engines.advice import what_fits
 from rediffinet.engines.base import Array, Buffer, Device, Engine, Graph, GraphSpec, TensorSpec
 from rediffinet.engines.cuda import Block, Cuda, GpuMemoryError, Launches
-from rediffinet.engines.files import cache_folder, write_whole
 from rediffinet.engines.plans import Machine, PlanSet, find_plans, rebuild
 from rediffinet.engines.tensorrt_build import DTYPES, BuildOptions, Log, aot_targets, build, find_module
-from rediffinet.errors import EngineError, ExportError
+from rediffinet.errors import EngineError, ExportError, OutputError
+from rediffinet.files import cache_folder, write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,8 +236,8 @@ class TensorRtGraph(Graph):
         try:
             if path.is_file() and path.read_bytes() == content:
                 return
-            write_whole(path, content)
-        except OSError:
+            write_atomically(path, content, parents=True)
+        except (OSError, OutputError):
             return
 
     def _run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:

@@ -1,9 +1,6 @@
 """Runs become a bundle: graphs written, held against torch, described in a manifest, moved into place whole."""
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -32,6 +29,7 @@ from rediffinet.export.graphs import (
     write_graph,
 )
 from rediffinet.export.variants import Lower, add_precisions
+from rediffinet.files import new_folder
 from rediffinet.io.cases import Case, find_cases, load_case
 from rediffinet.labels import labels_to_regions
 from rediffinet.method.models import build_condition, condition_fill, find_model
@@ -87,7 +85,7 @@ def export_bundle(
     made = make_manifest(pair, settings, training=provenance(pair), metrics=settings.metrics)
     _check_out(out, overwrite=overwrite)
     sources = graph_sources(pair)
-    with _replaced_whole(out) as folder:
+    with new_folder(out) as folder:
         graphs = {}
         for index, source in enumerate(sources):
             graphs[source.name] = _export_graph(source, folder, run.config, settings.weights)
@@ -118,25 +116,6 @@ def _check_out(out: Path, *, overwrite: bool) -> None:
     if not (out / MANIFEST).is_file() and not (out.is_dir() and not any(out.iterdir())):
         message = f"{out} is not a bundle (it has no {MANIFEST}), so it is not overwritten. Use another --out."
         raise OutputError(message)
-
-
-@contextmanager
-def _replaced_whole(out: Path) -> Iterator[Path]:
-    """A temporary sibling folder that takes the place of `out` when the block ends well."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        message = f"{out} cannot be written: {error}"
-        raise OutputError(message) from None
-    try:
-        yield folder
-        folder.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _export_graph(source: GraphSource, folder: Path, config: TrainConfig, weights: Weights) -> GraphEntry:

@@ -12,7 +12,6 @@ from typing import Any
 from rediffinet.bundle import PLANS, Bundle
 from rediffinet.engines import cuda
 from rediffinet.engines.base import GraphSpec, TensorSpec
-from rediffinet.engines.files import cache_folder, new_folder, write_whole
 from rediffinet.engines.plans import DESCRIPTION, PlanEntry, PlanKey, PlanSet, read_plans
 from rediffinet.engines.tensorrt_build import (
     MODULES,
@@ -25,7 +24,8 @@ from rediffinet.engines.tensorrt_build import (
     unknown_target,
 )
 from rediffinet.engines.tensorrt_inspect import UNKNOWN
-from rediffinet.errors import ConfigError, EngineError, ExportError, MissingExtraError, OutputError
+from rediffinet.errors import ConfigError, EngineError, ExportError, MissingExtraError
+from rediffinet.files import cache_folder, new_folder, write_atomically
 
 Stage = Callable[[str, int, int], None]
 EXTRAS = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
@@ -184,15 +184,11 @@ def _build_set(
             raise ExportError(message)
     started = time.perf_counter()
     plans = {}
-    try:
-        with new_folder(folder) as made:
-            for index, spec in enumerate(specs):
-                label = f"{key.folder}, {spec.name} ({index + 1} of {len(specs)})"
-                plans[spec.name] = _build_one(target, spec, models[spec.name], made, label, stage)
-            PlanSet(made, key, plans).write(made)
-    except OSError as error:
-        message = f"{folder} cannot be written: {error}"
-        raise OutputError(message) from None
+    with new_folder(folder) as made:
+        for index, spec in enumerate(specs):
+            label = f"{key.folder}, {spec.name} ({index + 1} of {len(specs)})"
+            plans[spec.name] = _build_one(target, spec, models[spec.name], made, label, stage)
+        PlanSet(made, key, plans).write(made)
     return Outcome(PlanSet(folder, key, plans), True, time.perf_counter() - started)
 
 
@@ -245,7 +241,7 @@ def _build_one(
         raise ExportError(message) from None
     check_built(what, spec, built)
     file = f"{spec.name}.plan"
-    write_whole(folder / file, built.plan, durable=True)
+    write_atomically(folder / file, built.plan, durable=True)
     return PlanEntry(
         file=file,
         sha256=hashlib.sha256(built.plan).hexdigest(),

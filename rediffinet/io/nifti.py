@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import os
-import uuid
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.errors import CaseError, OutputError
+from rediffinet.files import write_atomically
 from rediffinet.io.geometry import Affine, Grid, check_affine, corner_distance_mm
 
 FORM_TOLERANCE_MM = 0.5  # a float32 quaternion near a half turn is good to about 0.2 mm at the corners
@@ -109,27 +109,6 @@ def write_nifti(
     if path.name.lower().endswith(".gz"):
         encoded = gzip.compress(encoded, compresslevel=5, mtime=0)
     write_atomically(path, encoded)
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file under a temporary name beside it and rename it: no reader ever sees half of it.
-
-    Raises:
-        OutputError: the folder is absent or not writable, or the disk is full.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        try:
-            with temporary.open("xb") as stream:
-                stream.write(content)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        message = f"Cannot write {path}: {error.strerror or error}.\nChoose a folder that exists and can be written to."
-        raise OutputError(message) from error
 
 
 def _decompress(path: Path, stored: bytes) -> bytes:

@@ -1,16 +1,14 @@
 """What is written for a case, and that it is written whole or not at all."""
 
 import os
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from rediffinet.errors import OutputError
+from rediffinet.files import new_files
 from rediffinet.io.nifti import write_nifti
 from rediffinet.segmenter import Result
 
@@ -77,56 +75,18 @@ def save_result(result: Result, folder: Path, choice: OutputChoice | None = None
     check_output(folder, report.case, choice)
     started = time.perf_counter()
     names = choice.names(report.case, baseline=result.crop_baseline is not None)
-    with _staging(folder, report.case) as temporary:
+    with new_files(folder, last=names["report"], stale=_all_names(report.case).values()) as temporary:
         _write_images(result, temporary, names)
         report.outputs = {kind: name for kind, name in names.items() if kind != "report"}
         spent = time.perf_counter() - started
         report.seconds.total += spent - report.seconds.write  # a result may be saved more than once
         report.seconds.write = spent
         (temporary / names["report"]).write_text(report.to_json(), encoding="utf-8")
-        _publish(temporary, folder, names, _all_names(report.case))
     return {kind: folder / name for kind, name in names.items()}
 
 
 def _all_names(case: str) -> dict[str, str]:
     return OutputChoice(preview=True, uncertainty=True, probabilities=True).names(case)
-
-
-@contextmanager
-def _staging(folder: Path, case: str) -> Iterator[Path]:
-    """A temporary folder in `folder`. When the block fails, it goes, and with it the folders that were made for it."""
-    absent = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{case}.", dir=folder, ignore_cleanup_errors=True) as temporary:
-            yield Path(temporary)
-    except BaseException as error:
-        for path in absent:
-            with suppress(OSError):
-                path.rmdir()
-        if not isinstance(error, OSError):
-            raise
-        message = (
-            f"output folder {folder} cannot be written: {error.strerror or error}. Nothing of case {case} was written. "
-            "Make room, or give another folder with -o."
-        )
-        raise OutputError(message) from error
-
-
-def _publish(temporary: Path, folder: Path, names: dict[str, str], all_names: dict[str, str]) -> None:
-    """Rename into place. The old report goes first and the new one comes last: a report stands for complete outputs."""
-    for kind, name in reversed(all_names.items()):
-        if kind == "report" or kind not in names:
-            (folder / name).unlink(missing_ok=True)
-    done = []
-    try:
-        for name in names.values():
-            (temporary / name).replace(folder / name)
-            done.append(folder / name)
-    except OSError:
-        for path in done:
-            path.unlink(missing_ok=True)
-        raise
 
 
 def _write_images(result: Result, folder: Path, names: dict[str, str]) -> None:

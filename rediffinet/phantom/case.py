@@ -1,6 +1,5 @@
 """Make one phantom case in memory, or write many of them in the BraTS-2023 layout."""
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rediffinet.errors import ConfigError, OutputError
+from rediffinet.files import new_files, new_folder
 from rediffinet.phantom.anatomy import BOX_MM, Grid, make_head
 from rediffinet.phantom.fields import Shape, streams
 from rediffinet.phantom.lesions import Tumour, grow, plan_lesions, push_aside
@@ -117,10 +117,9 @@ def write_phantoms(
     try:
         out.mkdir(parents=True, exist_ok=True)
         for index, folder in enumerate(folders):
-            with tempfile.TemporaryDirectory(prefix=".phantom-", dir=out) as temporary:
-                phantom = make_phantom(seed, shape, index=index, tumour=tumour)
-                _save(phantom, Path(temporary), f"synthetic phantom, not a patient; seed {seed} case {index}")
-                _move(Path(temporary), folder)
+            phantom = make_phantom(seed, shape, index=index, tumour=tumour)
+            with new_files(folder) if folder.exists() else new_folder(folder) as temporary:
+                _save(phantom, temporary, f"synthetic phantom, not a patient; seed {seed} case {index}")
             if on_case is not None:
                 on_case(folder)
     except OSError as error:
@@ -138,16 +137,3 @@ def _save(phantom: Phantom, folder: Path, description: str) -> None:
         nifti.header.set_xyzt_units("mm")
         nifti.header["descrip"] = description.encode()[:79]
         nib.save(nifti, folder / f"{phantom.name}-{suffix}.nii.gz")
-
-
-def _move(temporary: Path, folder: Path) -> None:
-    """Put a finished case in place; when the folder exists its files are replaced one by one, others kept."""
-    if folder.exists():
-        for file in temporary.iterdir():
-            file.replace(folder / file.name)
-        return
-    staged = temporary / folder.name
-    staged.mkdir()
-    for file in list(temporary.glob("*.nii.gz")):
-        file.replace(staged / file.name)
-    staged.replace(folder)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rediffinet.io.nifti import write_atomically
+from rediffinet.files import write_atomically
 from rediffinet.reports.comparison import POOLED, TAILS, Comparison, Row
 from rediffinet.reports.formats import Cells, markdown_table
 from rediffinet.reports.statistics import Bounds

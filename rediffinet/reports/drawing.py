@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rediffinet.errors import ConfigError, MissingExtraError
-from rediffinet.io.nifti import write_atomically
+from rediffinet.files import write_atomically
 
 DPI = 150
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rediffinet.errors import OutputError, ResultsError
-from rediffinet.io.nifti import write_atomically
+from rediffinet.files import write_atomically
 from rediffinet.method.models import MODELS
 from rediffinet.reports import published
 from rediffinet.reports.formats import Cells, latex_table, markdown_table

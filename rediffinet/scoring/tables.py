@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rediffinet.errors import ConfigError
-from rediffinet.io.nifti import write_atomically
+from rediffinet.files import write_atomically
 from rediffinet.labels import REGIONS
 from rediffinet.metrics import RegionScores
 from rediffinet.scoring.evaluation import CohortScores

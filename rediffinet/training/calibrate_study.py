@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from rediffinet.bundle import Manifest, PerRegion
-from rediffinet.io.nifti import write_atomically
+from rediffinet.files import write_atomically
 from rediffinet.method.uncertainty import Reliability
 from rediffinet.training.calibrate import (
     NEVER,

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rediffinet.errors import OutputError, TrainingError
+from rediffinet.files import new_file
 
 CHECKPOINT = "checkpoint.safetensors"
 BEST = "best.safetensors"
@@ -36,13 +37,11 @@ def save_best(path: Path, ema: dict[str, Tensor], metadata: dict[str, Any]) -> N
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
     flat = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     try:
-        save_file(flat, temporary, {"rediffinet": json.dumps(metadata)})
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with new_file(path) as temporary:
+            save_file(flat, temporary, {"rediffinet": json.dumps(metadata)})
+    except (OutputError, SafetensorError) as error:
         message = f"checkpoint {path} cannot be written: {error}. Make room or choose another --out, then --resume."
         raise OutputError(message) from None
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rediffinet.bundle import Manifest
 from rediffinet.errors import ConfigError, OutputError, TrainingError
-from rediffinet.io.nifti import write_atomically
+from rediffinet.files import write_atomically
 from rediffinet.method.models import MODELS, find_model
 from rediffinet.training.calibrate import Found, check_model, found_by
 from rediffinet.training.checkpoint import CHECKPOINT, read_checkpoint

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.errors import RediffError, TrainingError
+from rediffinet.files import write_atomically
 from rediffinet.io.cases import find_cases, find_labels, load_case, load_labels
-from rediffinet.io.nifti import write_atomically
 from rediffinet.labels import SCHEMAS, labels_to_regions
 from rediffinet.method.noise import philox
 from rediffinet.method.normalise import Normalisation, brain_box, normalise

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from rediffinet.errors import OutputError, TrainingError
-from rediffinet.io.nifti import write_atomically
+from rediffinet.files import write_atomically
 from rediffinet.method.noise import philox
 from rediffinet.training.checkpoint import BEST, CHECKPOINT, save_best, save_checkpoint
 from rediffinet.training.config import TrainConfig

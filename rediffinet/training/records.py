@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rediffinet.errors import TrainingError
-from rediffinet.io.nifti import write_atomically
+from rediffinet.files import write_atomically
 
 LOG = "log.csv"
 LOG_COLUMNS = ("step", "loss", "learning_rate", "seconds", "waiting_seconds")

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from rediffinet.errors import RediffError, TrainingError
+from rediffinet.files import write_atomically
 from rediffinet.io.cases import find_cases
-from rediffinet.io.nifti import write_atomically
 from rediffinet.method.models import find_model
 from rediffinet.method.windows import slide
 from rediffinet.nets.ensemble import as_one

@@ -9,8 +9,8 @@ from statistics import mean, stdev
 import numpy as np
 import numpy.typing as npt
 
+from rediffinet.files import write_atomically
 from rediffinet.io.cases import find_labels, load_case, load_labels
-from rediffinet.io.nifti import write_atomically
 from rediffinet.labels import REGIONS, SCHEMAS
 from rediffinet.method.decode import decode
 from rediffinet.method.inference import Inferred, Loaded, infer, plan_sampling

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from rediffinet.errors import OutputError
+from rediffinet.files import write_atomically
 from rediffinet.io.geometry import Grid
-from rediffinet.io.nifti import new_header, read_nifti, write_atomically, write_nifti
+from rediffinet.io.nifti import new_header, read_nifti, write_nifti
 
 SHAPE = (5, 6, 7)
 AFFINE = np.array([[-1, 0, 0, 3], [0, -1, 0, 239], [0, 0, 1, -8], [0, 0, 0, 1.0]])

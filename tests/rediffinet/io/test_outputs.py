@@ -168,8 +168,8 @@ def fail_on(monkeypatch: pytest.MonkeyPatch, target: Any, name: str, call: int) 
         ("rediffinet.io.outputs", "write_nifti", 4),
         (Image.Image, "save", 1),
         (Path, "write_text", 1),
-        ("rediffinet.io.nifti.uuid", "uuid4", 2),
-        ("rediffinet.io.outputs.tempfile", "TemporaryDirectory", 1),
+        ("rediffinet.files.uuid", "uuid4", 2),
+        ("rediffinet.files.tempfile", "mkdtemp", 1),
         *((Path, "replace", call) for call in (1, 5, 10)),
     ],
 )
