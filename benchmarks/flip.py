@@ -1,4 +1,6 @@
-"""Flip-and-decode of a full volume against the numpy expression of the same result and a copy of the same bytes.
+"""Flip-and-decode of a full volume against its numpy twin, numpy written for one task, and a copy of the same bytes.
+
+Two tasks: the three nested regions of BraTS, and four of which one, the cavity, lies in none of the others.
 
     python benchmarks/flip.py [--repeats 9]
 
@@ -11,10 +13,13 @@ import numpy as np
 from timing import describe, interleaved, ratio, table
 
 from rediffinet.ext import flip_and_decode, reference
+from rediffinet.task import TASKS
 
 SHAPE = (3, 240, 240, 155)
 THRESHOLDS = (0.5, 0.5, 0.5)
-VALUES = (2, 1, 3)
+BRATS, CAVITY = TASKS["glioma-2023"], TASKS["glioma-post-2024"]
+VALUES = BRATS.paint
+FOREST = (CAVITY.paint, CAVITY.parents)
 
 
 def main() -> None:
@@ -26,6 +31,11 @@ def main() -> None:
     baseline = rng.random(SHAPE) < 0.3
     half = delta.astype(np.float16)
     labels = flip_and_decode(delta, baseline, THRESHOLDS, VALUES).labels
+    four = rng.random((4, *SHAPE[1:]), dtype=np.float32), rng.random((4, *SHAPE[1:])) < 0.3
+    limits = (0.5,) * 4
+    assert np.array_equal(
+        flip_and_decode(*four, limits, *FOREST).labels, reference.flip_and_decode(*four, limits, *FOREST).labels
+    )
     assert np.array_equal(labels, reference.flip_and_decode(delta, baseline, THRESHOLDS, VALUES).labels)
     copies = [(array, np.empty_like(array)) for array in (delta, baseline, labels)]
     half_copies = [(half, np.empty_like(half)), *copies[1:]]
@@ -57,6 +67,8 @@ def main() -> None:
             "numpy expression float32": expression,
             "numpy twin float32": lambda: reference.flip_and_decode(delta, baseline, THRESHOLDS, VALUES),
             "copy of the same bytes, float32": lambda: copy(copies),
+            "flip_and_decode float32, four regions": lambda: flip_and_decode(*four, limits, *FOREST),
+            "numpy twin float32, four regions": lambda: reference.flip_and_decode(*four, limits, *FOREST),
             "flip_and_decode float16": lambda: flip_and_decode(half, baseline, THRESHOLDS, VALUES),
             "copy of the same bytes, float16": lambda: copy(half_copies),
         },

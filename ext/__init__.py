@@ -19,7 +19,7 @@ except ImportError as error:
     raise ImportError(message) from error
 
 from rediffinet.ext.components import component_boxes, component_sizes, dilate, label_components
-from rediffinet.ext.flip import FlipResult, flip_and_decode, flip_masks
+from rediffinet.ext.flip import FlipResult, flip_and_decode
 from rediffinet.ext.surfaces import SurfaceDistances, joint_box, surface_distances
 from rediffinet.ext.surfels import surfel_areas
 
@@ -30,7 +30,6 @@ __all__ = [
     "component_sizes",
     "dilate",
     "flip_and_decode",
-    "flip_masks",
     "joint_box",
     "label_components",
     "surface_distances",

@@ -9,9 +9,9 @@ def flip_rows(
     baseline: _Bytes,
     thresholds: _Values,
     label_values: _Bytes,
+    membership: _Bytes,
     labels: _Bytes,
     counts: npt.NDArray[np.int64],
     start: int,
     stop: int,
 ) -> None: ...
-def xor_rows(baseline: _Bytes, delta: _Bytes, refined: _Bytes) -> None: ...

@@ -15,33 +15,40 @@ def flip_and_decode(
     baseline: npt.NDArray[np.bool_] | npt.NDArray[np.uint8],
     thresholds: Sequence[float],
     label_values: Sequence[int],
+    parents: Sequence[int] | None = None,
     *,
     threads: int = 1,
 ) -> FlipResult:
     """Twin of `rediffinet.ext.flip_and_decode`; threads is ignored."""
     del threads
+    parents = range(-1, len(label_values) - 1) if parents is None else parents
     limits = np.asarray(thresholds, np.float32)[:, None, None, None]
     before = baseline != 0
     refined = before ^ (delta.astype(np.float32) > limits)
-    labels = np.zeros(delta.shape[1:], np.uint8)
-    for region, value in zip(refined, label_values, strict=True):  # the later, inner region wins
-        labels[region] = value
-    nested, nested_before = _nested(refined), _nested(before)
-    voxels = nested.sum(axis=(1, 2, 3), dtype=np.int64)
-    flipped = (nested != nested_before).sum(axis=(1, 2, 3), dtype=np.int64)
+    labels, labels_before = _painted(refined, label_values), _painted(before, label_values)
+    regions, regions_before = (_regions(painted, label_values, parents) for painted in (labels, labels_before))
+    voxels = regions.sum(axis=(1, 2, 3), dtype=np.int64)
+    flipped = (regions != regions_before).sum(axis=(1, 2, 3), dtype=np.int64)
     return FlipResult(labels, voxels, flipped)
 
 
-def _nested(regions: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Grow each region by the ones inside it."""
-    wt, tc, et = regions
-    return np.stack([wt | tc | et, tc | et, et])
+def _painted(masks: npt.NDArray[np.bool_], label_values: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """Masks (R, X, Y, Z) as labels, the later over the earlier."""
+    labels = np.zeros(masks.shape[1:], np.uint8)
+    for mask, value in zip(masks, label_values, strict=True):
+        labels[mask] = value
+    return labels
 
 
-def flip_masks(baseline: npt.NDArray[Any], delta: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Twin of `rediffinet.ext.flip_masks`: |U - Δ| of eq. 5, written out."""
-    refined: npt.NDArray[np.int16] = np.abs((baseline != 0).astype(np.int16) - (delta != 0).astype(np.int16))
-    return refined.astype(np.uint8)
+def _regions(
+    labels: npt.NDArray[np.uint8], label_values: Sequence[int], parents: Sequence[int]
+) -> npt.NDArray[np.bool_]:
+    """Labels as regions (R, X, Y, Z): each its own label and all of the regions inside it."""
+    found = np.stack([labels == value for value in label_values])
+    for k in reversed(range(len(parents))):  # children come after their parents
+        if parents[k] >= 0:
+            found[parents[k]] |= found[k]
+    return found
 
 
 def label_components(mask: npt.NDArray[Any], connectivity: int = 26) -> tuple[npt.NDArray[np.int32], int]:
