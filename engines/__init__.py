@@ -40,6 +40,8 @@ class Backend:
     packages: tuple[str, ...]
     extras: tuple[tuple[str, str], ...]
     gpu_only: bool = False
+    hint: str = ""
+    """What to do when the packages are there and do not load."""
 
     def open(self, name: str, device: Device, threads: int | None, precision: str = "fp32") -> Engine:
         """Import the back-end and open it; `MissingExtraError` without its packages, `EngineError` if it cannot run."""
@@ -54,12 +56,15 @@ class Backend:
                 importlib.import_module(package)
             except ModuleNotFoundError as error:
                 if error.name != package:
-                    raise EngineError(_broken(name, package, error)) from error
+                    raise EngineError(self.broken(name, error, package)) from error
                 raise MissingExtraError(f"The engine '{name}'", package, dict(self.extras)[device.kind]) from error
             except (ImportError, OSError) as error:
-                raise EngineError(_broken(name, package, error)) from error
+                raise EngineError(self.broken(name, error, package)) from error
         module = importlib.import_module(f"{__name__}.{self.module}")
-        engine: Engine = getattr(module, self.engine)(device, threads)
+        try:
+            engine: Engine = getattr(module, self.engine)(device, threads)
+        except ImportError as error:
+            raise EngineError(self.broken(name, error)) from error
         try:
             engine.use(precision)
         except EngineError:
@@ -67,9 +72,17 @@ class Backend:
             raise
         return engine
 
+    def broken(self, name: str, error: Exception, package: str = "") -> str:
+        """The message for a package that is installed and does not load."""
+        hint = f"\n{self.hint}" if self.hint else ""
+        what = package or self.packages[-1]
+        return f"engine '{name}': the package '{what}' is installed but does not load: {error}{hint}"
 
-def _broken(name: str, package: str, error: Exception) -> str:
-    return f"engine '{name}': the package '{package}' is installed but does not load: {error}"
+
+TENSORRT_LIBRARIES = (
+    "PyPI has TensorRT's Python names only; its libraries come from NVIDIA's own index:\n"
+    "pip install --extra-index-url https://pypi.nvidia.com 'rediffinet[tensorrt]'"
+)
 
 
 ENGINES: dict[str, Backend] = {
@@ -88,7 +101,9 @@ ENGINES: dict[str, Backend] = {
         gpu_only=True,
     ),
     "torch": Backend("torch_engine", "TorchEngine", ("torch", "onnx"), (("cpu", "train"), ("cuda", "train"))),
-    "tensorrt": Backend("tensorrt_engine", "TensorRtEngine", ("tensorrt",), (("cuda", "tensorrt"),), gpu_only=True),
+    "tensorrt": Backend(
+        "tensorrt_engine", "TensorRtEngine", ("tensorrt",), (("cuda", "tensorrt"),), True, TENSORRT_LIBRARIES
+    ),
     "tensorrt-rtx": Backend(
         "tensorrt_engine", "TensorRtRtxEngine", ("tensorrt_rtx",), (("cuda", "rtx"),), gpu_only=True
     ),

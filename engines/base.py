@@ -15,6 +15,7 @@ The public methods here check; the back-ends' underscore methods do.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -142,10 +143,15 @@ class Engine(ABC):
             message = f"graph '{spec.name}': its file {spec.path} does not exist"
             raise EngineError(message)
         graph = self._load(spec)
-        inputs, outputs = graph._signature()
-        _check_signature(spec.name, "input", inputs, spec.inputs)
-        _check_signature(spec.name, "output", outputs, spec.outputs)
-        graph._prepare()
+        try:
+            inputs, outputs = graph._signature()
+            _check_signature(spec.name, "input", inputs, spec.inputs)
+            _check_signature(spec.name, "output", outputs, spec.outputs)
+            graph._prepare()
+        except BaseException:
+            with contextlib.suppress(EngineError):  # what was wrong first is what is told
+                graph._close()
+            raise
         self._graphs.append(graph)
         return graph
 
@@ -169,11 +175,14 @@ class Engine(ABC):
         return self._download(buffer.value)
 
     def close(self) -> None:
-        """Give back the graphs' memory. Later calls raise `EngineError`; calling it twice is fine."""
+        """Give back the graphs' memory. Later calls raise `EngineError`; calling it twice is fine.
+
+        It always comes to its end: what a broken device says here, the call that met it first has told already.
+        """
         self.closed = True
-        for graph in self._graphs:
-            graph._close()
-        self._graphs.clear()
+        while self._graphs:
+            with contextlib.suppress(EngineError):
+                self._graphs.pop()._close()
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,12 @@ proves the graph, and is no faster.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import io
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -69,7 +74,8 @@ class OnnxRuntimeEngine(Engine):
             )
             raise EngineError(message)
         if self._place.kind == "cuda" and hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()
+            with contextlib.redirect_stdout(io.StringIO()):  # `missing_library` says it, where it matters
+                ort.preload_dlls()
 
     def _providers(self, spec: GraphSpec | None) -> list[Provider]:
         """The providers of a session with their options; `spec` is None for the probe."""
@@ -80,8 +86,9 @@ class OnnxRuntimeEngine(Engine):
         try:
             self.session(PROBE).run(None, {"x": np.zeros((1, 1, 1, 1, 1), np.float32)})
         except Exception as error:
+            missing, said = missing_library(self.provider), _said(error)
             message = (
-                f"engine '{self.name}' cannot run on {self.device}: {_said(error)}\n"
+                f"engine '{self.name}' cannot run on {self.device}: {f'{missing} ({said})' if missing else said}\n"
                 "The NVIDIA driver, CUDA or cuDNN is missing or does not fit; use device 'cpu', or "
                 f"pip install 'rediffinet[{self.extra}]' on a machine with an NVIDIA driver"
             )
@@ -234,6 +241,24 @@ class OnnxRuntimeGraph(Graph):
 
     def _close(self) -> None:
         self._session = None
+
+
+def missing_library(provider: str) -> str:
+    """What the loader says of a GPU provider's library, such as a CUDA library that is not there; "" when it loads.
+
+    ONNX Runtime tells its log, not its caller, why a provider is not there.
+    """
+    kind = "tensorrt" if provider.startswith("Tensorrt") else "cuda"
+    folder = Path(ort.__file__).parent / "capi"
+    found = sorted(folder.glob(f"*onnxruntime_providers_{kind}.*"))
+    # cuDNN is loaded when it is first used, so the provider's own library does not name it.
+    for path in (*map(str, found), *(("libcudnn.so.9",) if found and sys.platform != "win32" else ())):
+        try:
+            ctypes.CDLL(path)
+        except OSError as error:
+            if "undefined symbol" not in str(error):  # those of ONNX Runtime itself, which loads it after another
+                return str(error)
+    return ""
 
 
 def _tensors(arguments: list[Any]) -> tuple[TensorSpec, ...]:

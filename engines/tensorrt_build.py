@@ -103,8 +103,19 @@ class Log:
 
 
 def find_module(name: str) -> Any:
-    """The module of an engine name ("tensorrt", "tensorrt-rtx"); ImportError when it is absent or does not load."""
-    return importlib.import_module(MODULES[name])
+    """The module of an engine name ("tensorrt", "tensorrt-rtx").
+
+    Raises ImportError when it is absent, does not load, or is a package that only stands for the library.
+    """
+    module = importlib.import_module(MODULES[name])
+    if not hasattr(module, "Runtime"):
+        message = f"it has no Runtime: it stands for the library, and is not the library ({_where(module)})"
+        raise ImportError(message)
+    return module
+
+
+def _where(module: Any) -> str:
+    return str(getattr(module, "__file__", None) or "a folder without code")
 
 
 def aot_targets(trt: Any) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ plainly when it cannot be.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from rediffinet.engines.base import Array, Buffer, Device, Engine, Graph, GraphS
 from rediffinet.engines.cuda import Block, Cuda, GpuMemoryError, Launches
 from rediffinet.engines.plans import Machine, PlanSet, find_plans, rebuild
 from rediffinet.engines.tensorrt_build import DTYPES, BuildOptions, Log, aot_targets, build, find_module
+from rediffinet.engines.tensorrt_inspect import profile_shapes
 from rediffinet.errors import EngineError, ExportError, OutputError
 from rediffinet.files import cache_folder, write_atomically
 
@@ -56,9 +58,17 @@ class TensorRtEngine(Engine):
             message = f"engine '{self.name}' cannot run on {device}: {error}"
             raise EngineError(message) from error
         gpu = self.cuda.gpu
+        known = aot_targets(self.trt)
+        if known and gpu.target not in known:
+            self.cuda.close()
+            message = (
+                f"engine '{self.name}' cannot run on {gpu}: {self.trt.__name__} {self.version} is for "
+                f"{', '.join(known)}, not for {gpu.target}.\nUse the engine tensorrt, or onnxruntime on '{device}'"
+            )
+            raise EngineError(message)
         self.provider = f"{self.trt.__name__} on {gpu.name} ({gpu.target})"
         # TensorRT-RTX has no float32 convolution of volumes for Turing; plans in fp32 are rewritten (export/turing.py).
-        self.volumes = not (aot_targets(self.trt) and gpu.capability < (8, 0))
+        self.volumes = not (known and gpu.capability < (8, 0))
         self.machine = Machine(self.trt.__name__, self.version, gpu.name, gpu.capability)
         self.log = Log(self.trt)
         try:
@@ -86,6 +96,7 @@ class TensorRtEngine(Engine):
         target = self.machine.target if aot_targets(self.trt) else None
         try:
             with self.cuda.enqueue():
+                self.cuda.trim()
                 return build(self.trt, f"graph '{spec.name}'", spec.path, model, BuildOptions(target)).plan
         except ExportError as error:
             raise EngineError(str(error)) from error
@@ -106,9 +117,11 @@ class TensorRtEngine(Engine):
         return self.cuda.download(value.block, value.dtype, value.shape)
 
     def close(self) -> None:
-        """Give back the graphs and all memory on the GPU."""
+        """Give back the graphs and all memory on the GPU; what is being downloaded is waited for."""
         if not self.closed:
             super().close()
+            with contextlib.suppress(EngineError), self.cuda.enqueue():
+                self.runtime = None
             self.runtime = None
             self.cuda.close()
 
@@ -140,6 +153,7 @@ class TensorRtGraph(Graph):
         records_itself = hasattr(self._trt, "IRuntimeCache")
         self.launches = Launches(self._cuda, enabled=engine.cuda_graphs and not records_itself)
         with self._cuda.enqueue():
+            self._cuda.trim()  # the module allocates by itself
             self._check_validity(plan)
             self._engine = engine.runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
@@ -183,10 +197,9 @@ class TensorRtGraph(Graph):
     def _prepare(self) -> None:
         """Make the execution context; TensorRT-RTX compiles for the GPU here."""
         self._names = [tensor.name for tensor in (*self.spec.inputs, *self.spec.outputs)]
-        self._largest = {
-            tensor.name: tuple(self._engine.get_tensor_profile_shape(tensor.name, 0)[2]) for tensor in self.spec.inputs
-        }
+        self._largest = {tensor.name: profile_shapes(self._engine, tensor.name)[2] for tensor in self.spec.inputs}
         with self._cuda.enqueue():
+            self._cuda.trim()
             self._context = self._make_context()
         if self._context is None:
             raise EngineError(
@@ -280,9 +293,14 @@ class TensorRtGraph(Graph):
             raise EngineError(message)
 
     def _close(self) -> None:
-        with self._cuda.enqueue():
-            self.launches.clear()
-            if self._context is not None:
-                self._cuda.synchronize()
-                self._save_cache()
+        try:
+            with self._cuda.enqueue():
+                try:
+                    self.launches.clear()
+                    if self._context is not None:
+                        self._cuda.synchronize()
+                        self._save_cache()
+                finally:  # the module frees its memory in here, where the GPU is the thread's
+                    self._context = self._cache = self._engine = None
+        finally:
             self._context = self._cache = self._engine = None

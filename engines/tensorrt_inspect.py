@@ -46,9 +46,15 @@ def inspect_plan(trt: Any, logger: Any, plan: bytes) -> Layers | None:
         for index in range(engine.num_io_tensors):
             name = engine.get_tensor_name(index)
             if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
-                context.set_input_shape(name, tuple(engine.get_tensor_profile_shape(name, 0)[1]))
+                context.set_input_shape(name, profile_shapes(engine, name)[1])
         inspector.execution_context = context
     return read_layers(str(inspector.get_engine_information(trt.LayerInformationFormat.JSON)))
+
+
+def profile_shapes(engine: Any, name: str) -> tuple[tuple[int, ...], ...]:
+    """Smallest, best and largest shape of an input, from the first profile, which may say nothing of a static one."""
+    shapes = tuple(tuple(shape) for shape in engine.get_tensor_profile_shape(name, 0))
+    return shapes if all(shapes) and len(shapes) == 3 else (tuple(engine.get_tensor_shape(name)),) * 3
 
 
 def read_layers(said: str) -> Layers | None:

@@ -205,15 +205,29 @@ def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
 def _true_fp32(device: torch.device) -> Iterator[None]:
     """Keep convolutions and products on a GPU in fp32: torch rounds convolutions to TF32 unless told otherwise.
 
-    The switches belong to the process, so calls on a GPU launch one at a time.
+    The switches belong to the process, so calls on a GPU launch one at a time, and each is put back as it was.
     """
     if device.type == "cpu":
         yield
         return
-    with _CUDA_LOCK, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        before = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = False
+    with _CUDA_LOCK:
+        switches = _fp32_switches()
+        before = [getattr(place, name) for place, name, _ in switches]
         try:
+            for place, name, value in switches:
+                setattr(place, name, value)
             yield
         finally:
-            torch.backends.cuda.matmul.allow_tf32 = before
+            for (place, name, _), value in zip(switches, before, strict=True):
+                setattr(place, name, value)
+
+
+def _fp32_switches() -> tuple[tuple[Any, str, Any], ...]:
+    """(where, name, value) of what makes fp32 exact.
+
+    From torch 2.9 on these are `fp32_precision`, and reading the older `allow_tf32` raises once anyone has set them.
+    """
+    products, convolutions = torch.backends.cuda.matmul, getattr(torch.backends.cudnn, "conv", None)
+    if convolutions is not None and hasattr(products, "fp32_precision"):
+        return (products, "fp32_precision", "ieee"), (convolutions, "fp32_precision", "ieee")
+    return (products, "allow_tf32", False), (torch.backends.cudnn, "allow_tf32", False)

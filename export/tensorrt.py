@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rediffinet.bundle import PLANS, Bundle
-from rediffinet.engines import cuda
+from rediffinet.engines import ENGINES, cuda
 from rediffinet.engines.base import GraphSpec, TensorSpec
 from rediffinet.engines.plans import DESCRIPTION, PlanEntry, PlanKey, PlanSet, read_plans
 from rediffinet.engines.tensorrt_build import (
@@ -144,12 +144,10 @@ def _module(engine: str) -> Any:
         return find_module(engine)
     except ModuleNotFoundError as error:
         if error.name != MODULES[engine]:
-            message = f"the package '{MODULES[engine]}' is installed but does not load: {error}"
-            raise EngineError(message) from error
+            raise EngineError(ENGINES[engine].broken(engine, error)) from error
         raise MissingExtraError("Building plans", MODULES[engine], EXTRAS[engine]) from None
     except (ImportError, OSError) as error:
-        message = f"the package '{MODULES[engine]}' is installed but does not load: {error}"
-        raise EngineError(message) from error
+        raise EngineError(ENGINES[engine].broken(engine, error)) from error
 
 
 def _gpu(engine: str) -> cuda.Gpu:

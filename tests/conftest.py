@@ -326,7 +326,7 @@ def toy_case() -> Any:
     return Case.from_arrays("toy", toy_images(), TOY_AFFINE)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_toy_images() -> Callable[..., np.ndarray]:
     """`toy_images` for tests, which cannot import this file."""
     return toy_images

@@ -34,6 +34,8 @@ class Cuda:
             raise EngineError(message)
         self.gpu = here[index]
         self.lock = threading.RLock()
+        self._idle = threading.Condition(self.lock)
+        self._waiting = 0  # threads that wait for a copy, without the lock
         self.copies = [0, 0]
         self.closed = False
         self._library = driver.library()
@@ -41,8 +43,12 @@ class Cuda:
         self._call("cuDeviceGet", ctypes.byref(self._device), index)
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), self._device)
         self._context = context
-        self._call("cuCtxSetCurrent", context)
-        self._call("cuStreamCreate", ctypes.byref(stream), driver.NON_BLOCKING_STREAM)
+        try:
+            with self._current():
+                self._call("cuStreamCreate", ctypes.byref(stream), driver.NON_BLOCKING_STREAM)
+        except EngineError:
+            self._library.cuDevicePrimaryCtxRelease_v2(self._device)
+            raise
         self.stream: int = stream.value or 0
         self._device_memory = DevicePool(self._library, self._call)
         self._pinned_memory = PinnedPool(self._library, self._call)
@@ -51,13 +57,22 @@ class Cuda:
         driver.check(self._library, function, getattr(self._library, function)(*arguments))
 
     @contextlib.contextmanager
+    def _current(self) -> Iterator[None]:
+        """Make the GPU's context the calling thread's in the block, and what was current there again afterwards."""
+        self._call("cuCtxPushCurrent_v2", self._context)
+        try:
+            yield
+        finally:
+            self._library.cuCtxPopCurrent_v2(ctypes.byref(driver.POINTER()))
+
+    @contextlib.contextmanager
     def enqueue(self) -> Iterator[None]:
         """Hold the stream and make the GPU the calling thread's; calls in the block are one unit on the stream."""
         with self.lock:
             if self.closed:
                 raise EngineError("the engine's CUDA context is closed")
-            self._call("cuCtxSetCurrent", self._context)
-            yield
+            with self._current():
+                yield
 
     def allocate(self, size: int) -> Block:
         """`size` bytes or a little more on the GPU; the content is undefined. `GpuMemoryError` when it is full."""
@@ -102,13 +117,17 @@ class Cuda:
             self._call("cuMemcpyDtoHAsync_v2", staged, block.pointer, count, self.stream)
             event = self._event()
             self.copies[1] += 1
-        # Other threads may enqueue while this one waits.
-        self._call("cuEventSynchronize", event)
-        array = np.array(view(staged, dtype, shape), copy=True)
-        with self.enqueue():
-            self._call("cuEventDestroy_v2", event)
-            self._pinned_memory.give_back(staged, size)
-        return array
+            self._waiting += 1  # `close` leaves the memory until this copy is read
+        try:
+            with self._current():  # other threads may enqueue while this one waits
+                self._call("cuEventSynchronize", event)
+            return np.array(view(staged, dtype, shape), copy=True)
+        finally:
+            with self.lock:
+                self._library.cuEventDestroy_v2(event)
+                self._pinned_memory.give_back(staged, size)
+                self._waiting -= 1
+                self._idle.notify_all()
 
     def synchronize(self) -> None:
         """Wait until the stream is empty."""
@@ -151,21 +170,34 @@ class Cuda:
     def forget(self, graphs: Iterable[int]) -> None:
         """Destroy recorded graphs, after the last launch of them is done."""
         with self.enqueue():
-            self._call("cuStreamSynchronize", self.stream)
-            for graph in graphs:
-                self._call("cuGraphExecDestroy", graph)
+            try:
+                self._call("cuStreamSynchronize", self.stream)
+            finally:
+                for graph in graphs:
+                    self._library.cuGraphExecDestroy(graph)
+
+    def trim(self) -> None:
+        """Give the blocks that nobody uses back to the driver, for a module that allocates by itself."""
+        with self.enqueue():
+            self._device_memory.trim()
 
     def close(self) -> None:
-        """Wait, give all memory back, let go of the GPU."""
+        """Wait, give all memory back, let go of the GPU.
+
+        A GPU that is in an error state refuses every call: they are all made nevertheless, and what they say is not
+        asked, so that nothing is left behind.
+        """
         with self.lock:
             if self.closed:
                 return
-            with self.enqueue():
-                self._library.cuStreamSynchronize(self.stream)
-                self._pinned_memory.close()
-                self._device_memory.close()
-                self._library.cuStreamDestroy_v2(self.stream)
-            self.closed = True
+            self.closed = True  # no new work
+            self._idle.wait_for(lambda: self._waiting == 0)
+            self._library.cuCtxPushCurrent_v2(self._context)
+            self._library.cuStreamSynchronize(self.stream)
+            self._pinned_memory.close()
+            self._device_memory.close()
+            self._library.cuStreamDestroy_v2(self.stream)
+            self._library.cuCtxPopCurrent_v2(ctypes.byref(driver.POINTER()))
             self._library.cuDevicePrimaryCtxRelease_v2(self._device)
 
     def _event(self) -> Any:

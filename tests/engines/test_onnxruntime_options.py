@@ -1,5 +1,6 @@
 """Options of the GPU providers, and how an engine that needs a GPU refuses without one."""
 
+import ctypes
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -94,6 +95,30 @@ def test_nodes_on_another_provider_are_an_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
     with pytest.raises(EngineError, match="put every node on CPUExecutionProvider"):
+        open_engine("onnxruntime", "cuda:0")
+
+
+@pytest.mark.parametrize("missing", ["libcublasLt.so.13", "libcudnn.so.9"])
+def test_cuda_library_that_is_missing_is_named(missing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """ONNX Runtime itself says only that the nodes are on the CPU."""
+    ort = pytest.importorskip("onnxruntime", reason="extra 'cpu'")
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").touch()
+
+    def load(path: str) -> None:
+        if missing == "libcublasLt.so.13" or path == missing:
+            raise OSError(f"{missing}: cannot open shared object file: No such file or directory")
+        raise OSError(f"{path}: undefined symbol: Provider_GetHost")  # that is ONNX Runtime's own
+
+    def on_the_cpu(*_: Any, **__: Any) -> None:
+        raise RuntimeError("nodes are assigned to the default CPU EP, but fallback has been disabled by the user")
+
+    monkeypatch.setattr(ort, "InferenceSession", on_the_cpu)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(ort, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    with pytest.raises(EngineError, match=rf"cannot run on cuda:0: {missing}: cannot open.*\(nodes are assigned"):
         open_engine("onnxruntime", "cuda:0")
 
 

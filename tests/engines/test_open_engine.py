@@ -2,6 +2,8 @@
 
 import importlib
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -215,3 +217,28 @@ def test_old_opset_is_refused(tmp_path: Path) -> None:
     tensors = (TensorSpec("x", "float32", ("batch",)),), (TensorSpec("y", "float32", ("batch",)),)
     with open_engine("torch") as engine, pytest.raises(EngineError, match="opset 9, expected 13 or newer"):
         engine.load(GraphSpec("g", path, *tensors))
+
+
+@needs_torch
+@pytest.mark.parametrize("host", ["fp32_precision", "allow_tf32", "untouched"])
+def test_torch_in_a_process_that_set_its_own_precision(host: str) -> None:
+    """The process keeps what it set, and fp32 is fp32 meanwhile. In a process of its own: torch remembers."""
+    code = f"""
+import torch
+from rediffinet.engines.torch_engine import _true_fp32, _fp32_switches
+products, conv = torch.backends.cuda.matmul, torch.backends.cudnn
+if {host!r} == "fp32_precision":
+    products.fp32_precision = conv.conv.fp32_precision = "tf32"
+elif {host!r} == "allow_tf32":
+    products.allow_tf32 = conv.allow_tf32 = True
+before = [getattr(place, name) for place, name, _ in _fp32_switches()]
+for _ in range(2):
+    with _true_fp32(torch.device("cuda:0")):
+        assert all(getattr(place, name) == value for place, name, value in _fp32_switches())
+assert before == [getattr(place, name) for place, name, _ in _fp32_switches()]
+if {host!r} == "allow_tf32":
+    assert products.allow_tf32 and conv.allow_tf32
+if {host!r} == "untouched":
+    assert not products.allow_tf32 and conv.allow_tf32
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,9 +12,11 @@ import ctypes
 import enum
 import gc
 import hashlib
+import importlib
 import itertools
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +52,8 @@ class FakeDriver:
         self.recording: list[Callable[[], None]] | None = None
         self.graphs: dict[int, list[Callable[[], None]]] = {}
         self.refuses_to_record = False
+        self.before_waiting: Callable[[], None] | None = None
+        self.broken = 0
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"the stand-in for libcuda has no {name}")
@@ -64,7 +68,7 @@ class FakeDriver:
         return sum(len(block) for block in self.blocks.values())
 
     def enqueue(self, work: Callable[[], None]) -> None:
-        assert getattr(self.current, "context", None), "no CUDA context is current in this thread"
+        assert self.stack(), "no CUDA context is current in this thread"
         with self.lock:
             (self.queue if self.recording is None else self.recording).append(work)
 
@@ -108,8 +112,16 @@ class FakeDriver:
         assert not self.queue and not self.blocks and not self.pinned and not self.events and not self.graphs
         return 0
 
-    def cuCtxSetCurrent(self, context: Any) -> int:
-        self.current.context = context
+    def stack(self) -> list[Any]:
+        """The contexts of the calling thread, the current one last."""
+        return self.current.__dict__.setdefault("stack", [])
+
+    def cuCtxPushCurrent_v2(self, context: Any) -> int:
+        self.stack().append(context)
+        return 0
+
+    def cuCtxPopCurrent_v2(self, out: Any) -> int:
+        out._obj.value = getattr(self.stack().pop(), "value", None)
         return 0
 
     def cuMemGetInfo_v2(self, free: Any, total: Any) -> int:
@@ -154,6 +166,9 @@ class FakeDriver:
         return 0
 
     def cuStreamSynchronize(self, stream: int) -> int:
+        if self.broken:
+            self.queue.clear()
+            return self.broken
         self.flush()
         return 0
 
@@ -207,6 +222,11 @@ class FakeDriver:
         return 0 if self.events[event.value] else 600
 
     def cuEventSynchronize(self, event: Any) -> int:
+        assert self.stack(), "no CUDA context is current in this thread"
+        if self.before_waiting is not None:
+            self.before_waiting()
+        if self.broken:
+            return self.broken
         self.flush()
         assert self.events[event.value]
         return 0
@@ -275,6 +295,8 @@ def fake_module(name: str, driver: FakeDriver) -> ModuleType:
 
         def get_tensor_profile_shape(self, tensor: str, profile: int) -> list[tuple[int, ...]]:
             shape = self.get_tensor_shape(tensor)
+            if all(size >= 0 for size in shape):
+                return []  # a profile says nothing of a static input
             return [tuple(batch if size < 0 else size for size in shape) for batch in (1, 1, 2)]
 
         def get_device_memory_size_for_profile_v2(self, profile: int) -> int:
@@ -602,6 +624,146 @@ def test_closed_engine(engine: Engine, spec: GraphSpec, driver: FakeDriver) -> N
     del buffer  # its memory is gone already
 
 
+def test_close_waits_for_a_download_in_another_thread(engine: Engine, driver: FakeDriver) -> None:
+    """The memory that the download copies from is there until it has its array."""
+    closing = threading.Event()
+    buffer, got = engine.upload(np.arange(5000.0)), []
+
+    def before_waiting() -> None:
+        closer.start()
+        closing.wait(10)
+        for _ in range(50):  # close is at work now: it must not get to the memory
+            assert driver.pinned and engine.cuda._waiting
+            time.sleep(0.001)
+
+    def close() -> None:
+        closing.set()
+        engine.close()
+
+    closer = threading.Thread(target=close)
+    driver.before_waiting = before_waiting
+    reader = threading.Thread(target=lambda: got.append(engine.download(buffer)))
+    reader.start()
+    reader.join(20)
+    closer.join(20)
+    assert not reader.is_alive() and not closer.is_alive()
+    np.testing.assert_array_equal(got[0], np.arange(5000.0))
+    assert engine.cuda.closed and not driver.pinned and not driver.blocks and not driver.events
+
+
+def test_gpu_in_an_error_state_is_let_go_of_completely(engine: Engine, spec: GraphSpec, driver: FakeDriver) -> None:
+    """CUDA_ERROR_ILLEGAL_ADDRESS stays until the process ends: everything says no, and close still comes to its end."""
+    graphs = [engine.load(spec) for _ in range(2)]
+    for graph in graphs:
+        steps(engine, graph, 6)
+    released = []
+    driver.cuDevicePrimaryCtxRelease_v2 = lambda device: released.append(device) or 700
+    driver.broken = 700
+    buffer = engine.upload(np.zeros(3))
+    with pytest.raises(EngineError, match="cuEventSynchronize failed with 700"):
+        engine.download(buffer)
+    engine.close()
+    assert engine.cuda.closed and len(released) == 1
+    assert not driver.pinned and not driver.blocks and not driver.events and not driver.graphs
+    assert [graph._context for graph in graphs] == [None, None]
+    engine.close()
+    assert len(released) == 1
+
+
+def test_graph_that_is_refused_is_closed(
+    engine: Engine, spec: GraphSpec, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rediffinet.engines.tensorrt_engine import TensorRtGraph
+
+    closed, close = [], TensorRtGraph._close
+    monkeypatch.setattr(TensorRtGraph, "_close", lambda graph: closed.append(graph) or close(graph))
+    x, c = spec.inputs
+    with pytest.raises(EngineError, match="expected float32"):
+        engine.load(replace(spec, inputs=(replace(x, shape=("batch", 7, 3, 4, 5)), c)))
+    engine.trt.kinds["scratch"] = 100 << 20
+    with pytest.raises(EngineError, match="needs 100 MiB"):
+        engine.load(spec)
+    assert len(closed) == 2 and all(graph._engine is None for graph in closed)
+
+
+def test_the_callers_context_is_current_again_after_every_call(
+    engine: Engine, spec: GraphSpec, driver: FakeDriver
+) -> None:
+    """As in a process whose torch uses another GPU."""
+    driver.cuCtxPushCurrent_v2("another GPU's")
+    graph = engine.load(spec)
+    steps(engine, graph, 6)
+    with pytest.raises(EngineError, match="out of memory"):
+        engine.empty((GPU_MEMORY + 1,), "uint8")
+    engine.close()
+    assert driver.stack() == ["another GPU's"]
+
+
+def test_memory_that_is_kept_for_later_is_given_back_before_the_module_allocates(
+    engine: Engine, spec: GraphSpec, driver: FakeDriver
+) -> None:
+    del engine.upload(np.zeros(30 << 20, np.uint8)).value
+    gc.collect()
+    assert driver.used() >= 30 << 20
+    used: list[int] = []
+    real = engine.runtime.deserialize_cuda_engine
+    engine.runtime.deserialize_cuda_engine = lambda plan: used.append(driver.used()) or real(plan)
+    engine.load(spec)
+    assert used == [0]
+
+
+def test_static_inputs_of_which_the_profile_says_nothing(engine: Engine, spec: GraphSpec) -> None:
+    """A graph for a batch of 1 alone."""
+    model = onnx.load(spec.path)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    spec.path.write_bytes(model.SerializeToString())
+    inputs, outputs = (tuple(replace(t, shape=(1, *t.shape[1:])) for t in of) for of in (spec.inputs, spec.outputs))
+    static = replace(spec, inputs=inputs, outputs=outputs)
+    write_plans(static, key(engine))
+    given = arrays(1)
+    np.testing.assert_allclose(engine.load(static)(**given)["y"], reference(static, given), atol=1e-5)
+
+
+def test_gpu_for_which_tensorrt_rtx_is_not(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An H100 (sm90): no advice to build plans that do not exist."""
+    trt: Any = fake_module("tensorrt_rtx", driver)
+    trt.ComputeCapability = enum.Enum("ComputeCapability", "SM80 SM89 SM120")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", trt)
+    attributes = {75: 9, 76: 0}
+    monkeypatch.setattr(
+        driver, "cuDeviceGetAttribute", lambda out, which, device: setattr(out._obj, "value", attributes[which]) or 0
+    )
+    with pytest.raises(EngineError, match=r"is for sm80, sm89, sm120, not for sm90\.\nUse the engine tensorrt") as told:
+        open_engine("tensorrt-rtx", "cuda:0")
+    assert "trt-target" not in str(told.value)
+    assert not driver.stack()
+
+
+def test_package_that_only_stands_for_tensorrt(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As PyPI has it without NVIDIA's index: imports, or names a library that is not there."""
+    from rediffinet.engines import survey
+
+    monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
+    with pytest.raises(
+        EngineError, match=r"stands for the library.*\n.*NVIDIA's own index:\npip install --extra-index"
+    ):
+        open_engine("tensorrt", "cuda:0")
+    [row] = [row for row in survey(("cuda:0",)) if row.engine == "tensorrt"]
+    assert not row.works and "--extra-index-url https://pypi.nvidia.com" in row.detail
+
+    real = importlib.import_module
+
+    def without_libraries(name: str, package: str | None = None) -> ModuleType:
+        if name == "tensorrt":
+            raise ImportError("libnvinfer.so.11: cannot open shared object file: No such file or directory")
+        return real(name, package)
+
+    monkeypatch.setattr(importlib, "import_module", without_libraries)
+    with pytest.raises(EngineError, match=r"does not load: libnvinfer\.so\.11: cannot open(?s:.*)--extra-index-url"):
+        open_engine("tensorrt", "cuda:0")
+
+
 def test_gpu_that_is_not_there(engine: Engine) -> None:
     with pytest.raises(EngineError, match=r"cannot run on cuda:3: there is no cuda:3 here; .*cuda:0 NVIDIA A40 \(sm86"):
         open_engine(engine.name, "cuda:3")
@@ -641,7 +803,7 @@ def test_rtx_on_turing_convolves_no_volumes_in_fp32(driver: FakeDriver, monkeypa
     for name, capability, volumes in (("tensorrt_rtx", 7, False), ("tensorrt_rtx", 8, True), ("tensorrt", 7, True)):
         trt: Any = fake_module(name, driver)
         if name == "tensorrt_rtx":
-            trt.ComputeCapability = enum.Enum("ComputeCapability", "SM75 SM86")
+            trt.ComputeCapability = enum.Enum("ComputeCapability", "SM75 SM85 SM86")
         monkeypatch.setitem(sys.modules, name, trt)
         monkeypatch.setattr(
             driver,

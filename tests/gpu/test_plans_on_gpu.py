@@ -10,7 +10,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,9 @@ from rediffinet.engines import Engine, GraphSpec, cuda, open_engine
 from rediffinet.engines.plans import list_plans
 from rediffinet.engines.probe import prove
 from rediffinet.errors import RediffError
-from rediffinet.export.tensorrt import PlanSettings, build_plans
+from rediffinet.export.tensorrt import PRECISIONS, PlanSettings, build_plans
+from rediffinet.export.variants import add_precisions
+from rediffinet.io.cases import Case
 
 pytestmark = pytest.mark.gpu
 
@@ -50,17 +51,29 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def bundle(name: str, make_toy_bundle: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The toy bundle, or a copy of the one that REDIFF_GPU_BUNDLE names, with plans for this GPU."""
-    source = Path(os.environ.get("REDIFF_GPU_BUNDLE") or make_toy_bundle(noise=0.3, time=[0.001, 0.002, 0.003]).path)
+def bundle(
+    name: str,
+    make_toy_bundle: Callable[..., Any],
+    make_toy_images: Callable[..., np.ndarray],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Bundle:
+    """The toy bundle in fp32, fp16 and int8, or a copy of the one that REDIFF_GPU_BUNDLE names; plans for this GPU."""
     folder = tmp_path_factory.mktemp("gpu") / "bundle"
-    shutil.copytree(source, folder)
+    named = os.environ.get("REDIFF_GPU_BUNDLE")
+    shutil.copytree(named or make_toy_bundle(noise=0.3, time=[0.001, 0.002, 0.003]).path, folder)
     opened = open_bundle(folder)
-    for outcome in build_plans(opened, PlanSettings(precisions=opened.precisions, engine=name, rebuild=True)):
+    if not named:
+        opened = add_precisions(opened, ("fp16", "int8"), [Case.from_arrays("toy", make_toy_images(), np.eye(4))])
+    for outcome in build_plans(opened, PlanSettings(precisions=planned(opened), engine=name, rebuild=True)):
         print(f"\n{outcome.plans.path.name}: {outcome.seconds:.1f} s")
         for graph, entry in outcome.plans.plans.items():
             print(f"  {graph}: {len(entry.layers)} layers of the {entry.layers_from}, {entry.precisions}")
     return opened
+
+
+def planned(bundle: Bundle) -> tuple[str, ...]:
+    """The bundle's precisions that have plans: there is no bf16 in TensorRT."""
+    return tuple(precision for precision in bundle.precisions if precision in PRECISIONS)
 
 
 @pytest.fixture
@@ -104,7 +117,7 @@ def test_the_probe(engine: Engine) -> None:
 @pytest.mark.parametrize("batch", [1, 2])
 def test_every_plan_equals_the_cpu(name: str, bundle: Bundle, batch: int) -> None:
     """fp16 against fp32; int8 against the same int8 file, whose distance from fp32 is not the GPU's."""
-    for precision in bundle.precisions:
+    for precision in planned(bundle):
         with open_engine(name, "cuda:0", precision=precision) as engine:
             for graph in bundle.manifest.graphs:
                 diffusion = bundle.manifest.diffusion
