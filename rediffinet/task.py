@@ -148,8 +148,8 @@ class Task(_Part):
         return self.suffixes.get(contrast, KNOWN_SUFFIXES.get(contrast, (contrast.lower(),)))
 
     def describe_labels(self) -> str:
-        """The label values with their names, as in `1 NCR, 2 ED, 3 ET`."""
-        return ", ".join(f"{label.value} {label.name}" for label in sorted(self.labels, key=lambda one: one.value))
+        """The labels with their values, as in `NCR = 1, ED = 2, ET = 3`."""
+        return ", ".join(f"{label.name} = {label.value}" for label in sorted(self.labels, key=lambda one: one.value))
 
 
 def find_task(given: str | PathLike[str]) -> Task:
@@ -197,13 +197,26 @@ def check_values(labels: npt.NDArray[Any], task: Task, what: str) -> None:
     outside = values[~np.isin(values, (0, *task.label_names))]
     if not len(outside):
         return
-    fitting = [other.name for other in TASKS.values() if np.isin(values, (0, *other.label_names)).all()]
-    hint = f" These values fit the conventions {', '.join(fitting)}." if fitting else ""
     message = (
         f"{what} holds the values {listed(outside)}, which the task '{task.name}' does not have.\n"
-        f"Expected 0 and {task.describe_labels()}.{hint}"
+        f"Expected 0 and {task.describe_labels()}.{fitting_hint(values)}"
     )
     raise LabelError(message)
+
+
+def fitting_conventions(values: npt.NDArray[Any]) -> list[Task]:
+    """The shipped conventions that have all these values, one of each kind of labels."""
+    found: dict[str, Task] = {}
+    for task in TASKS.values():
+        if np.isin(values, (0, *task.label_names)).all():
+            found.setdefault(task.describe_labels(), task)
+    return list(found.values())
+
+
+def fitting_hint(values: npt.NDArray[Any]) -> str:
+    """A sentence that names the shipped conventions with all these values, nothing where there is none."""
+    fitting = [f"'{task.name}' ({task.describe_labels()})" for task in fitting_conventions(values)]
+    return f" These values fit the convention {' or '.join(fitting)}: name it (labels)." if fitting else ""
 
 
 def value_map(source: Task, target: Task) -> dict[int, int]:

@@ -7,11 +7,11 @@ import numpy.typing as npt
 
 from rediffinet.errors import ConfigError
 from rediffinet.ext import component_boxes, component_sizes, dilate, joint_box, label_components, surface_distances
-from rediffinet.labels import REGIONS
 from rediffinet.metrics.masks import Spacing, check_spacing
-from rediffinet.metrics.protocols import LesionRules, find_protocol
+from rediffinet.metrics.protocols import find_protocol
 from rediffinet.metrics.reducers import weighted_percentile
 from rediffinet.metrics.regions import region_pairs
+from rediffinet.task import DEFAULT_TASK, TASKS, LesionRules, Task
 
 _Mask = npt.NDArray[np.bool_]
 _Labels = npt.NDArray[np.int32]
@@ -35,9 +35,13 @@ def lesionwise(
     pred_labels: npt.NDArray[np.integer],
     ref_labels: npt.NDArray[np.integer],
     spacing_mm: Spacing = (1.0, 1.0, 1.0),
-    protocol: str = "brats2023-gli",
+    protocol: str | None = None,
+    *,
+    task: Task = TASKS[DEFAULT_TASK],
 ) -> dict[str, LesionScores]:
-    """Lesion-wise scores of WT, TC and ET for two label maps (X, Y, Z) with BraTS-2023 labels (NCR 1, ED 2, ET 3).
+    """Lesion-wise scores of the task's regions for two label maps (X, Y, Z) with its labels; by default BraTS 2023.
+
+    protocol: None for the task's own, which is brats2023-gli by default.
 
     Per region: reference lesions are the 26-connected pieces that touch once dilated; a predicted 26-connected
     component matches each lesion whose dilation it touches; a lesion scores the Dice and the HD95 ("surface") between
@@ -46,17 +50,18 @@ def lesionwise(
     nothing to average has Dice 1 and HD95 0. Source: rules of the BraTS-2023 challenge metrics, see docs/metrics.md.
 
     Raises:
-        LabelError: different shapes, values other than 0…3, a spacing not above 0.
+        LabelError: different shapes, values other than the task's, a spacing not above 0.
         ConfigError: an unknown protocol, or one without lesion-wise scores.
     """
-    rules, penalty = find_protocol(protocol).lesions, find_protocol(protocol).penalty_mm
+    chosen = find_protocol(protocol, task)
+    rules, penalty = chosen.lesions, chosen.penalty_mm
     if rules is None:
-        raise ConfigError(f"The protocol {protocol!r} has no lesion-wise scores.\nExpected one of brats2023-….")
+        raise ConfigError(f"The protocol {chosen.name!r} has no lesion-wise scores.\nExpected one of brats2023-….")
     check_spacing(spacing_mm)
-    pairs = region_pairs(pred_labels, ref_labels, rules.dilation)
+    pairs = region_pairs(pred_labels, ref_labels, task, rules.dilation)
     return {
         region: score_lesions(pred, ref, spacing_mm, rules, penalty)
-        for region, (pred, ref) in zip(REGIONS, pairs, strict=True)
+        for region, (pred, ref) in zip(task.region_names, pairs, strict=True)
     }
 
 
