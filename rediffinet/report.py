@@ -12,7 +12,7 @@ REPORT_SCHEMA = "rediffinet-report/1"
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class BundleInfo(_Part):
@@ -131,7 +131,7 @@ def _platform() -> str:
 class Report(_Part):
     """Everything about one case; see docs/report.md."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     schema_: str = Field(default=REPORT_SCHEMA, alias="schema")
     case: str
@@ -153,6 +153,12 @@ class Report(_Part):
     uncertainty: UncertaintyInfo
     warnings: list[Warning_]
     outputs: dict[str, str] = Field(default_factory=dict)
+
+    def written(self, outputs: dict[str, str], seconds: float) -> "Report":
+        """The report of a result whose `outputs`, file names by kind, took `seconds` to write."""
+        total = self.seconds.total - self.seconds.write + seconds
+        spent = self.seconds.model_copy(update={"write": seconds, "total": total})
+        return self.model_copy(update={"outputs": outputs, "seconds": spent})
 
     def to_json(self) -> str:
         """JSON text with the documented key names."""

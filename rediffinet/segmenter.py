@@ -16,8 +16,8 @@ from rediffinet.engines import open_engine
 from rediffinet.errors import ConfigError
 from rediffinet.findings import Findings, findings
 from rediffinet.io.cases import Case, to_input_grid
-from rediffinet.io.geometry import Grid
 from rediffinet.io.masks import BaselineMask, mask_from_labels
+from rediffinet.io.source import Source
 from rediffinet.method.decode import Decoded, decode
 from rediffinet.method.inference import Inferred, Loaded, Plan, find_discrepancy, plan_sampling, predict_baseline
 from rediffinet.method.models import MODELS
@@ -54,10 +54,11 @@ class SegmentOptions:
 class Result:
     """A segmented case. The properties are on the input's own grid, (X, Y, Z); the `crop_` fields on `box`.
 
-    `box` is in the canonical orientation (LPS). The baseline is None for a model without one.
+    `box` is in the canonical orientation (LPS). The baseline is None for a model without one. `source`: where the case
+    came from, on whose grid and in whose form maps are stored.
     """
 
-    grid: Grid
+    source: Source
     box: Box
     report: Report
     crop_image: Volume
@@ -87,15 +88,16 @@ class Result:
         return self._on_input_grid(self.crop_uncertainty)
 
     def _on_input_grid(self, crop: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
-        full = np.zeros((*crop.shape[:-3], *self.grid.canonical_shape), crop.dtype)
+        grid = self.source.grid
+        full = np.zeros((*crop.shape[:-3], *grid.canonical_shape), crop.dtype)
         full[(..., *self.box)] = crop
-        return np.ascontiguousarray(to_input_grid(full, self.grid))
+        return np.ascontiguousarray(to_input_grid(full, grid))
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> dict[str, Path]:
         """Write label maps, preview and report; see rediffinet.io.outputs.save_result for more choices."""
         from rediffinet.io.outputs import OutputChoice, save_result
 
-        return save_result(self, Path(folder), OutputChoice(overwrite=overwrite))
+        return save_result(self, Path(folder), OutputChoice(overwrite=overwrite)).paths
 
 
 class Segmenter:
@@ -176,7 +178,7 @@ class Segmenter:
             self.check_takes_baseline()
         manifest = self.bundle.manifest
         tell = progress or (lambda stage, done, of: None)
-        seconds = Seconds()
+        seconds = {"load": case.load_seconds + (0.0 if given is None else given.load_seconds)}
         started = time.perf_counter()
         with _timed(seconds, "normalise"):
             tell("normalise", 0, 1)
@@ -210,7 +212,7 @@ class Segmenter:
                 given=mask,
                 postprocess=options.postprocess,
             )
-        seconds.total = time.perf_counter() - started
+        seconds["total"] = seconds["load"] + time.perf_counter() - started
         tell("decode", 1, 1)
         measured = findings(case, decoded, found, manifest.spacing_mm)
         measured["warnings"] += self._trust_warnings(case, box, model_image, decoded, measured)
@@ -222,13 +224,13 @@ class Segmenter:
             engine=self._engine_info(),
             baseline=self._baseline_info(given),
             sampling=self._sampling_info(plan, found),
-            seconds=seconds,
+            seconds=Seconds(**seconds),
             peak_rss_mb=peak_rss_mb(),
             labels=dict(zip(("edema", "necrosis", "enhancing"), manifest.label_schema.values, strict=True)),
             **measured,
         )
         return Result(
-            grid=case.grid,
+            source=case.source,
             box=box,
             report=report,
             crop_image=image,
@@ -318,10 +320,10 @@ class Segmenter:
 
 
 @contextmanager
-def _timed(seconds: Seconds, stage: str) -> Iterator[None]:
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
-    setattr(seconds, stage, time.perf_counter() - started)
+    seconds[stage] = time.perf_counter() - started
 
 
 def _crop_box(case: Case, given: BaselineMask | None) -> Box:

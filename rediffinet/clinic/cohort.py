@@ -1,6 +1,5 @@
 """From files to files: one case or a folder of cases, a failed case not stopping the others."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,17 +69,13 @@ def segment_case(
     mask_file = None if mask is None else find_mask(mask, name)
     if progress is not None:
         progress("load", 0, 1)
-    started = time.perf_counter()
     case = load_case(given.folder, files=given.files, channels=given.channels, name=name)
     baseline = None if mask_file is None else read_baseline_mask(mask_file, case)
-    loaded = time.perf_counter() - started
     result = segmenter.segment(case, seed, options, progress, baseline)
-    result.report.seconds.load = loaded
-    result.report.seconds.total += loaded
     if progress is not None:
         progress("write", 0, 1)
-    save_result(result, folder, choice)
-    return Outcome(name, result.report, folder)
+    saved = save_result(result, folder, choice)
+    return Outcome(name, saved.report, folder)
 
 
 def segment_cohort(inputs: Sequence[CaseInput], segment: Callable[[CaseInput], Outcome]) -> Iterator[Outcome]:

@@ -1,5 +1,6 @@
-"""A case: four MRI contrasts of one examination, checked, in canonical orientation, with the way back to its grid."""
+"""A case: the MRI contrasts of one examination, checked, in canonical orientation, with the way back to its grid."""
 
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,24 +12,31 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.errors import CaseError, LabelError, OutputError
-from rediffinet.io.checks import SPACING_RANGE_MM, CaseWarning, check_images, check_spacing
+from rediffinet.files import write_together
+from rediffinet.io.checks import CaseWarning, check_images, check_spacing
 from rediffinet.io.geometry import (
+    GRID_SAME_MM,
     Affine,
     Grid,
     check_affine,
-    corner_distance_mm,
+    close_enough_mm,
+    grid_distance_mm,
     spacing_mm,
     to_canonical,
     to_input_grid,
 )
-from rediffinet.io.naming import case_name, find_cases, find_contrasts, find_labels
-from rediffinet.io.nifti import FORM_TOLERANCE_MM, Volume, new_header, read_nifti, write_nifti
+from rediffinet.io.labelmap import whole_labels
+from rediffinet.io.naming import case_name, check_name, find_cases, find_contrasts, find_labels, printable
+from rediffinet.io.nifti import NiftiSource, Volume, form_warnings, new_header, read_nifti, write_nifti
+from rediffinet.io.source import Map, Read, Source, SourceImage
 from rediffinet.labels import BRATS_2021, BRATS_2023, CONTRASTS, LabelSchema
+from rediffinet.task import DEFAULT_TASK, TASKS, Task, listed
 
 __all__ = [
     "Case",
     "CaseWarning",
     "Grid",
+    "Source",
     "SourceImage",
     "find_cases",
     "find_contrasts",
@@ -40,33 +48,44 @@ __all__ = [
     "write_nifti",
 ]
 
-GRID_TOLERANCE_MM = 1e-2  # at the corners; float32 headers of the same grid differ by up to 1e-4
-
-
-@dataclass(frozen=True)
-class SourceImage:
-    """Where a contrast came from: file, SHA-256 of the file, and shape and spacing in mm as stored."""
-
-    contrast: str
-    path: str
-    sha256: str
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
+EXPECTED_LABELS = (
+    "0, 1, 2, 3 (BraTS 2023) or 0, 1, 2, 4 (BraTS 2022 and before); labels 3 and 4 together are those of BraTS 2024 "
+    "post-treatment, which is not supported"
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Images float32 (4, X, Y, Z) in the order t1n, t1c, t2w, t2f, C-contiguous, canonical (LPS) orientation.
+    """Images float32 (C, X, Y, Z) in the order of `contrasts`, C-contiguous, in canonical (LPS) orientation.
 
-    `affine` (4, 4) float64 belongs to these arrays; `grid` is the grid they were stored on.
+    `affine` (4, 4) float64 belongs to these arrays; `grid` is the grid they were stored on. `load_seconds`: what
+    reading and checking took.
+
+        >>> import numpy as np
+        >>> images = np.random.default_rng(0).uniform(50, 100, (4, 20, 20, 20))
+        >>> images[:, 0] = 0  # the background
+        >>> case = Case.from_arrays("P1", images, np.diag([-1, -1, 1, 1]))
+        >>> case.name, case.contrasts, case.spacing_mm
+        ('P1', ('t1n', 't1c', 't2w', 't2f'), (1.0, 1.0, 1.0))
     """
 
     name: str
     images: npt.NDArray[np.float32]
     affine: Affine
-    grid: Grid
-    sources: tuple[SourceImage, ...] = ()
+    source: Source
     warnings: tuple[CaseWarning, ...] = ()
+    contrasts: tuple[str, ...] = CONTRASTS
+    load_seconds: float = 0.0
+
+    @property
+    def grid(self) -> Grid:
+        """The grid on which the images were stored."""
+        return self.source.grid
+
+    @property
+    def sources(self) -> tuple[SourceImage, ...]:
+        """Where each contrast came from; none for images that were in memory."""
+        return self.source.provenance
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -79,25 +98,34 @@ class Case:
         name: str,
         images: npt.ArrayLike,
         affine: npt.ArrayLike,
-        spacing_range_mm: tuple[float, float] = SPACING_RANGE_MM,
+        spacing_range_mm: tuple[float, float] | None = None,
+        task: Task = TASKS[DEFAULT_TASK],
     ) -> "Case":
-        """Case of images (4, X, Y, Z) that are in memory, in any orientation that `affine` (4, 4) describes.
+        """Case of images (C, X, Y, Z) that are in memory, in any orientation that `affine` (4, 4) describes.
+
+        spacing_range_mm: as in `load_case`. task: says which contrasts there are. The images are copied: the caller may
+        use the buffer again.
 
         Raises:
-            CaseError: as `load_case`.
+            CaseError: as `load_case`; images that are no real numbers.
         """
-        stack = np.asarray(images)
-        matrix = np.array(affine, np.float64)
-        if stack.ndim != 4 or len(stack) != len(CONTRASTS) or matrix.shape != (4, 4):
+        started = time.perf_counter()
+        check_name(name)
+        contrasts = task.contrasts
+        stack, matrix = _numbers(images, "The images"), _numbers(affine, "The affine").astype(np.float64)
+        if stack.ndim != 4 or len(stack) != len(contrasts) or 0 in stack.shape or matrix.shape != (4, 4):
             message = (
                 f"Images have shape {stack.shape} and the affine has shape {matrix.shape}.\n"
-                f"Expected images (4, X, Y, Z) in the order {', '.join(CONTRASTS)} and an affine (4, 4)."
+                f"Expected images ({len(contrasts)}, X, Y, Z), no axis of them empty, in the order "
+                f"{', '.join(contrasts)}, and an affine (4, 4)."
             )
             raise CaseError(message)
         check_affine(matrix, f"case {name}")
-        grid = Grid(stack.shape[1:], matrix, new_header(matrix))
-        canonical = np.ascontiguousarray(to_canonical(stack, grid), np.float32)
-        return _checked(cls(name, canonical, grid.canonical_affine, grid), spacing_range_mm)
+        grid = Grid(stack.shape[1:], matrix)
+        with np.errstate(over="ignore"):  # the check of the images names what does not fit
+            canonical = np.array(to_canonical(stack, grid), np.float32, order="C", copy=True)
+        found = Read(name, canonical, NiftiSource(grid, new_header(matrix)))
+        return _checked(found, contrasts, spacing_range_mm or task.spacing_mm, started)
 
     def save(self, folder: str | PathLike[str], *, overwrite: bool = False) -> dict[str, Path]:
         """Write the contrasts on their own grid as `NAME-t1n.nii.gz` … and return the paths, keyed by contrast.
@@ -108,18 +136,16 @@ class Case:
             OutputError: a file exists (and not `overwrite`), or the folder cannot be written.
         """
         folder = Path(folder)
-        paths = {contrast: folder / f"{self.name}-{contrast}.nii.gz" for contrast in CONTRASTS}
+        paths = {contrast: folder / f"{self.name}-{contrast}.nii.gz" for contrast in self.contrasts}
         existing = [path.name for path in paths.values() if path.exists()]
         if existing and not overwrite:
             raise OutputError(f"{folder} already holds {', '.join(existing)}.\nChoose another folder, or overwrite.")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"Cannot make the folder {folder}: {error.strerror or error}.") from error
-        stored = to_input_grid(self.images, self.grid)
-        for contrast, image in zip(CONTRASTS, stored, strict=True):
+        contents = {}
+        for contrast, image in zip(self.contrasts, to_input_grid(self.images, self.grid), strict=True):
             fits = abs(image).max() <= np.iinfo(np.int16).max and bool((image == np.rint(image)).all())
-            write_nifti(paths[contrast], image, self.grid, dtype=np.int16 if fits else np.float32)
+            encoded = self.source.write_like(Map(image.astype(np.int16 if fits else np.float32)))
+            contents[paths[contrast].name] = encoded[".nii.gz"]
+        write_together(folder, contents)
         return paths
 
 
@@ -129,59 +155,58 @@ def load_case(
     files: Mapping[str, str | PathLike[str]] | None = None,
     channels: Sequence[str] | None = None,
     name: str | None = None,
-    spacing_range_mm: tuple[float, float] = SPACING_RANGE_MM,
+    spacing_range_mm: tuple[float, float] | None = None,
+    task: Task = TASKS[DEFAULT_TASK],
 ) -> Case:
-    """Load the four contrasts of a case folder, or of explicit `files` keyed t1n, t1c, t2w, t2f.
+    """Load the contrasts of a case folder, or of explicit `files` keyed by contrast.
 
     Args:
-        path: the case folder; not needed with `files`.
+        path: the case folder, or `FOLDER/CASE` for one of the cases whose files lie together in a folder; not needed
+            with `files`.
         files: one file per contrast, instead of looking for names in the folder.
-        channels: contrasts behind nnU-Net's `_0000` … `_0003`.
+        channels: contrasts behind nnU-Net's `_0000`, `_0001` ….
         name: name of the case; by default what the file names share, else the name of the folder.
-        spacing_range_mm: smallest and largest voxel spacing that is accepted.
+        spacing_range_mm: smallest and largest voxel spacing that is accepted; None: the task's.
+        task: which contrasts are loaded, and what their files are called.
 
     Raises:
         CaseError: contrast missing or ambiguous, unreadable, damaged or not 3-D; NaN, infinite, constant or empty
             image; contrasts on different grids; spacing outside the range.
+
+    >>> load_case("no/such/folder")
+    Traceback (most recent call last):
+    rediffinet.errors.CaseError: Cannot list no/such/folder: No such file or directory.
+    Expected a case folder, or a folder of case folders.
     """
+    started = time.perf_counter()
+    contrasts = task.contrasts
     if files is not None:
-        chosen = _explicit(files)
+        chosen = _explicit(files, contrasts)
     elif path is not None:
-        chosen = find_contrasts(path, channels)
+        chosen = find_contrasts(path, channels, task)
     else:
-        raise CaseError("No input: give a case folder, or one file for each of " + ", ".join(CONTRASTS) + ".")
-    with ThreadPoolExecutor(len(CONTRASTS)) as pool:
-        volumes = dict(zip(chosen, pool.map(read_nifti, chosen.values()), strict=True))
-        _same_grid(volumes)
-        grid = volumes[CONTRASTS[0]].grid
-        images = np.empty((len(CONTRASTS), *grid.canonical_shape), np.float32)
-        list(pool.map(_fill, images, volumes.values()))
-    folder = Path(path) if path is not None else chosen[CONTRASTS[0]].parent
-    case = Case(
-        name=name or case_name(chosen, folder),
-        images=images,
-        affine=grid.canonical_affine,
-        grid=grid,
-        sources=tuple(_source(contrast, volume) for contrast, volume in volumes.items()),
-        warnings=_file_warnings(volumes),
-    )
-    return _checked(case, spacing_range_mm)
+        raise CaseError("No input: give a case folder, or one file for each of " + ", ".join(contrasts) + ".")
+    folder = Path(path) if path is not None else chosen[contrasts[0]].parent
+    found = _read_nifti_case(chosen, check_name(name) if name is not None else case_name(chosen, folder))
+    return _checked(found, contrasts, spacing_range_mm or task.spacing_mm, started)
 
 
 def load_labels(path: str | PathLike[str], grid: Grid | None = None) -> tuple[npt.NDArray[np.uint8], LabelSchema]:
     """Load a label map as uint8 (X, Y, Z) in canonical orientation, values as stored, and recognise its schema.
 
-    ET = 4 means BraTS ≤ 2022; a map without ET is the same in both schemas and counts as BraTS 2023.
+    ET = 4 means BraTS ≤ 2022; a map without ET is the same in both schemas and counts as BraTS 2023. A grid that was
+    rounded on its way, up to a tenth of a voxel from `grid`, is taken for it.
 
     Raises:
         CaseError: the file cannot be read.
         LabelError: the map is not on `grid` (checked when given), or holds values of neither schema.
     """
     volume = read_nifti(path)
-    if grid is not None and not _agree(volume.grid, grid):
-        raise LabelError(_grids_differ("The label map", "the images", volume.grid, grid, str(volume.path)))
-    schema = recognise_schema(volume.voxels, str(volume.path))
-    return np.ascontiguousarray(to_canonical(volume.voxels, volume.grid), np.uint8), schema
+    if grid is not None and not grid_distance_mm(volume.grid, grid) <= close_enough_mm(grid):
+        raise LabelError(grids_differ("The label map", "the images", volume.grid, grid, str(volume.path)))
+    labels = whole_labels(volume.voxels, str(volume.path), EXPECTED_LABELS)
+    schema = recognise_schema(labels, str(volume.path))
+    return np.ascontiguousarray(to_canonical(labels, volume.grid)), schema
 
 
 def recognise_schema(labels: npt.NDArray[Any], where: str) -> LabelSchema:
@@ -190,51 +215,87 @@ def recognise_schema(labels: npt.NDArray[Any], where: str) -> LabelSchema:
     for schema in (BRATS_2023, BRATS_2021):
         if np.isin(values, (0, *schema.values)).all():
             return schema
-    listed = ", ".join(f"{value:g}" for value in values[:12]) + (", …" if len(values) > 12 else "")
-    message = (
-        f"{where} holds the values {listed}.\n"
-        "Expected 0, 1, 2, 3 (BraTS 2023) or 0, 1, 2, 4 (BraTS 2022 and before); "
-        "labels 3 and 4 together are those of BraTS 2024 post-treatment, which is not supported."
-    )
-    raise LabelError(message)
+    raise LabelError(f"{where} holds the values {listed(values)}.\nExpected {EXPECTED_LABELS}.")
 
 
-def _explicit(files: Mapping[str, str | PathLike[str]]) -> dict[str, Path]:
-    if sorted(files) != sorted(CONTRASTS):
-        given = ", ".join(files) or "no contrast"
-        message = f"Files are given for {given}.\nExpected one for each of {', '.join(CONTRASTS)}."
-        raise CaseError(message)
-    return {contrast: Path(files[contrast]) for contrast in CONTRASTS}
+def grids_differ(one: str, other: str, grid: Grid, other_grid: Grid, where: str) -> str:
+    """What is said of two grids that are not the same, with the distance and the two affines."""
 
-
-def _source(contrast: str, volume: Volume) -> SourceImage:
-    return SourceImage(contrast, str(volume.path), volume.sha256, volume.grid.shape, spacing_mm(volume.grid.affine))
-
-
-def _agree(grid: Grid, other: Grid) -> bool:
-    return grid.canonical_shape == other.canonical_shape and (
-        corner_distance_mm(grid.canonical_shape, grid.canonical_affine, other.canonical_affine) <= GRID_TOLERANCE_MM
-    )
-
-
-def _same_grid(volumes: Mapping[str, Volume]) -> None:
-    first = volumes[CONTRASTS[0]]
-    for contrast, volume in volumes.items():
-        if not _agree(first.grid, volume.grid):
-            one, other = f"Contrast {CONTRASTS[0]}", f"contrast {contrast}"
-            raise CaseError(_grids_differ(one, other, first.grid, volume.grid, str(first.path.parent)))
-
-
-def _grids_differ(one: str, other: str, grid: Grid, other_grid: Grid, where: str) -> str:
     def described(what: str, g: Grid) -> str:
-        rows = "\n".join("    " + "  ".join(f"{number:10.4f}" for number in row) for row in g.affine[:3])
+        rows = "\n".join("    " + "  ".join(f"{number:12.6f}" for number in row) for row in g.affine[:3])
         return f"  {what[0].lower()}{what[1:]}: shape {' × '.join(map(str, g.shape))}, affine\n{rows}"
 
+    distance = grid_distance_mm(grid, other_grid)
+    apart = "" if distance == float("inf") else f", {distance:.3g} mm apart at a corner"
     return (
-        f"{one} and {other} are on different grids ({where}):\n"
+        f"{one} and {other} are on different grids{apart} ({where}):\n"
         f"{described(one, grid)}\n{described(other, other_grid)}\n"
         "Expected the same voxels in space (another storage order is fine). Co-register and resample onto one grid."
     )
+
+
+def rounded_grid(what: str, distance_mm: float) -> CaseWarning:
+    """The warning about a grid that is taken for another although it lies `distance_mm` from it at a corner."""
+    message = (
+        f"{what} up to {distance_mm:.2g} mm at a corner, less than a tenth of a voxel: taken for the same grid, "
+        "rounded by another program. Nothing was resampled."
+    )
+    return CaseWarning("grids-rounded", message)
+
+
+def _read_nifti_case(files: Mapping[str, Path], name: str) -> Read:
+    with ThreadPoolExecutor(len(files)) as pool:
+        volumes = dict(zip(files, pool.map(read_nifti, files.values()), strict=True))
+        warnings = _same_grid(volumes)
+        first = next(iter(volumes.values()))
+        images = np.empty((len(volumes), *first.grid.canonical_shape), np.float32)
+        list(pool.map(_fill, images, volumes.values()))
+    headers = {contrast: volume.header for contrast, volume in volumes.items()}
+    said = [warning for volume in volumes.values() for warning in volume.warnings]
+    source = NiftiSource(first.grid, first.header, tuple(_source(c, volume) for c, volume in volumes.items()))
+    return Read(name, images, source, (*said, *warnings, *form_warnings(headers, first.grid.shape)))
+
+
+def _explicit(files: Mapping[str, str | PathLike[str]], contrasts: tuple[str, ...]) -> dict[str, Path]:
+    if sorted(files) != sorted(contrasts):
+        given = ", ".join(files) or "no contrast"
+        message = f"Files are given for {given}.\nExpected one for each of {', '.join(contrasts)}."
+        raise CaseError(message)
+    return {contrast: Path(files[contrast]) for contrast in contrasts}
+
+
+def _numbers(array: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
+    """As a NumPy array of real numbers; raises CaseError for anything else."""
+    try:
+        found = np.asarray(array)
+        if found.dtype.kind in "fiub":
+            return found
+        reason = "hold objects, or numbers too large" if found.dtype == object else f"hold values of {found.dtype}"
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        reason = f"cannot be made an array ({error})"
+    raise CaseError(f"{what} {reason}.\nExpected real numbers in an array, such as float32 or int16.")
+
+
+def _source(contrast: str, volume: Volume) -> SourceImage:
+    path = printable(str(volume.path))
+    return SourceImage(contrast, path, volume.sha256, volume.grid.shape, spacing_mm(volume.grid.affine))
+
+
+def _same_grid(volumes: Mapping[str, Volume]) -> list[CaseWarning]:
+    """Raises CaseError where contrasts lie on different grids; returns what was put down to rounding."""
+    (name, first), *others = volumes.items()
+    rounded = {}
+    for contrast, volume in others:
+        distance = grid_distance_mm(first.grid, volume.grid)
+        if not distance <= close_enough_mm(first.grid):
+            one, other = f"Contrast {name}", f"contrast {contrast}"
+            raise CaseError(grids_differ(one, other, first.grid, volume.grid, str(first.path.parent)))
+        if distance > GRID_SAME_MM:
+            rounded[contrast] = distance
+    if not rounded:
+        return []
+    verb = "differs" if len(rounded) == 1 else "differ"
+    return [rounded_grid(f"The grid of {', '.join(rounded)} {verb} from that of {name} by", max(rounded.values()))]
 
 
 def _fill(out: npt.NDArray[np.float32], volume: Volume) -> None:
@@ -242,39 +303,14 @@ def _fill(out: npt.NDArray[np.float32], volume: Volume) -> None:
         out[:] = to_canonical(volume.voxels, volume.grid)
 
 
-def _file_warnings(volumes: Mapping[str, Volume]) -> tuple[CaseWarning, ...]:
-    """Doubtful positions (nibabel's choice is followed: sform, then qform, then none) and files given twice."""
-    warnings = []
-    hashes: dict[str, str] = {}
-    for contrast, volume in volumes.items():
-        header = volume.grid.header
-        sform, qform = int(header["sform_code"]), int(header["qform_code"])
-        if not sform and not qform:
-            message = (
-                f"{contrast} says nothing about its orientation (sform and qform codes are 0): its axes are taken as "
-                "left, front, up. Where that is wrong, left and right or front and back are swapped for the model."
-            )
-            warnings.append(CaseWarning("orientation-unknown", message))
-        elif sform and qform:
-            distance = corner_distance_mm(volume.grid.shape, header.get_sform(), header.get_qform())
-            if not distance <= FORM_TOLERANCE_MM:
-                message = f"sform and qform of {contrast} differ by {distance:.1f} mm at a corner; the sform is used."
-                warnings.append(CaseWarning("sform-qform-differ", message))
-        if volume.sha256 in hashes:
-            message = f"{hashes[volume.sha256]} and {contrast} are the same file; the models expect four contrasts."
-            warnings.append(CaseWarning("identical-contrasts", message))
-        hashes.setdefault(volume.sha256, contrast)
-    return tuple(warnings)
-
-
-def _checked(case: Case, spacing_range_mm: tuple[float, float]) -> Case:
+def _checked(found: Read, contrasts: tuple[str, ...], spacing_range_mm: tuple[float, float], started: float) -> Case:
     """The case with the warnings about its images; raises CaseError when it cannot be worked on."""
-    if case.name in ("", ".", "..") or set(case.name) & set("/\\\0"):
-        message = f"The case name is {case.name!r}.\nExpected one that can be part of a file name, without slashes."
-        raise CaseError(message)
+    affine = found.source.grid.canonical_affine
+    case = Case(printable(found.name), found.images, affine, found.source, found.warnings, contrasts)
     check_spacing(case.name, case.spacing_mm, spacing_range_mm)
-    where = [source.path for source in case.sources] or [f"case {case.name}"] * len(CONTRASTS)
+    where = [source.path for source in case.sources] or [f"case {case.name}"] * len(contrasts)
     voxel_ml = float(abs(np.linalg.det(case.affine[:3, :3]))) / 1000
-    with ThreadPoolExecutor(len(CONTRASTS)) as pool:
-        warnings = check_images(case.images, voxel_ml, where, pool)
-    return replace(case, warnings=(*case.warnings, *warnings))
+    hashes = [source.sha256 for source in case.sources]
+    with ThreadPoolExecutor(len(contrasts)) as pool:
+        warnings = check_images(case.images, voxel_ml, where, pool, contrasts, hashes)
+    return replace(case, warnings=(*case.warnings, *warnings), load_seconds=time.perf_counter() - started)

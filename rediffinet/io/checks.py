@@ -8,13 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.errors import CaseError
-from rediffinet.labels import CONTRASTS
 
-SPACING_RANGE_MM = (0.8, 1.25)
 LARGEST_BRAIN_ML = 2500.0
 LARGEST_FILLED_FRACTION = 0.6
 SMALLEST_COVERAGE = 0.9
 LARGEST_NEGATIVE_FRACTION = 0.05
+SAME_IMAGE = 0.99
+"""Correlation in the brain from which two contrasts are one image, up to scale, offset and rounding; in real
+examinations native and enhanced T1 reach 0.91."""
+ENOUGH = 200_000
+"""Voxels that a correlation is taken from, at most: more would not change it."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,13 @@ class _Contrast:
     corners: int
 
 
+RESAMPLING = """\
+    import nibabel, nibabel.processing
+    image = nibabel.load("in.nii.gz")
+    nibabel.save(nibabel.processing.resample_to_output(image, (1, 1, 1), order=1), "out.nii.gz")"""
+"""What the error about the spacing tells to run."""
+
+
 def check_spacing(name: str, spacing_mm: Sequence[float], accepted_mm: tuple[float, float]) -> None:
     """Raise CaseError unless the spacing lies within `accepted_mm` on every axis."""
     low, high = accepted_mm
@@ -44,27 +54,33 @@ def check_spacing(name: str, spacing_mm: Sequence[float], accepted_mm: tuple[flo
     message = (
         f"Case {name} has voxels of {' × '.join(f'{spacing:.3g}' for spacing in spacing_mm)} mm.\n"
         f"Expected {low:g} to {high:g} mm along each axis: the models are trained at 1 mm.\n"
-        "Resample the four images to 1 mm first, for example each with "
-        "nibabel.processing.resample_to_output(image, (1, 1, 1))."
+        f"Resample the images to 1 mm first, linearly (a cubic spline rings). With SciPy, in Python, for each file:\n"
+        f"{RESAMPLING}"
     )
     raise CaseError(message)
 
 
 def check_images(
-    images: npt.NDArray[np.float32], voxel_ml: float, where: Sequence[str], pool: Executor
+    images: npt.NDArray[np.float32],
+    voxel_ml: float,
+    where: Sequence[str],
+    pool: Executor,
+    names: Sequence[str],
+    hashes: Sequence[str] = (),
 ) -> tuple[CaseWarning, ...]:
-    """Check images (4, X, Y, Z); `where` names the origin of each for the messages.
+    """Check images (C, X, Y, Z) of the contrasts `names`; `where` and `hashes` say what file each comes from, if any.
 
     Raises:
         CaseError: an image holds NaN or infinity, one value only, or no voxel above 0.
     """
-    contrasts = list(pool.map(_check_contrast, images, CONTRASTS, where))
+    contrasts = list(pool.map(_check_contrast, images, names, where))
     union = np.logical_or.reduce([contrast.brain for contrast in contrasts])
     brain = int(union.sum())
     return (
-        *_not_skull_stripped(contrasts, brain * voxel_ml, images[0].size),
-        *_partial(contrasts, brain),
-        *_negative(contrasts),
+        *_not_skull_stripped(contrasts, brain * voxel_ml, images[0].size, names),
+        *_partial(contrasts, brain, names),
+        *_negative(contrasts, names),
+        *_same_twice(images, names, hashes),
     )
 
 
@@ -94,9 +110,11 @@ def _check_contrast(image: npt.NDArray[np.float32], contrast: str, where: str) -
     return _Contrast(brain, voxels, filled, filled - voxels, int(np.count_nonzero(ends)))
 
 
-def _not_skull_stripped(contrasts: list[_Contrast], brain_ml: float, size: int) -> list[CaseWarning]:
+def _not_skull_stripped(
+    contrasts: list[_Contrast], brain_ml: float, size: int, names: Sequence[str]
+) -> list[CaseWarning]:
     signs = []
-    for name, contrast in zip(CONTRASTS, contrasts, strict=True):
+    for name, contrast in zip(names, contrasts, strict=True):
         if contrast.filled > LARGEST_FILLED_FRACTION * size:
             signs.append(f"{100 * contrast.filled / size:.0f} % of the voxels of {name} are not 0")
         elif contrast.corners:
@@ -113,25 +131,57 @@ def _not_skull_stripped(contrasts: list[_Contrast], brain_ml: float, size: int) 
     return [CaseWarning("not-skull-stripped", message)]
 
 
-def _partial(contrasts: list[_Contrast], brain: int) -> list[CaseWarning]:
+def _partial(contrasts: list[_Contrast], brain: int, names: Sequence[str]) -> list[CaseWarning]:
     return [
         CaseWarning(
             "partial-contrast",
-            f"{name} covers {100 * contrast.voxels / brain:.0f} % of the brain that the four contrasts show together; "
+            f"{name} covers {100 * contrast.voxels / brain:.0f} % of the brain that the contrasts show together; "
             "where it is missing the segmentation is less reliable.",
         )
-        for name, contrast in zip(CONTRASTS, contrasts, strict=True)
+        for name, contrast in zip(names, contrasts, strict=True)
         if contrast.voxels < SMALLEST_COVERAGE * brain
     ]
 
 
-def _negative(contrasts: list[_Contrast]) -> list[CaseWarning]:
+def _negative(contrasts: list[_Contrast], names: Sequence[str]) -> list[CaseWarning]:
     return [
         CaseWarning(
             "negative-intensities",
             f"{100 * contrast.negative / contrast.filled:.0f} % of the voxels of {name} that are not 0 are negative "
             "and count as background; give images in scanner units, not z-scored.",
         )
-        for name, contrast in zip(CONTRASTS, contrasts, strict=True)
+        for name, contrast in zip(names, contrasts, strict=True)
         if contrast.negative > LARGEST_NEGATIVE_FRACTION * contrast.filled
     ]
+
+
+def _same_twice(images: npt.NDArray[np.float32], names: Sequence[str], hashes: Sequence[str]) -> list[CaseWarning]:
+    """Contrasts that are one image, up to scale and offset, over the voxels where neither shows its background.
+
+    Background is 0 and what the first corner of the volume holds: an offset may have been added everywhere.
+    """
+    flat = images.reshape(len(images), -1)
+    seen = [(image != 0) & (image != image[0]) for image in flat]
+    found = []
+    for j, other in enumerate(names):
+        for i, name in enumerate(names[:j]):
+            both = np.flatnonzero(seen[i] & seen[j])
+            both = both[:: 1 + len(both) // ENOUGH]
+            one, two = flat[i, both].astype(np.float64), flat[j, both].astype(np.float64)
+            correlation = _correlation(one, two)
+            if abs(correlation) < SAME_IMAGE:
+                continue
+            same_file = len(hashes) == len(names) and hashes[i] == hashes[j]
+            what = "the same file" if same_file else f"the same image, up to scale and offset (r = {correlation:.4f})"
+            message = f"{name} and {other} are {what}; the models expect {len(names)} different contrasts."
+            found.append(CaseWarning("identical-contrasts", message))
+    return found
+
+
+def _correlation(one: npt.NDArray[np.float64], two: npt.NDArray[np.float64]) -> float:
+    """Pearson's; 0 where there is too little to tell."""
+    if len(one) < 2:
+        return 0.0
+    one, two = one - one.mean(), two - two.mean()
+    scale = float(np.sqrt((one @ one) * (two @ two)))
+    return float(one @ two) / scale if scale > 0 else 0.0

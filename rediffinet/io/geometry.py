@@ -23,13 +23,11 @@ Shape = tuple[int, int, int]
 class Grid:
     """The grid a case was stored on, and the way from there to canonical and back.
 
-    `affine` (4, 4) float64 takes voxel indices to world millimetres (RAS+, as NIfTI has it); `header` is the NIfTI
-    header of the first contrast, whose sform, qform and units a written file repeats.
+    `affine` (4, 4) float64 takes voxel indices to world millimetres (RAS+, as NIfTI has it).
     """
 
     shape: Shape
     affine: Affine
-    header: Any
 
     @cached_property
     def orientation(self) -> npt.NDArray[np.int64]:
@@ -86,6 +84,26 @@ def _flip(stored: npt.NDArray[Any], grid: Grid) -> npt.NDArray[Any]:
     index: tuple[Any, ...] = (..., *(slice(None, None, int(flip)) for flip in grid.orientation[:, 1]))
     flipped: npt.NDArray[Any] = stored[index]
     return flipped
+
+
+GRID_SAME_MM = 1e-2
+"""Distance at the corners up to which grids are the same: float32 headers of one grid differ by up to 1e-4 mm."""
+GRID_CLOSE_VOXELS = 0.1
+"""Distance at the corners, in voxels, up to which grids are taken for one that was rounded on its way."""
+
+
+def grid_distance_mm(grid: Grid, other: Grid) -> float:
+    """How far apart two grids put the same corner voxel at most, whatever their storage order; infinite for shapes
+    that differ.
+    """
+    if grid.canonical_shape != other.canonical_shape:
+        return float("inf")
+    return corner_distance_mm(grid.canonical_shape, grid.canonical_affine, other.canonical_affine)
+
+
+def close_enough_mm(grid: Grid) -> float:
+    """The largest distance in mm at a corner at which another grid is taken for this one."""
+    return max(GRID_SAME_MM, GRID_CLOSE_VOXELS * min(spacing_mm(grid.affine)))
 
 
 def corner_distance_mm(shape: Shape, affine: Affine, other: Affine) -> float:

@@ -1,5 +1,6 @@
 """A baseline made by any other program: a label map on the case's grid, refined instead of the bundle's own."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import numpy.typing as npt
 
 from rediffinet.bundle import file_sha256
 from rediffinet.errors import CaseError, LabelError
-from rediffinet.io.cases import Case, load_labels, recognise_schema
+from rediffinet.io.cases import EXPECTED_LABELS, Case, load_labels, recognise_schema
 from rediffinet.io.geometry import to_canonical
+from rediffinet.io.labelmap import whole_labels
+from rediffinet.io.naming import printable
 from rediffinet.labels import labels_to_regions
 
 ENDINGS = tuple(f"{middle}.nii{packed}" for middle in ("-baseline", "-seg", "_seg", "") for packed in (".gz", ""))
@@ -18,11 +21,15 @@ ENDINGS = tuple(f"{middle}.nii{packed}" for middle in ("-baseline", "-seg", "_se
 
 @dataclass(frozen=True, eq=False)
 class BaselineMask:
-    """Regions bool (3, X, Y, Z), WT, TC, ET in canonical orientation, and the file they come from, if any."""
+    """Regions bool (3, X, Y, Z), WT, TC, ET in canonical orientation, and the file they come from, if any.
+
+    load_seconds: what reading took.
+    """
 
     regions: npt.NDArray[np.bool_]
     path: str | None = None
     sha256: str | None = None
+    load_seconds: float = 0.0
 
 
 def read_baseline_mask(path: Path, case: Case) -> BaselineMask:
@@ -30,8 +37,10 @@ def read_baseline_mask(path: Path, case: Case) -> BaselineMask:
 
     Raises CaseError when it cannot be read, LabelError when it is not on the case's grid or holds other values.
     """
+    started = time.perf_counter()
     labels, schema = load_labels(path, case.grid)
-    return BaselineMask(labels_to_regions(labels, schema), str(path), file_sha256(path))
+    regions, digest = labels_to_regions(labels, schema), file_sha256(path)
+    return BaselineMask(regions, printable(str(path)), digest, time.perf_counter() - started)
 
 
 def mask_from_labels(labels: npt.NDArray[np.integer], case: Case) -> BaselineMask:
@@ -45,8 +54,9 @@ def mask_from_labels(labels: npt.NDArray[np.integer], case: Case) -> BaselineMas
             "Expected a label map on the grid of the images as they are stored."
         )
         raise LabelError(message)
-    schema = recognise_schema(labels, "The baseline's label map")
-    return BaselineMask(labels_to_regions(to_canonical(labels, case.grid), schema))
+    where = "The baseline's label map"
+    whole = whole_labels(labels, where, EXPECTED_LABELS)
+    return BaselineMask(labels_to_regions(to_canonical(whole, case.grid), recognise_schema(whole, where)))
 
 
 def find_mask(path: Path, name: str) -> Path:

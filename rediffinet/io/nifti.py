@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import io
 import os
 import zlib
 from dataclasses import dataclass
@@ -14,9 +15,13 @@ import numpy.typing as npt
 
 from rediffinet.errors import CaseError, OutputError
 from rediffinet.files import write_atomically
+from rediffinet.io.checks import CaseWarning
 from rediffinet.io.geometry import Affine, Grid, check_affine, corner_distance_mm
+from rediffinet.io.source import Map, SourceImage
 
 FORM_TOLERANCE_MM = 0.5  # a float32 quaternion near a half turn is good to about 0.2 mm at the corners
+LONGEST_QUATERNION = 1.01  # written in float32 by some programs without normalising it; beyond, it is no rotation
+LONGEST_READ = 1 + 3 * float(np.finfo(np.float32).eps)  # squared: what nibabel reads as it is
 
 _GEOMETRY_FIELDS = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
@@ -26,12 +31,35 @@ _GEOMETRY_FIELDS = (
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """One NIfTI file: voxels (X, Y, Z) in the stored order and type with scaling applied, its grid and its hash."""
+    """One NIfTI file: voxels (X, Y, Z) in the stored order and type with scaling applied, its grid, header and hash.
+
+    warnings: what had to be assumed to read it.
+    """
 
     path: Path
     sha256: str
     voxels: npt.NDArray[Any]
     grid: Grid
+    header: Any
+    warnings: tuple[CaseWarning, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class NiftiSource:
+    """A case of NIfTI files, or of arrays: maps are stored as NIfTI files with the forms and units of `header`."""
+
+    grid: Grid
+    header: Any
+    provenance: tuple[SourceImage, ...] = ()
+
+    def write_like(self, content: Map) -> dict[str, bytes]:
+        """The map as `.nii.gz`."""
+        told = content.description or ", ".join(f"{value} {name}" for value, name in content.labels.items())
+        intent = "label" if content.labels else "none"
+        encoded = encode_nifti(
+            content.voxels, self.grid, self.header, dtype=content.voxels.dtype, description=told, intent=intent
+        )
+        return {".nii.gz": gzipped(encoded)}
 
 
 def read_nifti(path: str | os.PathLike[str]) -> Volume:
@@ -43,10 +71,11 @@ def read_nifti(path: str | os.PathLike[str]) -> Volume:
     path = Path(path)
     try:
         stored = path.read_bytes()
-    except OSError as error:
-        message = f"Cannot read {path}: {error.strerror or error}.\nExpected a .nii or .nii.gz file that you may read."
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        message = f"Cannot read {path}: {reason}.\nExpected a .nii or .nii.gz file that you may read."
         raise CaseError(message) from error
-    image = _parse(path, _decompress(path, stored))
+    image, warnings = _parse(path, _decompress(path, stored))
     shape, affine = _geometry(path, image)
     try:
         voxels = np.asanyarray(image.dataobj).reshape(shape)
@@ -59,7 +88,7 @@ def read_nifti(path: str | os.PathLike[str]) -> Volume:
     if voxels.dtype.kind not in "fiub":
         message = f"{path} holds {voxels.dtype} voxels.\nExpected one real number per voxel; save it as a scalar image."
         raise CaseError(message)
-    return Volume(path, hashlib.sha256(stored).hexdigest(), voxels, Grid(shape, affine, image.header))
+    return Volume(path, hashlib.sha256(stored).hexdigest(), voxels, Grid(shape, affine), image.header, warnings)
 
 
 def new_header(affine: Affine) -> nib.Nifti1Header:
@@ -73,42 +102,92 @@ def new_header(affine: Affine) -> nib.Nifti1Header:
     return header
 
 
+def encode_nifti(
+    array: npt.NDArray[Any],
+    grid: Grid,
+    header: Any = None,
+    *,
+    dtype: npt.DTypeLike,
+    description: str = "",
+    intent: str = "none",
+) -> bytes:
+    """An array (X, Y, Z), or (C, X, Y, Z) with the channels as the fourth NIfTI axis, as the bytes of a `.nii` file.
+
+    Shape, affine, sform and qform codes and units are those of `header` (None: made for the grid); nothing else of it
+    is repeated (free text fields may name a person). Equal arrays give equal bytes.
+
+    Raises:
+        OutputError: the array is not on the grid.
+    """
+    if array.shape[-3:] != grid.shape or array.ndim not in (3, 4):
+        raise OutputError(f"An array of shape {array.shape} is not on the input's grid {grid.shape}.")
+    data = np.asarray(array, dtype)
+    given = new_header(grid.affine) if header is None else header
+    fresh = type(given)()
+    fresh.set_data_dtype(data.dtype)
+    data = np.moveaxis(data, 0, -1) if data.ndim == 4 else data
+    fresh.set_data_shape(data.shape)
+    for name in _GEOMETRY_FIELDS:
+        fresh[name] = given[name]
+    fresh["pixdim"][4:] = 1
+    fresh["descrip"] = description.encode("utf-8", "replace")[:79]
+    fresh.set_intent(intent)
+    fresh.set_slope_inter(1, 0)
+    image_class: Any = nib.Nifti2Image if isinstance(fresh, nib.Nifti2Header) else nib.Nifti1Image
+    encoded: bytes = image_class(data, None, fresh).to_bytes()
+    return encoded
+
+
+def gzipped(content: bytes) -> bytes:
+    """Compressed, without a time stamp: equal contents give equal bytes."""
+    return gzip.compress(content, compresslevel=5, mtime=0)
+
+
 def write_nifti(
     path: str | os.PathLike[str],
     array: npt.NDArray[Any],
     grid: Grid,
+    header: Any = None,
     *,
     dtype: npt.DTypeLike,
     description: str = "",
     intent: str = "none",
 ) -> None:
-    """Write an array (X, Y, Z), or (C, X, Y, Z) with the channels as the fourth NIfTI axis, that is on `grid`.
-
-    Shape, affine, sform and qform codes and units are those of the input; nothing else of its header is repeated (free
-    text fields may name a person). The file appears complete or not at all; equal arrays give equal bytes.
+    """Write what `encode_nifti` makes, compressed where the name ends in `.gz`. The file appears whole or not at all.
 
     Raises:
         OutputError: the array is not on the grid, or the file cannot be written.
     """
-    path = Path(path)
-    if array.shape[-3:] != grid.shape or array.ndim not in (3, 4):
-        raise OutputError(f"{path}: an array of shape {array.shape} is not on the input's grid {grid.shape}.")
-    data = np.asarray(array, dtype)
-    header = type(grid.header)()
-    header.set_data_dtype(data.dtype)
-    data = np.moveaxis(data, 0, -1) if data.ndim == 4 else data
-    header.set_data_shape(data.shape)
-    for field in _GEOMETRY_FIELDS:
-        header[field] = grid.header[field]
-    header["pixdim"][4:] = 1
-    header["descrip"] = description.encode()[:79]
-    header.set_intent(intent)
-    header.set_slope_inter(1, 0)
-    image_class: Any = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    encoded = image_class(data, None, header).to_bytes()
-    if path.name.lower().endswith(".gz"):
-        encoded = gzip.compress(encoded, compresslevel=5, mtime=0)
-    write_atomically(path, encoded)
+    encoded = encode_nifti(array, grid, header, dtype=dtype, description=description, intent=intent)
+    write_atomically(path, gzipped(encoded) if str(path).lower().endswith(".gz") else encoded)
+
+
+def form_warnings(headers: dict[str, Any], shape: tuple[int, int, int]) -> list[CaseWarning]:
+    """Doubtful positions, each said once for all contrasts; nibabel's choice is followed: sform, qform, none."""
+    unknown, differ = [], {}
+    for contrast, header in headers.items():
+        sform, qform = int(header["sform_code"]), int(header["qform_code"])
+        if not sform and not qform:
+            unknown.append(contrast)
+        elif sform and qform:
+            distance = corner_distance_mm(shape, header.get_sform(), header.get_qform())
+            if not distance <= FORM_TOLERANCE_MM:
+                differ[contrast] = distance
+    warnings = []
+    if unknown:
+        says = "says nothing about its" if len(unknown) == 1 else "say nothing about their"
+        message = (
+            f"{', '.join(unknown)} {says} orientation (sform and qform codes are 0): the axes are taken as "
+            "left, front, up. Where that is wrong, left and right or front and back are swapped for the model."
+        )
+        warnings.append(CaseWarning("orientation-unknown", message))
+    if differ:
+        message = (
+            f"sform and qform of {', '.join(differ)} differ by {max(differ.values()):.1f} mm at a corner; "
+            "the sform is used."
+        )
+        warnings.append(CaseWarning("sform-qform-differ", message))
+    return warnings
 
 
 def _decompress(path: Path, stored: bytes) -> bytes:
@@ -121,17 +200,67 @@ def _decompress(path: Path, stored: bytes) -> bytes:
         raise CaseError(message) from error
 
 
-def _parse(path: Path, content: bytes) -> Any:
-    reason = "it does not start with a NIfTI-1 or NIfTI-2 header"
+def _parse(path: Path, content: bytes) -> tuple[Any, tuple[CaseWarning, ...]]:
     for image_class, magic, place in ((nib.Nifti1Image, b"n+1\0", 344), (nib.Nifti2Image, b"n+2\0", 4)):
         if content[place : place + 4] != magic:
             continue
         try:
-            return image_class.from_bytes(content)
+            header = image_class.header_class.from_fileobj(io.BytesIO(content), check=False)
+            before = header.binaryblock
+            warnings = _mend(header, path)
+            if header.binaryblock != before:
+                content = header.binaryblock + content[len(before) :]
+            return image_class.from_bytes(content), warnings
+        except CaseError:
+            raise
         except Exception as error:  # nibabel passes on whatever its parsers and struct raise
-            reason = str(error)
-    message = f"{path} is not a NIfTI image: {reason}.\nExpected a .nii or .nii.gz file."
+            message = f"{path} has a NIfTI header that cannot be used: {error}.\nFetch or write the file again."
+            raise CaseError(message) from error
+    if content[344:348] == b"ni1\0" or content[4:8] == b"ni2\0":
+        message = (
+            f"{path} is the header of a NIfTI pair (.hdr and .img).\nExpected a .nii or .nii.gz file; save it as one."
+        )
+    else:
+        message = (
+            f"{path} is not a NIfTI image: it does not start with a NIfTI-1 or NIfTI-2 header.\n"
+            "Expected a .nii or .nii.gz file."
+        )
     raise CaseError(message)
+
+
+def _mend(header: Any, path: Path) -> tuple[CaseWarning, ...]:
+    """Put right, in place, what other readers put up with; returns what had to be assumed.
+
+    A quaternion a little longer than 1 is normalised, and one that is no rotation is not used where there is an sform.
+    An intercept or slope that is no number scales nothing (as in the NIfTI reference library).
+    """
+    warnings = []
+    if int(header["qform_code"]) > 0:
+        quaternion = [float(header[f"quatern_{axis}"]) for axis in "bcd"]
+        norm = float(np.linalg.norm(quaternion))
+        if norm**2 > LONGEST_READ and norm <= LONGEST_QUATERNION:
+            for axis, value in zip("bcd", quaternion, strict=True):
+                header[f"quatern_{axis}"] = np.float32(value / norm) * np.float32(1 - 2.0**-23)
+        elif not norm <= LONGEST_QUATERNION:
+            if not int(header["sform_code"]) > 0:
+                message = (
+                    f"{path} places no voxels in space: its only orientation is a quaternion of length {norm:.4g}.\n"
+                    f"Expected one of length up to 1. Write the file again with an sform or a rotation."
+                )
+                raise CaseError(message)
+            header["qform_code"] = 0
+            message = f"The quaternion of {path.name} has length {norm:.4g} and is no rotation; the sform is used."
+            warnings.append(CaseWarning("qform-unusable", message))
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if np.isfinite(slope) and slope != 0 and not np.isfinite(intercept):
+        header["scl_inter"] = 0
+        message = f"The intercept (scl_inter) of {path.name} is {intercept}; its voxels are read with 0 instead."
+        warnings.append(CaseWarning("scaling-unclear", message))
+    elif np.isinf(slope):
+        header["scl_slope"], header["scl_inter"] = 1, 0
+        message = f"The slope (scl_slope) of {path.name} is {slope}; its voxels are read as they are stored."
+        warnings.append(CaseWarning("scaling-unclear", message))
+    return tuple(warnings)
 
 
 def _geometry(path: Path, image: Any) -> tuple[tuple[int, int, int], npt.NDArray[np.float64]]:

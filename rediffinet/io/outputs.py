@@ -2,14 +2,14 @@
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from rediffinet.errors import OutputError
 from rediffinet.files import new_files
-from rediffinet.io.nifti import write_nifti
+from rediffinet.io.source import Map
+from rediffinet.report import Report
 from rediffinet.segmenter import Result
 
 
@@ -64,47 +64,72 @@ def check_output(folder: Path, case: str, choice: OutputChoice) -> None:
         raise OutputError(message)
 
 
-def save_result(result: Result, folder: Path, choice: OutputChoice | None = None) -> dict[str, Path]:
-    """Write the outputs of a case into a folder; returns the paths by kind and records them in the report.
+@dataclass(frozen=True)
+class Saved:
+    """What was written: the paths by kind, and the report as it was written, with its outputs and what writing took."""
+
+    paths: dict[str, Path]
+    report: Report
+
+
+def encode_result(result: Result, choice: OutputChoice | None = None) -> dict[str, bytes]:
+    """The outputs of a case in memory, keyed by file name, the report last: what `save_result` writes."""
+    choice = choice or OutputChoice()
+    started = time.perf_counter()
+    names = _names_of(result, choice)
+    contents = {names[kind]: content for kind, content in _images(result, names)}
+    report = _written(result, names, started)
+    return {**contents, names["report"]: report.to_json().encode()}
+
+
+def save_result(result: Result, folder: Path, choice: OutputChoice | None = None) -> Saved:
+    """Write the outputs of a case into a folder.
 
     All files are made in a temporary folder inside and then renamed, the report last; outputs of an earlier run that
     are not written again are removed. Raises OutputError, and then leaves nothing behind.
     """
     choice = choice or OutputChoice()
-    report = result.report
-    check_output(folder, report.case, choice)
+    case = result.report.case
+    check_output(folder, case, choice)
     started = time.perf_counter()
-    names = choice.names(report.case, baseline=result.crop_baseline is not None)
-    with new_files(folder, last=names["report"], stale=_all_names(report.case).values()) as temporary:
-        _write_images(result, temporary, names)
-        report.outputs = {kind: name for kind, name in names.items() if kind != "report"}
-        spent = time.perf_counter() - started
-        report.seconds.total += spent - report.seconds.write  # a result may be saved more than once
-        report.seconds.write = spent
-        (temporary / names["report"]).write_text(report.to_json(), encoding="utf-8")
-    return {kind: folder / name for kind, name in names.items()}
+    names = _names_of(result, choice)
+    with new_files(folder, last=names["report"], stale=_all_names(case).values()) as temporary:
+        for kind, content in _images(result, names):
+            (temporary / names[kind]).write_bytes(content)
+        report = _written(result, names, started)
+        (temporary / names["report"]).write_bytes(report.to_json().encode())
+    return Saved({kind: folder / name for kind, name in names.items()}, report)
+
+
+def _names_of(result: Result, choice: OutputChoice) -> dict[str, str]:
+    return choice.names(result.report.case, baseline=result.crop_baseline is not None)
 
 
 def _all_names(case: str) -> dict[str, str]:
     return OutputChoice(preview=True, uncertainty=True, probabilities=True).names(case)
 
 
-def _write_images(result: Result, folder: Path, names: dict[str, str]) -> None:
-    grid = result.grid
-    schema = ", ".join(f"{value} {name}" for name, value in result.report.labels.items())
-    write_nifti(folder / names["segmentation"], result.labels, grid, dtype=np.uint8, description=schema, intent="label")
+def _written(result: Result, names: dict[str, str], started: float) -> Report:
+    outputs = {kind: name for kind, name in names.items() if kind != "report"}
+    return result.report.written(outputs, time.perf_counter() - started)
+
+
+def _images(result: Result, names: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+    """(kind, content) of every output but the report, one in memory at a time."""
+    labels = {value: name for name, value in result.report.labels.items()}
+    yield "segmentation", _stored(result, Map(result.labels, labels=labels))
     baseline = result.baseline_labels
     if baseline is not None:
-        write_nifti(folder / names["baseline"], baseline, grid, dtype=np.uint8, description=schema, intent="label")
+        yield "baseline", _stored(result, Map(baseline, labels=labels))
     if "uncertainty" in names:
-        description = "probability that the label is wrong"
-        write_nifti(folder / names["uncertainty"], result.uncertainty, grid, dtype=np.float32, description=description)
+        yield "uncertainty", _stored(result, Map(result.uncertainty, "probability that the label is wrong"))
     if "probabilities" in names:
-        description = "probabilities of WT, TC, ET"
-        write_nifti(
-            folder / names["probabilities"], result.probabilities, grid, dtype=np.float32, description=description
-        )
+        yield "probabilities", _stored(result, Map(result.probabilities, "probabilities of WT, TC, ET"))
     if "preview" in names:
-        from rediffinet.io.preview import render_preview
+        from rediffinet.io.preview import encode_preview
 
-        render_preview(result).save(folder / names["preview"])
+        yield "preview", encode_preview(result)
+
+
+def _stored(result: Result, content: Map) -> bytes:
+    return result.source.write_like(content)[".nii.gz"]

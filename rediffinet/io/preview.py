@@ -5,6 +5,8 @@ refined in cyan, the one outline of a model without a baseline. Radiological con
 left of axial and coronal planes.
 """
 
+from io import BytesIO
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
@@ -51,6 +53,13 @@ def render_preview(result: Result) -> Image.Image:
         draw.text((x, top + 3), text, fill=colour, font=font)
         x += int(draw.textlength(text, font=font)) + 14
     return canvas
+
+
+def encode_preview(result: Result) -> bytes:
+    """The preview as the bytes of a PNG file."""
+    content = BytesIO()
+    render_preview(result).save(content, "PNG")
+    return content.getvalue()
 
 
 def _baseline(result: Result) -> npt.NDArray[np.uint8]:

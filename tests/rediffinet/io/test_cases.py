@@ -153,7 +153,7 @@ def test_one_corner_that_is_not_zero_is_enough_to_warn():
 
 def test_more_volume_than_a_brain_warns():
     images = np.zeros((4, 150, 150, 180), np.float32)
-    images[:, 5:145, 5:145, 5:140] = np.linspace(1, 2, 140)[:, None, None]
+    images[:, 5:145, 5:145, 5:140] = np.random.default_rng(0).uniform(1, 2, (4, 140, 140, 135))
     case = Case.from_arrays("X", images, BRATS)
     assert codes(case) == ["not-skull-stripped"]
     assert "2646 ml" in case.warnings[0].message
@@ -187,10 +187,22 @@ def test_sform_and_qform_that_differ_warn_and_the_sform_counts(tmp_path):
     assert np.array_equal(case.affine, BRATS)
 
 
-def test_a_header_without_orientation_warns(tmp_path):
+def test_headers_without_orientation_warn_once_a_case(tmp_path):
     for contrast, image in zip(CONTRASTS, brains(), strict=True):
         nib.save(nib.Nifti1Image(image, None), tmp_path / f"X-{contrast}.nii.gz")
-    assert codes(load_case(tmp_path)) == ["orientation-unknown"] * 4
+    case = load_case(tmp_path)
+    assert codes(case) == ["orientation-unknown"]
+    assert case.warnings[0].message.startswith("t1n, t1c, t2w, t2f say nothing about their orientation")
+
+
+def test_one_header_without_orientation_is_named(tmp_path):
+    unknown = nib.Nifti1Image(brains()[2], None)
+    for contrast, image in zip(CONTRASTS, brains(), strict=True):
+        known = nib.Nifti1Image(image, unknown.header.get_best_affine())
+        nib.save(unknown if contrast == "t2w" else known, tmp_path / f"X-{contrast}.nii.gz")
+    case = load_case(tmp_path)
+    assert codes(case) == ["orientation-unknown"]
+    assert case.warnings[0].message.startswith("t2w says nothing")
 
 
 def test_the_same_file_twice_warns(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from rediffinet.errors import OutputError
 from rediffinet.files import write_atomically
 from rediffinet.io.geometry import Grid
-from rediffinet.io.nifti import new_header, read_nifti, write_nifti
+from rediffinet.io.nifti import read_nifti, write_nifti
 
 SHAPE = (5, 6, 7)
 AFFINE = np.array([[-1, 0, 0, 3], [0, -1, 0, 239], [0, 0, 1, -8], [0, 0, 0, 1.0]])
@@ -15,7 +15,7 @@ AFFINE = np.array([[-1, 0, 0, 3], [0, -1, 0, 239], [0, 0, 1, -8], [0, 0, 0, 1.0]
 
 @pytest.fixture
 def grid():
-    return Grid(SHAPE, AFFINE, new_header(AFFINE))
+    return Grid(SHAPE, AFFINE)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
@@ -55,8 +55,8 @@ def test_geometry_is_repeated_and_free_text_is_not(tmp_path, image_class):
     source.header["aux_file"] = b"doe.txt"
     source.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"born 1970"))
     nib.save(source, tmp_path / "source.nii")
-    grid = read_nifti(tmp_path / "source.nii").grid
-    write_nifti(tmp_path / "out.nii", np.ones(SHAPE), grid, dtype=np.uint8)
+    read = read_nifti(tmp_path / "source.nii")
+    write_nifti(tmp_path / "out.nii", np.ones(SHAPE), read.grid, read.header, dtype=np.uint8)
     out = nib.load(tmp_path / "out.nii")
     assert type(out) is image_class
     assert (out.header["sform_code"], out.header["qform_code"]) == (4, 3)

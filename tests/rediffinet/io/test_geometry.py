@@ -57,7 +57,8 @@ def test_written_labels_mark_the_same_points_on_the_input_grid(number, rotation,
     stored = stored_case(tmp_path, rotation @ SIGNED_PERMUTATIONS[number], codes, np.random.default_rng(number))
     case = load_case(tmp_path)
     labels = case.images[1].astype(np.uint8)
-    write_nifti(tmp_path / "out.nii.gz", to_input_grid(labels, case.grid), case.grid, dtype=np.uint8)
+    on_input = to_input_grid(labels, case.grid)
+    write_nifti(tmp_path / "out.nii.gz", on_input, case.grid, case.source.header, dtype=np.uint8)
 
     written, source = nib.load(tmp_path / "out.nii.gz"), nib.load(tmp_path / "X-t1n.nii.gz")
     assert written.shape == source.shape
@@ -70,7 +71,7 @@ def test_written_labels_mark_the_same_points_on_the_input_grid(number, rotation,
 
 @pytest.mark.parametrize("axes", SIGNED_PERMUTATIONS)
 def test_canonical_is_lps_whatever_the_storage(axes):
-    grid = Grid((5, 6, 7), affine_of(axes), None)
+    grid = Grid((5, 6, 7), affine_of(axes))
     assert nib.aff2axcodes(grid.canonical_affine) == ("L", "P", "S")
     assert grid.canonical_shape == to_canonical(np.empty(grid.shape), grid).shape
 
@@ -84,7 +85,7 @@ def test_canonical_is_lps_whatever_the_storage(axes):
 @settings(max_examples=150, deadline=None)
 def test_there_and_back_for_any_rotation(rotation, number, shape, spacing):
     axes = Rotation.from_euler("xyz", rotation, degrees=True).as_matrix() @ SIGNED_PERMUTATIONS[number]
-    grid = Grid(shape, affine_of(axes * spacing), None)
+    grid = Grid(shape, affine_of(axes * spacing))
     stored = np.arange(1, 2 * np.prod(shape) + 1).reshape(2, *shape)
     canonical = to_canonical(stored, grid)
     assert np.array_equal(to_input_grid(canonical, grid), stored)

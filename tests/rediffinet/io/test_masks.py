@@ -141,7 +141,7 @@ def test_a_file_of_another_schema_and_order(toy_bundle: Any, toy_folder: Path, t
     assert (mask.path, mask.sha256) == (str(stored), hashlib.sha256(stored.read_bytes()).hexdigest())
     with Segmenter.open(toy_bundle.path, "onnxruntime", threads=1) as segmenter:
         result = segmenter.segment(case, baseline=mask)
-    paths = save_result(result, tmp_path / "out")
+    paths = save_result(result, tmp_path / "out").paths
     assert np.array_equal(np.asarray(nib.load(paths["baseline"]).dataobj), labels)  # in the bundle's schema
     told = result.report.to_dict()["baseline"]
     assert told == {"source": "file", "path": str(stored), "sha256": mask.sha256}

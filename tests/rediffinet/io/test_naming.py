@@ -47,7 +47,7 @@ def test_nnunet_channels_are_read_in_the_given_order(tmp_path, order):
 
 def test_nnunet_names_without_channels_ask_for_them(tmp_path):
     fill(tmp_path, [f"BRATS_001_000{number}" for number in range(4)])
-    with pytest.raises(CaseError, match="--channels t1n,t1c,t2w,t2f"):
+    with pytest.raises(CaseError, match='channels="t1n,t1c,t2w,t2f"'):
         find_contrasts(tmp_path)
 
 
