@@ -14,6 +14,7 @@ def average(
     out: Annotated[Path, typer.Option(help="Run folder to make.")],
 ) -> None:
     """Make one run whose weights are the mean of several, such as a network before and after it was trained on."""
+    from rediffinet.cli.paths import check_new_folder
     from rediffinet.errors import MissingExtraError
 
     try:
@@ -21,4 +22,5 @@ def average(
     except ModuleNotFoundError as error:
         raise MissingExtraError("Training", str(error.name), "train") from None
 
+    check_new_folder(out)
     typer.echo(str(average_runs(runs, out)))

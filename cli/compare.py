@@ -31,6 +31,7 @@ def compare(
     """
     from typing import Literal, cast
 
+    from rediffinet.cli.paths import check_new_file
     from rediffinet.reports.comparison import compare, read_pair
     from rediffinet.reports.comparison_tables import to_json, to_text, write_comparison
     from rediffinet.reports.drawing import check_figure_path
@@ -40,8 +41,10 @@ def compare(
 
     if out is not None:
         check_table_path(out)
+        check_new_file(out)
     if qq is not None:
         check_figure_path(qq)
+        check_new_file(qq)
     bootstrap = Bootstrap(cast("Literal['bca', 'percentile']", interval), resamples=resamples, seed=seed)
     comparison = compare(*read_pair(files, a, b, definition), common=common, bootstrap=bootstrap)
     if qq is not None:

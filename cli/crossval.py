@@ -32,6 +32,7 @@ def crossval(
 
     Scores per case go to OUT/scores.csv: Dice and HD95 (BraTS-2023 definition), whole-image and lesion-wise.
     """
+    from rediffinet.cli.paths import check_new_folder
     from rediffinet.cli.progress import training_progress
     from rediffinet.errors import ConfigError, MissingExtraError
 
@@ -49,6 +50,9 @@ def crossval(
             message = f"{option}: got '{text}', expected whole numbers separated by commas"
             raise ConfigError(message) from None
 
+    check_new_folder(out)
+    if cache is not None:
+        check_new_folder(cache)
     study = Study(
         data=tuple(data),
         out=out,
@@ -99,6 +103,7 @@ def calibrate(
     means and deviations of both). Prints the thresholds for `rediff export --thresholds`.
     """
     from rediffinet.bundle import PostprocessSettings
+    from rediffinet.cli.paths import check_new_folder
     from rediffinet.errors import MissingExtraError
 
     try:
@@ -122,6 +127,7 @@ def calibrate(
             component_threshold=1.0 if whole is None else whole,
         ),
     )
+    check_new_folder(study / "calibrated")
     found = calibrate_study(opened, model, seed, choose_components=whole is None, choose_enhancing=enhancing is None)
     typer.echo(
         f"expected calibration error {found.before.error:.4f}, calibrated on other folds {found.after.error:.4f}",

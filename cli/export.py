@@ -58,6 +58,7 @@ def export(
 ) -> None:
     """Export a run, with that of its baseline, into a bundle; each graph is held against torch before it enters."""
     from rediffinet.bundle import PostprocessSettings
+    from rediffinet.cli.paths import check_new_folder
     from rediffinet.cli.progress import stages
     from rediffinet.errors import ConfigError, MissingExtraError
 
@@ -114,6 +115,7 @@ def export(
         precisions=parse_precisions(precision),
         calibration=calibration,
     )
+    check_new_folder(out)
     plans = PlanSettings(targets=names(trt_target))
     if trt:
         check_targets(plans)

@@ -25,8 +25,12 @@ def overlay(
     ] = None,
 ) -> None:
     """Draw what the refinement put right and what it broke, in three planes through the largest change."""
+    from rediffinet.cli.paths import check_new_file
+    from rediffinet.reports.drawing import check_figure_path
     from rediffinet.reports.overlay import write_overlay
 
+    check_figure_path(out)
+    check_new_file(out)
     counts = write_overlay(case, baseline, refined, out, reference=reference, region=region, contrast=contrast)
     typer.echo(f"wrote {out}", err=True)
     typer.echo(
@@ -41,8 +45,12 @@ def curves(
     out: Annotated[Path, typer.Option("-o", "--out", help="Figure to write, .png.")],
 ) -> None:
     """Draw loss and learning rate of runs, and Dice and HD95 of their validation where there is one."""
+    from rediffinet.cli.paths import check_new_file
     from rediffinet.reports.curves import write_curves
+    from rediffinet.reports.drawing import check_figure_path
 
+    check_figure_path(out)
+    check_new_file(out)
     write_curves(runs, out)
     typer.echo(f"wrote {out}", err=True)
 
@@ -53,7 +61,11 @@ def reliability(
     out: Annotated[Path, typer.Option("-o", "--out", help="Figure to write, .png.")],
 ) -> None:
     """Draw how often voxels were wrong against the stated probability that they are, before and after calibration."""
+    from rediffinet.cli.paths import check_new_file
+    from rediffinet.reports.drawing import check_figure_path
     from rediffinet.reports.reliability import write_reliability
 
+    check_figure_path(out)
+    check_new_file(out)
     write_reliability(uncertainty, out)
     typer.echo(f"wrote {out}", err=True)

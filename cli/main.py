@@ -17,7 +17,9 @@ from rediffinet.cli.phantom import phantom
 from rediffinet.cli.plan import plan
 from rediffinet.cli.segment import segment
 from rediffinet.cli.tables import tables
+from rediffinet.cli.terminal import lasting_streams
 from rediffinet.cli.train import train
+from rediffinet.clinic.interrupt import Interrupted, interruptible
 from rediffinet.errors import RediffError
 
 app = typer.Typer(
@@ -42,16 +44,37 @@ def _root() -> None:
 
 
 def main() -> None:
-    """Entry point: errors the user can fix exit with 2 and one message, ours with 1 and a traceback."""
+    """Entry point: errors the user can fix exit with 2 and one message, ours with 1 and a traceback.
+
+    A signal that ends the command exits with 128 + its number, as a shell says it, after everything was cleaned up.
+    """
+    with lasting_streams() as unwritten:
+        code = _run()
+        failed = unwritten()
+        if failed is not None and code == 0:
+            typer.echo(
+                f"error: what was to be printed could not be written: {failed}. Named files are there.", err=True
+            )
+            code = 2
+    sys.exit(code)
+
+
+def _run() -> int:
+    """The exit code."""
     try:
-        app()
+        with interruptible():
+            app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except RediffError as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)
+        return 2
+    except (Interrupted, KeyboardInterrupt) as signal:
+        number = signal.number if isinstance(signal, Interrupted) else 2
+        typer.echo(f"interrupted{f' ({signal})' if str(signal) else ''}; nothing half-written is left", err=True)
+        return 128 + number
     except Exception:
         traceback.print_exc()
         typer.echo("This is a bug in rediffinet; please report it with the text above.", err=True)
-        sys.exit(1)
+        return 1
+    return 0

@@ -25,8 +25,10 @@ def phantom(
     """
     from typing import cast
 
+    from rediffinet.cli.paths import check_new_folder
     from rediffinet.phantom import Tumour, write_phantoms
 
+    check_new_folder(out)
     write_phantoms(
         out,
         cases,

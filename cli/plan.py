@@ -26,6 +26,7 @@ def plan(
 ) -> None:
     """Build TensorRT plans of a bundle's graphs. Plans that are there and fit are kept."""
     from rediffinet.bundle import open_bundle
+    from rediffinet.cli.paths import check_new_folder
     from rediffinet.cli.progress import stages
     from rediffinet.export.tensorrt import PlanSettings, build_plans
 
@@ -38,8 +39,10 @@ def plan(
         hardware_compatible=hardware_compatible,
         rebuild=rebuild,
     )
+    opened = open_bundle(bundle)
+    check_new_folder(bundle / "trt")
     with stages() as stage:
-        outcomes = build_plans(open_bundle(bundle), settings, stage)
+        outcomes = build_plans(opened, settings, stage)
     for outcome in outcomes:
         tell(outcome)
 

@@ -34,6 +34,26 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
+def cohort_progress(total: int) -> Iterator[tuple[Callable[[str, int, int], None], Callable[[], None]]]:
+    """(stage callback, a case is done): a bar over the cases with their rate and the time left, one of the stage."""
+    started, finished = time.monotonic(), 0
+    with _bars() as bars:
+        cases = bars.add_task("cases", total=total)
+        task = bars.add_task("", total=None)
+
+        def stage(name: str, done: int, of: int) -> None:
+            bars.update(task, description=name, completed=done, total=of)
+
+        def advance() -> None:
+            nonlocal finished
+            finished += 1
+            rate = finished / max(time.monotonic() - started, 1e-3) * 3600
+            bars.update(cases, advance=1, description=f"cases, {rate:.0f} an hour")
+
+        yield stage, advance
+
+
+@contextmanager
 def training_progress(
     every_seconds: float = 30.0,
 ) -> Iterator[tuple[Callable[[int, int, float], None], Callable[[str, int, int], None]]]:

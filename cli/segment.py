@@ -1,14 +1,15 @@
 """`rediff segment`."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from rediffinet.clinic.cohort import Outcome
+    from rediffinet.clinic.cohort import CaseInput, Order, Outcome
+    from rediffinet.clinic.inputs import Shard
+    from rediffinet.segmenter import Segmenter
 
 
 def segment(
@@ -48,13 +49,23 @@ def segment(
     ] = False,
     postprocess: Annotated[bool, typer.Option(help="Remove small components.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
+    skip_existing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-existing",
+            help="Leave finished cases as they are; those done with other images, bundle or options are done again.",
+        ),
+    ] = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="i/N", help="Only every N-th case, from the i-th: one of N jobs.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report (a list for several cases) on stdout.")
     ] = False,
 ) -> None:
     """Segment a case: label map, baseline, report and preview, on the input's own grid."""
-    from rediffinet.cli.progress import stages
-    from rediffinet.clinic.cohort import CaseInput, list_inputs, segment_case, segment_cohort
+    from rediffinet.clinic.cohort import CaseInput, Order, list_inputs
+    from rediffinet.clinic.inputs import Shard
     from rediffinet.errors import CaseError, ConfigError
     from rediffinet.io.outputs import OutputChoice
     from rediffinet.segmenter import Segmenter, SegmentOptions
@@ -64,7 +75,11 @@ def segment(
     }
     if bool(explicit) == (source is not None):
         raise CaseError("Give either INPUT (a case folder or a folder of case folders) or --t1n --t1c --t2w --t2f.")
+    if overwrite and skip_existing:
+        message = "--overwrite replaces what --skip-existing leaves as it is. Give one of the two."
+        raise ConfigError(message)
     contrasts = channels.split(",") if channels else None
+    share = Shard.parse(shard) if shard is not None else Shard()
     inputs = [CaseInput(files=explicit)] if source is None else list_inputs(source, contrasts)
     if baseline_mask is not None and len(inputs) > 1 and not baseline_mask.is_dir():
         message = (
@@ -72,36 +87,66 @@ def segment(
             "each, named like the case (X.nii.gz), or segment one case."
         )
         raise ConfigError(message)
-    options = SegmentOptions(steps, samples, refine_everywhere, postprocess)
-    choice = OutputChoice(preview, save_uncertainty, save_probabilities, overwrite)
-    outcomes = []
-    with Segmenter.open(bundle, engine, device, threads, precision) as segmenter, stages() as progress:
-        segmenter.plan(options)  # a wrong option is the command's error, not every case's
+    order = Order(
+        out,
+        seed,
+        SegmentOptions(steps, samples, refine_everywhere, postprocess),
+        OutputChoice(preview, save_uncertainty, save_probabilities, overwrite),
+        baseline_mask,
+        skip_existing,
+    )
+    with Segmenter.open(bundle, engine, device, threads, precision) as segmenter:
+        segmenter.plan(order.options)  # a wrong option is the command's error, not every case's
         if baseline_mask is not None:
             segmenter.check_takes_baseline()
-        run = partial(
-            segment_case,
-            segmenter,
-            out=out,
-            seed=seed,
-            options=options,
-            choice=choice,
-            progress=progress,
-            mask=baseline_mask,
-        )
-        # so is the error of a case that is alone
-        for outcome in [run(inputs[0])] if len(inputs) == 1 else segment_cohort(inputs, run):
-            outcomes.append(outcome)
-            _tell(outcome, quiet=as_json)
-    reports = [outcome.report for outcome in outcomes if outcome.report is not None]
+        if len(inputs) == 1:  # so is the error of a case that is alone
+            _alone(segmenter, inputs[0], order, as_json=as_json)
+        else:
+            _cohort(segmenter, share.of(inputs), order, share, as_json=as_json)
+
+
+def _alone(segmenter: "Segmenter", given: "CaseInput", order: "Order", *, as_json: bool) -> None:
+    from rediffinet.cli.progress import stages
+    from rediffinet.clinic.cohort import segment_case
+
+    with stages() as progress:
+        outcome = segment_case(segmenter, given, order, progress)
+    _tell(outcome, quiet=as_json)
+    if as_json and outcome.report is not None:
+        typer.echo(json.dumps(outcome.report.to_dict(), indent=2))
+
+
+def _cohort(
+    segmenter: "Segmenter", inputs: "list[CaseInput]", order: "Order", share: "Shard", *, as_json: bool
+) -> None:
+    from rediffinet.cli.progress import cohort_progress
+    from rediffinet.clinic.cohort import count_finished, segment_cohort
+    from rediffinet.clinic.interrupt import Interrupted
+    from rediffinet.clinic.table import CohortTable
+
+    table = CohortTable(order.out or Path(), inputs, suffix=share.suffix)
+    outcomes = []
+    try:
+        with cohort_progress(len(inputs)) as (progress, advance):
+            for given, outcome in zip(inputs, segment_cohort(segmenter, inputs, order, progress), strict=True):
+                outcomes.append(outcome)
+                table.add(given, outcome)
+                _tell(outcome, quiet=as_json)
+                advance()
+    except (Interrupted, KeyboardInterrupt):
+        finished = count_finished(inputs, order)
+        message = f"{len(finished)} of {len(inputs)} cases are finished: {', '.join(finished) or 'none'}."
+        typer.echo(f"{message} Start again with --skip-existing to go on.", err=True)
+        raise
+    finally:
+        table.write()
     if as_json:
-        content = [report.to_dict() for report in reports]
-        typer.echo(json.dumps(content[0] if len(inputs) == 1 else content, indent=2))
-    if len(reports) < len(outcomes):
-        failed = ", ".join(outcome.source for outcome in outcomes if outcome.report is None)
-        message = (
-            f"{len(outcomes) - len(reports)} of {len(outcomes)} cases failed, {len(reports)} were written: {failed}"
-        )
+        reports = [outcome.report for outcome in outcomes if outcome.report is not None]
+        typer.echo(json.dumps([report.to_dict() for report in reports], indent=2))
+    failed = [outcome.source for outcome in outcomes if outcome.report is None]
+    if failed:
+        written = len(outcomes) - len(failed)
+        message = f"{len(failed)} of {len(outcomes)} cases failed, {written} were written: {', '.join(failed)}"
         typer.echo(message, err=True)
         raise typer.Exit(3)
 
@@ -109,8 +154,13 @@ def segment(
 def _tell(outcome: "Outcome", *, quiet: bool) -> None:
     report = outcome.report
     if report is None:
-        typer.echo(f"{outcome.source}: failed: {outcome.error}", err=True)
+        _tell_failure(outcome)
         return
+    if outcome.skipped:
+        typer.echo(f"{report.case}: finished before, skipped", err=True)
+        return
+    if outcome.again:
+        typer.echo(f"{report.case}: was finished, done again: {', '.join(outcome.again)}", err=True)
     for warning in report.warnings:
         typer.echo(f"{report.case}: warning ({warning.code}): {warning.message}", err=True)
     if quiet:
@@ -123,3 +173,14 @@ def _tell(outcome: "Outcome", *, quiet: bool) -> None:
         f"{report.engine.used} on {report.engine.device} ({report.engine.precision}), "
         f"{sampling.windows} windows{often}, {report.seconds.total:.1f} s → {outcome.folder}"
     )
+
+
+def _tell_failure(outcome: "Outcome") -> None:
+    from rediffinet.clinic.table import reason
+    from rediffinet.errors import RediffError
+
+    if isinstance(outcome.error, RediffError):
+        typer.echo(f"{outcome.source}: failed: {outcome.error}", err=True)
+        return
+    where = f"; the traceback is in {outcome.log}, please report it" if outcome.log is not None else ""
+    typer.echo(f"{outcome.source}: failed: {reason(outcome.error)}{where}", err=True)

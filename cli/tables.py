@@ -18,9 +18,11 @@ def tables(
 
     Each as Markdown, CSV and LaTeX (booktabs). Published numbers stand in rows of their own, as far as they are known.
     """
+    from rediffinet.cli.paths import check_new_folder
     from rediffinet.reports.paper_tables import all_folds_table, one_fold_table, to_markdown, write_paper_tables
     from rediffinet.reports.results import read_results_in
 
+    check_new_folder(out)
     scores = read_results_in(results, definition)
     made = [one_fold_table(scores, fold), all_folds_table(scores)]
     for path in write_paper_tables(made, out):

@@ -35,6 +35,7 @@ def train(
     """Train a model; checkpoints are written whole and --resume continues exactly. Under torchrun: data-parallel."""
     from contextlib import nullcontext
 
+    from rediffinet.cli.paths import check_new_folder
     from rediffinet.cli.progress import training_progress
     from rediffinet.errors import ConfigError, MissingExtraError
 
@@ -59,6 +60,9 @@ def train(
     given = {"fold": fold, "folds": folds, "device": device}
     changes |= {key: value for key, value in given.items() if value is not None}
     resolved = resolve_config(model, preset, changes, tuple(settings or ()))
+    check_new_folder(out)
+    if cache is not None:
+        check_new_folder(cache)
     with open_place(resolved.device, resolved.timeout_s) as place:
         if place.main:
             typer.echo(f"training on {place}", err=True)

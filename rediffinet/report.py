@@ -144,6 +144,7 @@ class Report(_Part):
     engine: EngineInfo
     baseline: BaselineInfo = BaselineInfo(source="bundle")
     sampling: SamplingInfo
+    options: dict[str, bool | int | float | str | None] | None = None
     seconds: Seconds
     peak_rss_mb: float
     inputs: list[InputInfo]

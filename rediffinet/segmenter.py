@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -224,6 +224,7 @@ class Segmenter:
             engine=self._engine_info(),
             baseline=self._baseline_info(given),
             sampling=self._sampling_info(plan, found),
+            options=asdict(options),
             seconds=Seconds(**seconds),
             peak_rss_mb=peak_rss_mb(),
             labels=dict(zip(("edema", "necrosis", "enhancing"), manifest.label_schema.values, strict=True)),
@@ -239,6 +240,11 @@ class Segmenter:
             crop_probability=decoded.probability,
             crop_uncertainty=decoded.uncertainty,
         )
+
+    @property
+    def precision(self) -> str:
+        """The precision that the engine computes in."""
+        return self._engine.precision
 
     def plan(self, options: SegmentOptions, seed: int = 0) -> Plan:
         """The sampling that the options and the bundle's defaults amount to.

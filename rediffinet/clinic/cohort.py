@@ -1,95 +1,108 @@
-"""From files to files: one case or a folder of cases, a failed case not stopping the others."""
+"""Many cases on one engine: the next is read and the last is written while one is computed; none stops the others."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import traceback
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
+from rediffinet.clinic.case import Order, Outcome, Read, compute_case, read_case, segment_case, write_case
+from rediffinet.clinic.finished import read_finished
+from rediffinet.clinic.inputs import CaseInput, list_inputs
 from rediffinet.errors import CaseError, RediffError
-from rediffinet.io.cases import find_cases, load_case
-from rediffinet.io.masks import find_mask, read_baseline_mask
-from rediffinet.io.naming import case_name, find_contrasts
-from rediffinet.io.outputs import OutputChoice, check_output, save_result
-from rediffinet.report import Report
-from rediffinet.segmenter import Progress, Segmenter, SegmentOptions
+from rediffinet.io.nifti import write_atomically
+from rediffinet.segmenter import Progress, Result, Segmenter
+
+__all__ = ["CaseInput", "Order", "Outcome", "list_inputs", "segment_case", "segment_cohort"]
 
 
-@dataclass(frozen=True)
-class CaseInput:
-    """A case to segment: a folder, or four explicit files by contrast."""
+def segment_cohort(
+    segmenter: Segmenter, inputs: Iterable[CaseInput], order: Order, progress: Progress | None = None
+) -> Iterator[Outcome]:
+    """Segment case after case, in order; whatever a case raises becomes its outcome.
 
-    folder: Path | None = None
-    files: Mapping[str, Path] | None = None
-    channels: Sequence[str] | None = None
-
-    @property
-    def name(self) -> str:
-        """The name its outputs will have."""
-        found = dict(self.files) if self.files else find_contrasts(self._folder, self.channels)
-        return case_name(found, self._folder)
-
-    @property
-    def _folder(self) -> Path:
-        return self.folder if self.folder is not None else next(iter((self.files or {}).values())).parent
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one case: a report, or the error that stopped it."""
-
-    source: str
-    report: Report | None = None
-    folder: Path | None = None
-    error: RediffError | None = None
-
-
-def list_inputs(path: Path, channels: Sequence[str] | None = None) -> list[CaseInput]:
-    """The case in a folder, or the cases in a folder of case folders."""
-    return [CaseInput(folder=folder, channels=channels) for folder in find_cases(path)]
-
-
-def segment_case(
-    segmenter: Segmenter,
-    given: CaseInput,
-    out: Path | None,
-    *,
-    seed: int = 0,
-    options: SegmentOptions | None = None,
-    choice: OutputChoice | None = None,
-    progress: Progress | None = None,
-    mask: Path | None = None,
-) -> Outcome:
-    """Load, segment and write one case. `out` None: a folder named after the case, in the current folder.
-
-    mask: a label map to refine instead of the bundle's baseline, or a folder with one that is named after the case.
-    """
-    choice = choice or OutputChoice()
-    name = given.name
-    folder = Path(name) if out is None else out
-    check_output(folder, name, choice)
-    mask_file = None if mask is None else find_mask(mask, name)
-    if progress is not None:
-        progress("load", 0, 1)
-    case = load_case(given.folder, files=given.files, channels=given.channels, name=name)
-    baseline = None if mask_file is None else read_baseline_mask(mask_file, case)
-    result = segmenter.segment(case, seed, options, progress, baseline)
-    if progress is not None:
-        progress("write", 0, 1)
-    saved = save_result(result, folder, choice)
-    return Outcome(name, saved.report, folder)
-
-
-def segment_cohort(inputs: Sequence[CaseInput], segment: Callable[[CaseInput], Outcome]) -> Iterator[Outcome]:
-    """Segment case after case; an error the user can fix becomes that case's outcome.
-
-    So does a name that an earlier case has: its outputs would replace that one's.
+    So does a name that an earlier case has: its outputs would replace that one's. Three cases are in memory at most:
+    one being read, one computed, one written. An iterator that is closed, or a signal, leaves nothing half-written.
     """
     first: dict[str, CaseInput] = {}
-    for given in inputs:
+
+    def read(given: CaseInput) -> Read | Outcome:
+        other = first.setdefault(given.name, given)
+        if other is not given:
+            message = f"{given.source} and {other.source} are both named {given.name}. Segment them one by one."
+            raise CaseError(message)
+        return read_case(segmenter, given, order)
+
+    def write(given: CaseInput, found: Read, result: Result) -> Outcome:
         try:
-            other = first.setdefault(given.name, given)
-            if other is not given:
-                message = f"{given.folder} and {other.folder} are both named {given.name}. Segment them one by one."
-                raise CaseError(message)
-            yield segment(given)
-        except RediffError as error:
-            yield Outcome(str(given.folder), error=error)
+            return write_case(found, result)
+        except Exception as error:
+            return failed(given, error, order)
+
+    waiting = iter(inputs)
+    with _one_thread() as reader, _one_thread() as writer:
+        writing: deque[Future[Outcome]] = deque()
+        given = next(waiting, None)
+        reading = None if given is None else reader.submit(read, given)
+        while given is not None and reading is not None:
+            try:
+                found = reading.result()
+            except Exception as error:
+                found = failed(given, error, order)
+            following = next(waiting, None)
+            reading = None if following is None else reader.submit(read, following)
+            if isinstance(found, Outcome):
+                outcome: Future[Outcome] = Future()
+                outcome.set_result(found)
+                writing.append(outcome)
+            else:
+                try:
+                    result = compute_case(segmenter, found, order, progress)
+                except Exception as error:
+                    outcome = Future()
+                    outcome.set_result(failed(given, error, order))
+                    writing.append(outcome)
+                else:
+                    while writing:  # one result at a time is kept for its writing
+                        yield writing.popleft().result()
+                    writing.append(writer.submit(write, given, found, result))
+            while writing and writing[0].done():
+                yield writing.popleft().result()
+            given = following
+        while writing:
+            yield writing.popleft().result()
+
+
+def count_finished(inputs: Iterable[CaseInput], order: Order) -> list[str]:
+    """Names of the cases whose outputs are all there."""
+    found = []
+    for given in inputs:
+        with suppress(RediffError):
+            if read_finished(order.folder(given.name), given.name) is not None:
+                found.append(given.name)
+    return found
+
+
+def failed(given: CaseInput, error: Exception, order: Order) -> Outcome:
+    """The outcome of a case that raised. What the user cannot mend is told in X-error.log where the outputs go."""
+    if isinstance(error, RediffError):
+        return Outcome(given.source, error=error)
+    try:
+        name = given.name
+        folder = order.folder(name)
+        log = folder / f"{name}-error.log"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(log, "".join(traceback.format_exception(error)).encode(errors="backslashreplace"))
+    except (RediffError, OSError):
+        return Outcome(given.source, error=error)
+    return Outcome(given.source, error=error, log=log)
+
+
+@contextmanager
+def _one_thread() -> Iterator[ThreadPoolExecutor]:
+    """A thread whose waiting work is dropped when the block ends early; what it is doing is finished."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -144,7 +144,7 @@ def test_a_cohort(rediff: Any, phantoms: Path, bundle: Any, tmp_path: Path) -> N
     done = rediff("segment", phantoms, "-o", tmp_path, *bundle, *QUICK, "--no-preview", "--json")
     assert done.code == 0, done.err
     assert [report["case"] for report in json.loads(done.out)] == [FIRST, SECOND]
-    assert names(tmp_path) == {
+    assert names(tmp_path) == {"cohort.csv", "cohort.json", "cohort.log"} | {
         f"{name}-{kind}" for name in (FIRST, SECOND) for kind in ("seg.nii.gz", "baseline.nii.gz", "report.json")
     }
 

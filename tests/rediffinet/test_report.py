@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import rediffinet
-from rediffinet.clinic.cohort import CaseInput, segment_case
+from rediffinet.clinic.cohort import CaseInput, Order, segment_case
 from rediffinet.io.outputs import OutputChoice
 from rediffinet.labels import CONTRASTS
 from rediffinet.report import Report, peak_rss_mb
@@ -35,7 +35,7 @@ def written(tmp_path: Path, toy_folder: Path, toy_bundle: Any) -> tuple[Path, di
     out = tmp_path / "out"
     with Segmenter.open(toy_bundle.path, "auto", threads=1) as segmenter:
         choice = OutputChoice(uncertainty=True, probabilities=True)
-        segment_case(segmenter, CaseInput(folder=toy_folder), out, seed=11, choice=choice)
+        segment_case(segmenter, CaseInput(folder=toy_folder), Order(out, seed=11, choice=choice))
     return out, json.loads((out / "toy-report.json").read_text(encoding="utf-8"))
 
 

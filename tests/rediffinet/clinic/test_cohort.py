@@ -1,17 +1,23 @@
 """From files to files: names, several cases, and one that fails."""
 
+import csv
+import json
 import shutil
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
-from rediffinet.clinic.cohort import CaseInput, list_inputs, segment_case, segment_cohort
-from rediffinet.errors import CaseError, OutputError
+from rediffinet.clinic.cohort import CaseInput, Order, list_inputs, segment_case, segment_cohort
+from rediffinet.clinic.inputs import Shard
+from rediffinet.clinic.table import CohortTable
+from rediffinet.errors import CaseError, ConfigError, OutputError
 from rediffinet.io.outputs import OutputChoice
 from rediffinet.labels import CONTRASTS
-from rediffinet.segmenter import Segmenter
+from rediffinet.segmenter import Segmenter, SegmentOptions
 
 
 def copy(source: Path, folder: Path, name: str) -> Path:
@@ -46,7 +52,7 @@ def test_the_default_output_folder_is_named_after_the_case(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     with Segmenter.open(toy_bundle.path, threads=1) as segmenter:
-        outcome = segment_case(segmenter, CaseInput(folder=toy_folder), None)
+        outcome = segment_case(segmenter, CaseInput(folder=toy_folder))
     assert outcome.folder == Path("toy")
     assert (tmp_path / "here" / "toy" / "toy-report.json").is_file()
 
@@ -55,9 +61,9 @@ def test_outputs_that_exist_stop_the_case_before_it_is_loaded(
     tmp_path: Path, toy_folder: Path, toy_bundle: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "toy-seg.nii.gz").write_bytes(b"precious")
-    monkeypatch.setattr("rediffinet.clinic.cohort.load_case", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("rediffinet.clinic.case.load_case", lambda *_, **__: pytest.fail("loaded"))
     with Segmenter.open(toy_bundle.path, threads=1) as segmenter, pytest.raises(OutputError, match="--overwrite"):
-        segment_case(segmenter, CaseInput(folder=toy_folder), tmp_path)
+        segment_case(segmenter, CaseInput(folder=toy_folder), Order(tmp_path))
 
 
 def test_a_bad_case_does_not_stop_the_others(tmp_path: Path, toy_folder: Path, toy_bundle: Any) -> None:
@@ -66,8 +72,8 @@ def test_a_bad_case_does_not_stop_the_others(tmp_path: Path, toy_folder: Path, t
         copy(toy_folder, cohort / name, name)
     (cohort / "B" / "B-t2w.nii.gz").unlink()
     with Segmenter.open(toy_bundle.path, threads=1) as segmenter:
-        run = partial(segment_case, segmenter, out=tmp_path / "out", choice=OutputChoice(preview=False))
-        outcomes = list(segment_cohort(list_inputs(cohort), run))
+        order = Order(tmp_path / "out", choice=OutputChoice(preview=False))
+        outcomes = list(segment_cohort(segmenter, list_inputs(cohort), order))
     assert [outcome.report is not None for outcome in outcomes] == [True, False, True]
     assert isinstance(outcomes[1].error, CaseError)
     assert outcomes[1].source == str(cohort / "B")
@@ -81,8 +87,7 @@ def test_two_cases_of_one_name_do_not_replace_each_other(tmp_path: Path, toy_fol
         copy(toy_folder, cohort / folder, "X")
     with Segmenter.open(toy_bundle.path, threads=1) as segmenter:
         choice = OutputChoice(preview=False, overwrite=True)
-        run = partial(segment_case, segmenter, out=tmp_path / "out", choice=choice)
-        first, second = segment_cohort(list_inputs(cohort), run)
+        first, second = segment_cohort(segmenter, list_inputs(cohort), Order(tmp_path / "out", choice=choice))
     assert first.report is not None
     assert "are both named X" in str(second.error)
 
@@ -91,8 +96,163 @@ def test_the_report_counts_loading(toy_folder: Path, toy_bundle: Any, tmp_path: 
     stages: list[str] = []
     with Segmenter.open(toy_bundle.path, threads=1) as segmenter:
         outcome = segment_case(
-            segmenter, CaseInput(folder=toy_folder), tmp_path / "out", progress=lambda stage, *_: stages.append(stage)
+            segmenter, CaseInput(folder=toy_folder), Order(tmp_path / "out"), lambda stage, *_: stages.append(stage)
         )
     assert outcome.report is not None
     assert outcome.report.seconds.load > 0
     assert list(dict.fromkeys(stages)) == ["load", "normalise", "baseline", "refine", "decode", "write"]
+
+
+@pytest.fixture
+def cohort(tmp_path: Path, toy_folder: Path) -> Path:
+    for name in ("A", "B", "C"):
+        copy(toy_folder, tmp_path / "cohort" / name, name)
+    return tmp_path / "cohort"
+
+
+@pytest.mark.parametrize("error", [ValueError("surprise"), MemoryError(), ZeroDivisionError()])
+@pytest.mark.parametrize("where", ["case.load_case", "case.save_result", "cohort.compute_case"])
+def test_whatever_reading_computing_or_writing_a_case_raises_the_others_go_on(
+    cohort: Path, toy_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
+) -> None:
+    import importlib
+
+    module = importlib.import_module(f"rediffinet.clinic.{where.partition('.')[0]}")
+    real = getattr(module, where.partition(".")[2])
+    calls = iter(range(10))
+
+    def surprising(*arguments: Any, **named: Any) -> Any:
+        if next(calls) == 1:
+            raise error
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(module, where.partition(".")[2], surprising)
+    with Segmenter.open(toy_bundle.path, threads=1) as segmenter:
+        order = Order(tmp_path / "out", choice=OutputChoice(preview=False))
+        outcomes = list(segment_cohort(segmenter, list_inputs(cohort), order))
+    assert [outcome.report is not None for outcome in outcomes] == [True, False, True]
+    assert outcomes[1].error is error
+    assert outcomes[1].log == tmp_path / "out" / "B-error.log"
+    assert type(error).__name__ in outcomes[1].log.read_text()
+    assert "Traceback" in outcomes[1].log.read_text()
+
+
+def test_an_iterator_that_is_closed_leaves_whole_cases_only(cohort: Path, toy_bundle: Any, tmp_path: Path) -> None:
+    with Segmenter.open(toy_bundle.path, threads=1) as segmenter:
+        outcomes = segment_cohort(segmenter, list_inputs(cohort), Order(tmp_path / "out"))
+        next(outcomes)
+        outcomes.close()
+    found = {path.name for path in (tmp_path / "out").iterdir()}
+    kinds = ("seg.nii.gz", "baseline.nii.gz", "preview.png", "report.json")
+    cases = [name for name in "ABC" if f"{name}-report.json" in found]
+    assert cases
+    assert found == {f"{name}-{kind}" for name in cases for kind in kinds}
+
+
+def again(segmenter: Segmenter, cohort: Path, order: Order) -> list[tuple[bool, tuple[str, ...]]]:
+    return [(done.skipped, done.again) for done in segment_cohort(segmenter, list_inputs(cohort), order)]
+
+
+def test_finished_cases_are_skipped_and_those_of_other_images_options_or_bundles_done_again(
+    cohort: Path, toy_bundle: Any, make_toy_bundle: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    order = Order(out, choice=OutputChoice(preview=False), skip_existing=True)
+    with Segmenter.open(toy_bundle.path, threads=1) as segmenter:
+        assert again(segmenter, cohort, order) == [(False, ())] * 3
+        assert again(segmenter, cohort, order) == [(True, ())] * 3
+        (out / "B-seg.nii.gz").unlink()  # a report without its outputs is no finished case
+        missing = (False, ("not all of its outputs are there",))
+        assert again(segmenter, cohort, order) == [(True, ()), missing, (True, ())]
+        for path in out.glob("B-*"):
+            path.unlink()
+        assert again(segmenter, cohort, order) == [(True, ()), (False, ()), (True, ())]
+        changed = nib.load(cohort / "C" / "C-t2f.nii.gz")
+        nib.save(nib.Nifti1Image(np.asarray(changed.dataobj) * 2, changed.affine), cohort / "C" / "C-t2f.nii.gz")
+        assert again(segmenter, cohort, order) == [(True, ()), (True, ()), (False, ("another t2f",))]
+        seeded = replace(order, seed=3)
+        assert again(segmenter, cohort, seeded) == [(False, ("seed 3 instead of 0",))] * 3
+        assert again(segmenter, cohort, replace(seeded, options=SegmentOptions(steps=2))) == [(True, ())] * 3  # default
+        other = replace(seeded, options=SegmentOptions(postprocess=False))
+        assert again(segmenter, cohort, other) == [(False, ("postprocess False instead of True",))] * 3
+        more = replace(other, choice=OutputChoice(preview=True))
+        assert again(segmenter, cohort, more) == [(False, ("preview not written before",))] * 3
+        assert again(segmenter, cohort, other) == [(True, ())] * 3  # more than what is asked for is there
+    with Segmenter.open(make_toy_bundle(steep=7.0).path, threads=1) as segmenter:
+        assert [len(why) for _, why in again(segmenter, cohort, other)] == [1, 1, 1]
+
+
+def test_a_finished_case_says_what_skips_and_what_replaces_it(cohort: Path, toy_bundle: Any, tmp_path: Path) -> None:
+    with Segmenter.open(toy_bundle.path, threads=1) as segmenter:
+        segment_case(segmenter, CaseInput(folder=cohort / "A"), Order(tmp_path / "out"))
+        with pytest.raises(OutputError, match=r"finished already.*--skip-existing.*--overwrite"):
+            segment_case(segmenter, CaseInput(folder=cohort / "A"), Order(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("published", [(), ("X-seg.nii.gz",), ("X-seg.nii.gz", "X-baseline.nii.gz", "X-preview.png")])
+def test_a_case_whose_writer_was_killed_between_two_renames_is_done_again(
+    toy_folder: Path, toy_bundle: Any, tmp_path: Path, published: tuple[str, ...]
+) -> None:
+    """As SIGKILL leaves it: the hidden folder with the report, some of the files in their place, no report."""
+    cohort, out = tmp_path / "cohort", tmp_path / "out"
+    copy(toy_folder, cohort / "X", "X")
+    order = Order(out, skip_existing=True)
+    with Segmenter.open(toy_bundle.path, threads=1) as segmenter:
+        expected = segment_case(segmenter, CaseInput(folder=cohort / "X"), order)
+        hidden = out / ".X.abcd_123"
+        hidden.mkdir()
+        for path in list(out.glob("X-*")):
+            if path.name not in published:
+                path.rename(hidden / path.name)
+        outcome = segment_case(segmenter, CaseInput(folder=cohort / "X"), order)
+    assert outcome.report is not None and expected.report is not None
+    assert outcome.again == ("an earlier run was killed while it wrote",)
+    assert outcome.report.volumes_ml == expected.report.volumes_ml
+    assert not hidden.exists()
+
+
+def test_a_reference_segmentation_is_not_taken_for_the_leftover_of_a_killed_run(
+    toy_folder: Path, toy_bundle: Any
+) -> None:
+    (toy_folder / "toy-seg.nii.gz").write_bytes(b"reference")
+    (toy_folder / ".toy.abcdefgh").mkdir()  # a run that was killed before it had anything to publish
+    with Segmenter.open(toy_bundle.path, threads=1) as segmenter, pytest.raises(OutputError):
+        segment_case(segmenter, CaseInput(folder=toy_folder), Order(toy_folder, skip_existing=True))
+    assert (toy_folder / "toy-seg.nii.gz").read_bytes() == b"reference"
+
+
+def test_the_table_is_whole_after_every_case_and_tells_each(cohort: Path, toy_bundle: Any, tmp_path: Path) -> None:
+    (cohort / "B" / "B-t2w.nii.gz").unlink()
+    inputs, out = list_inputs(cohort), tmp_path / "out"
+    table = CohortTable(out, inputs)
+    states = []
+    with Segmenter.open(toy_bundle.path, threads=1) as segmenter:
+        for given, outcome in zip(inputs, segment_cohort(segmenter, inputs, Order(out)), strict=True):
+            table.add(given, outcome)
+            table.write()
+            rows = list(csv.DictReader((out / "cohort.csv").open(newline="")))
+            assert [row["state"] for row in rows] == [
+                row["state"] for row in json.loads(table.json.read_text())["cases"]
+            ]
+            states.append([row["state"] for row in rows])
+    assert states == [
+        ["done", "waiting", "waiting"],
+        ["done", "failed", "waiting"],
+        ["done", "failed", "done"],
+    ]
+    report = json.loads((out / "A-report.json").read_text())
+    assert rows[0]["case"] == "A" and rows[0]["report"] == "A-report.json"
+    assert float(rows[0]["TC_ml"]) == pytest.approx(report["volumes_ml"]["refined"]["TC"], abs=1e-3)
+    assert "missing: t2w" in rows[1]["error"] and "\n" not in rows[1]["error"]
+    lines = (out / "cohort.log").read_text().splitlines()
+    assert [line.split("\t")[1:3] for line in lines] == [["A", "done"], ["B", "failed"], ["C", "done"]]
+
+
+def test_shards_share_a_cohort_without_overlap() -> None:
+    inputs = [CaseInput(folder=Path(str(number))) for number in range(11)]
+    shares = [Shard.parse(f"{index}/4").of(inputs) for index in (1, 2, 3, 4)]
+    assert sorted((given.source for share in shares for given in share), key=int) == [str(n) for n in range(11)]
+    assert [len(share) for share in shares] == [3, 3, 3, 2]
+    for text in ("0/4", "5/4", "1", "a/b", "1/0", "-1/4"):
+        with pytest.raises(ConfigError, match="i/N"):
+            Shard.parse(text)

@@ -1,0 +1,130 @@
+"""One case from files to files, in three steps that can overlap with those of other cases: read, compute, write."""
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rediffinet.clinic.finished import changes, read_finished
+from rediffinet.clinic.inputs import CaseInput
+from rediffinet.clinic.leftovers import remove_leftovers
+from rediffinet.errors import OutputError
+from rediffinet.io.cases import Case, load_case
+from rediffinet.io.masks import BaselineMask, find_mask, read_baseline_mask
+from rediffinet.io.outputs import OutputChoice, check_output, save_result
+from rediffinet.report import Report
+from rediffinet.segmenter import Progress, Result, Segmenter, SegmentOptions
+
+
+@dataclass(frozen=True)
+class Order:
+    """How cases are segmented and where their files go.
+
+    out: the folder of all outputs; None: one named after the case, in the current folder.
+    mask: a label map to refine instead of the bundle's baseline, or a folder with one that is named after each case.
+    skip_existing: a case that is finished is left as it is; one that was done with other images, bundle or options is
+    done again.
+    """
+
+    out: Path | None = None
+    seed: int = 0
+    options: SegmentOptions = field(default_factory=SegmentOptions)
+    choice: OutputChoice = field(default_factory=OutputChoice)
+    mask: Path | None = None
+    skip_existing: bool = False
+
+    def folder(self, name: str) -> Path:
+        """Where the outputs of a case go."""
+        return Path(name) if self.out is None else self.out
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one case: a report, or the error that stopped it.
+
+    skipped: it was finished before. again: why a finished case was done again. log: where an unexpected error is told.
+    """
+
+    source: str
+    report: Report | None = None
+    folder: Path | None = None
+    error: Exception | None = None
+    skipped: bool = False
+    again: tuple[str, ...] = ()
+    log: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """A case in memory, with everything that is needed to go on."""
+
+    name: str
+    folder: Path
+    choice: OutputChoice
+    case: Case
+    baseline: BaselineMask | None
+    seconds: float
+    again: tuple[str, ...] = ()
+
+
+def read_case(segmenter: Segmenter, given: CaseInput, order: Order) -> Read | Outcome:
+    """Check where the outputs go, then load. An Outcome: the case is finished and is skipped.
+
+    Raises CaseError, LabelError, OutputError.
+    """
+    name = given.name
+    folder = order.folder(name)
+    choice = order.choice
+    again: tuple[str, ...] = ()
+    mask = None if order.mask is None else find_mask(order.mask, name)
+    if order.skip_existing or not choice.overwrite:
+        report = read_finished(folder, name)
+        if report is not None and order.skip_existing:
+            again = tuple(changes(report, given, segmenter, order.seed, order.options, choice, mask))
+            if not again:
+                return Outcome(name, report, folder, skipped=True)
+            choice = replace(choice, overwrite=True)
+        elif report is not None:
+            message = (
+                f"{name} is finished already: {folder / f'{name}-report.json'} and all its outputs are there. Use "
+                "--skip-existing to go on with the others, --overwrite to replace, or another output folder."
+            )
+            raise OutputError(message)
+        elif order.skip_existing and remove_leftovers(folder, name):
+            again = ("an earlier run was killed while it wrote",)
+        elif order.skip_existing and (folder / f"{name}-report.json").exists():
+            again = ("not all of its outputs are there",)
+            choice = replace(choice, overwrite=True)
+    check_output(folder, name, choice)
+    started = time.perf_counter()
+    case = load_case(given.folder, files=given.files, channels=given.channels, name=name)
+    baseline = None if mask is None else read_baseline_mask(mask, case)
+    return Read(name, folder, choice, case, baseline, time.perf_counter() - started, again)
+
+
+def compute_case(segmenter: Segmenter, read: Read, order: Order, progress: Progress | None = None) -> Result:
+    """Segment what was read."""
+    result = segmenter.segment(read.case, order.seed, order.options, progress, read.baseline)
+    result.report.seconds.load = read.seconds
+    result.report.seconds.total += read.seconds
+    return result
+
+
+def write_case(read: Read, result: Result) -> Outcome:
+    """Write the files. Raises OutputError, and then leaves none."""
+    save_result(result, read.folder, read.choice)
+    return Outcome(read.name, result.report, read.folder, again=read.again)
+
+
+def segment_case(
+    segmenter: Segmenter, given: CaseInput, order: Order | None = None, progress: Progress | None = None
+) -> Outcome:
+    """Load, segment and write one case. Raises a RediffError that says what is wrong with it."""
+    order = order or Order()
+    tell = progress or (lambda stage, done, of: None)
+    tell("load", 0, 1)
+    read = read_case(segmenter, given, order)
+    if isinstance(read, Outcome):
+        return read
+    result = compute_case(segmenter, read, order, progress)
+    tell("write", 0, 1)
+    return write_case(read, result)

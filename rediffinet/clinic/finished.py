@@ -1,0 +1,89 @@
+"""Whether a case is done: its report is there with all it names, and tells the same images, bundle and options."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from rediffinet.bundle import file_sha256
+from rediffinet.clinic.inputs import CaseInput
+from rediffinet.errors import CaseError
+from rediffinet.io.outputs import OutputChoice
+from rediffinet.report import Report
+from rediffinet.segmenter import Segmenter, SegmentOptions
+
+
+def read_finished(folder: Path, name: str) -> Report | None:
+    """The report of a case whose outputs are all in `folder`, or None. The report is written last."""
+    path = folder / f"{name}-report.json"
+    try:
+        report = Report.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+    whole = report.case == name and all((folder / file).is_file() for file in report.outputs.values())
+    return report if whole else None
+
+
+def changes(
+    report: Report,
+    given: CaseInput,
+    segmenter: Segmenter,
+    seed: int,
+    options: SegmentOptions,
+    choice: OutputChoice,
+    mask: Path | None,
+) -> list[str]:
+    """What differs between a finished case and what is asked for now, in words; an empty list: nothing to do.
+
+    The engine, the device and the number of threads do not count: they change results by rounding alone.
+    """
+    plan = segmenter.plan(options, seed)
+    before = {
+        "bundle": report.bundle.sha256,
+        "steps": report.sampling.steps,
+        "samples": report.sampling.samples,
+        "seed": report.sampling.seed,
+        "precision": report.engine.precision,
+        **_settled(report.options or {}),
+    }
+    now = {
+        "bundle": segmenter.bundle.sha256,
+        "steps": plan.steps,
+        "samples": plan.samples,
+        "seed": plan.seed,
+        "precision": segmenter.precision,
+        **_settled(asdict(options)),
+    }
+    found = [
+        f"{key} {_short(value)} instead of {_short(before.get(key))}"
+        for key, value in now.items()
+        if before.get(key) != value
+    ]
+    found += _other_files(report, given, mask)
+    absent = set(choice.names(report.case, baseline="baseline" in report.outputs)) - {*report.outputs, "report"}
+    return found + [f"{kind} not written before" for kind in sorted(absent)]
+
+
+def _settled(options: Mapping[str, object]) -> dict[str, object]:
+    """Options but those whose value the sampling tells: None there is the bundle's default."""
+    return {key: value for key, value in options.items() if key not in ("steps", "samples")}
+
+
+def _other_files(report: Report, given: CaseInput, mask: Path | None) -> list[str]:
+    hashes = {entry.contrast: entry.sha256 for entry in report.inputs}
+    try:
+        found = [
+            f"another {contrast}"
+            for contrast, path in given.contrasts().items()
+            if file_sha256(path) != hashes.get(contrast)
+        ]
+        mask_hash = None if mask is None else file_sha256(mask)
+    except OSError as error:
+        message = f"{error.filename} cannot be read: {error.strerror or error}.\nExpected the images of a case."
+        raise CaseError(message) from None
+    return found + (["another baseline mask"] if mask_hash != report.baseline.sha256 else [])
+
+
+def _short(value: object) -> str:
+    return value[:8] if isinstance(value, str) and len(value) == 64 else str(value)

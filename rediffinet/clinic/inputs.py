@@ -1,0 +1,68 @@
+"""What is to be segmented: a case folder or four files, many of them, and the share of one of several machines."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rediffinet.errors import ConfigError
+from rediffinet.io.cases import find_cases
+from rediffinet.io.naming import case_name, find_contrasts
+
+
+@dataclass(frozen=True)
+class CaseInput:
+    """A case to segment: a folder, or four explicit files by contrast."""
+
+    folder: Path | None = None
+    files: Mapping[str, Path] | None = None
+    channels: Sequence[str] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name its outputs will have."""
+        return case_name(self.contrasts(), self._folder)
+
+    @property
+    def source(self) -> str:
+        """Where it is, for messages."""
+        return str(self._folder)
+
+    def contrasts(self) -> dict[str, Path]:
+        """The file of each contrast. Raises CaseError when one is missing or ambiguous."""
+        return dict(self.files) if self.files else find_contrasts(self._folder, self.channels)
+
+    @property
+    def _folder(self) -> Path:
+        return self.folder if self.folder is not None else next(iter((self.files or {}).values())).parent
+
+
+def list_inputs(path: Path, channels: Sequence[str] | None = None) -> list[CaseInput]:
+    """The case in a folder, or the cases in a folder of case folders."""
+    return [CaseInput(folder=folder, channels=channels) for folder in find_cases(path)]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part `index` of `count`, counted from 1: every count-th case, so that all are about equally long."""
+
+    index: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """'2/8' → the second of eight. Raises ConfigError."""
+        match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            message = f"--shard: got '{text}', expected i/N with i from 1 to N, such as 2/8"
+            raise ConfigError(message)
+        return cls(int(match[1]), int(match[2]))
+
+    def of(self, inputs: Sequence[CaseInput]) -> list[CaseInput]:
+        """Its cases."""
+        return list(inputs[self.index - 1 :: self.count])
+
+    @property
+    def suffix(self) -> str:
+        """What its table's name has more than that of the whole cohort."""
+        return "" if self.count == 1 else f"-{self.index}-of-{self.count}"
