@@ -1,13 +1,15 @@
 """One case from files to files, in three steps that can overlap with those of other cases: read, compute, write."""
 
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rediffinet.clinic.finished import changes, read_finished
 from rediffinet.clinic.inputs import CaseInput
 from rediffinet.clinic.leftovers import remove_leftovers
-from rediffinet.errors import OutputError
+from rediffinet.errors import OutputError, RediffError
 from rediffinet.io.cases import Case, load_case
 from rediffinet.io.masks import BaselineMask, find_mask, read_baseline_mask
 from rediffinet.io.outputs import OutputChoice, check_output, save_result
@@ -66,6 +68,18 @@ class Read:
     again: tuple[str, ...] = ()
 
 
+def tidy(inputs: Iterable[CaseInput], order: Order) -> None:
+    """Remove what a killed run left of these cases, where their outputs may be replaced."""
+    if not (order.skip_existing or order.choice.overwrite):
+        return
+    names: dict[Path, list[str]] = {}
+    for given in inputs:
+        with suppress(RediffError):  # told when it is its turn
+            names.setdefault(order.folder(given.name), []).append(given.name)
+    for folder, held in names.items():
+        remove_leftovers(folder, held)
+
+
 def read_case(segmenter: Segmenter, given: CaseInput, order: Order) -> Read | Outcome:
     """Check where the outputs go, then load. An Outcome: the case is finished and is skipped.
 
@@ -85,12 +99,10 @@ def read_case(segmenter: Segmenter, given: CaseInput, order: Order) -> Read | Ou
             choice = replace(choice, overwrite=True)
         elif report is not None:
             message = (
-                f"{name} is finished already: {folder / f'{name}-report.json'} and all its outputs are there. Use "
+                f"{name} is finished already: {folder} holds {', '.join(report.outputs.values())} and the report. Use "
                 "--skip-existing to go on with the others, --overwrite to replace, or another output folder."
             )
             raise OutputError(message)
-        elif order.skip_existing and remove_leftovers(folder, name):
-            again = ("an earlier run was killed while it wrote",)
         elif order.skip_existing and (folder / f"{name}-report.json").exists():
             again = ("not all of its outputs are there",)
             choice = replace(choice, overwrite=True)
@@ -122,6 +134,7 @@ def segment_case(
     order = order or Order()
     tell = progress or (lambda stage, done, of: None)
     tell("load", 0, 1)
+    tidy([given], order)
     read = read_case(segmenter, given, order)
     if isinstance(read, Outcome):
         return read

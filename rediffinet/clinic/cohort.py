@@ -2,22 +2,22 @@
 
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
-from rediffinet.clinic.case import Order, Outcome, Read, compute_case, read_case, segment_case, write_case
+from rediffinet.clinic.case import Order, Outcome, Read, compute_case, read_case, segment_case, tidy, write_case
 from rediffinet.clinic.finished import read_finished
 from rediffinet.clinic.inputs import CaseInput, list_inputs
 from rediffinet.errors import CaseError, RediffError
-from rediffinet.io.nifti import write_atomically
+from rediffinet.files import write_atomically
 from rediffinet.segmenter import Progress, Result, Segmenter
 
 __all__ = ["CaseInput", "Order", "Outcome", "list_inputs", "segment_case", "segment_cohort"]
 
 
 def segment_cohort(
-    segmenter: Segmenter, inputs: Iterable[CaseInput], order: Order, progress: Progress | None = None
+    segmenter: Segmenter, inputs: Sequence[CaseInput], order: Order, progress: Progress | None = None
 ) -> Iterator[Outcome]:
     """Segment case after case, in order; whatever a case raises becomes its outcome.
 
@@ -39,6 +39,7 @@ def segment_cohort(
         except Exception as error:
             return failed(given, error, order)
 
+    tidy(inputs, order)
     waiting = iter(inputs)
     with _one_thread() as reader, _one_thread() as writer:
         writing: deque[Future[Outcome]] = deque()

@@ -1,31 +1,37 @@
-"""What a killed process (SIGKILL, power) leaves of a case: a hidden folder, and perhaps files without a report."""
+"""What a killed process (SIGKILL, power) leaves: hidden folders, and perhaps files of a case without their report."""
 
-import re
 import shutil
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from rediffinet.io.outputs import OutputChoice
 
+HIDDEN = ".rediffinet-*"
+"""Where `rediffinet.files.new_files` makes files before it moves them in."""
 
-def remove_leftovers(folder: Path, name: str) -> bool:
-    """Remove the hidden folders that a killed writer left of a case, and its outputs without a report.
 
-    Such outputs are removed only if a hidden folder tells that they are ours: a reference segmentation may have the
-    same name, and is refused before such a folder is made. Returns whether there was any. No other process may be
-    writing the case.
+def remove_leftovers(folder: Path, cases: Collection[str]) -> None:
+    """Remove the hidden folders that a killed writer of these cases left, and their outputs without a report.
+
+    Such outputs are removed only where a hidden folder with the report tells that they were being moved in: a reference
+    segmentation may have the same name, and is refused before such a folder is made. No other process may be writing
+    these cases.
     """
-    pattern = re.compile(re.escape(f".{name}.") + r"[a-z0-9_]{8}")
-    try:
-        hidden = [path for path in folder.iterdir() if pattern.fullmatch(path.name) and path.is_dir()]
-    except OSError:
-        return False
-    if not hidden:
-        return False
-    names = OutputChoice(uncertainty=True, probabilities=True).names(name)
-    complete = any((path / names["report"]).exists() for path in hidden)  # it was being renamed into place
-    if complete and not (folder / names["report"]).exists():
-        for file in names.values():
-            (folder / file).unlink(missing_ok=True)
-    for path in hidden:
-        shutil.rmtree(path, ignore_errors=True)
-    return True
+    owner = {file: name for name in cases for file in _names(name).values()}
+    for hidden in folder.glob(HIDDEN):
+        with suppress(OSError):
+            held = [path.name for path in hidden.iterdir()]
+            found = {owner.get(file) for file in held}
+            if None in found:  # another cohort's, or another shard's
+                continue
+            for name in filter(None, found):
+                names = _names(name)
+                if names["report"] in held and not (folder / names["report"]).exists():
+                    for file in names.values():
+                        (folder / file).unlink(missing_ok=True)
+            shutil.rmtree(hidden)
+
+
+def _names(case: str) -> dict[str, str]:
+    return OutputChoice(uncertainty=True, probabilities=True).names(case)

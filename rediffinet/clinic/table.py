@@ -14,7 +14,7 @@ from typing import Any
 from rediffinet.clinic.case import Outcome
 from rediffinet.clinic.inputs import CaseInput
 from rediffinet.errors import OutputError, RediffError
-from rediffinet.io.nifti import write_atomically
+from rediffinet.files import write_atomically
 
 REGIONS = ("WT", "TC", "ET")
 SCHEMA = "rediffinet-cohort/1"
