@@ -1,6 +1,5 @@
 """One case from files to files, in three steps that can overlap with those of other cases: read, compute, write."""
 
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -64,7 +63,6 @@ class Read:
     choice: OutputChoice
     case: Case
     baseline: BaselineMask | None
-    seconds: float
     again: tuple[str, ...] = ()
 
 
@@ -107,24 +105,20 @@ def read_case(segmenter: Segmenter, given: CaseInput, order: Order) -> Read | Ou
             again = ("not all of its outputs are there",)
             choice = replace(choice, overwrite=True)
     check_output(folder, name, choice)
-    started = time.perf_counter()
     case = load_case(given.folder, files=given.files, channels=given.channels, name=name)
     baseline = None if mask is None else read_baseline_mask(mask, case)
-    return Read(name, folder, choice, case, baseline, time.perf_counter() - started, again)
+    return Read(name, folder, choice, case, baseline, again)
 
 
 def compute_case(segmenter: Segmenter, read: Read, order: Order, progress: Progress | None = None) -> Result:
     """Segment what was read."""
-    result = segmenter.segment(read.case, order.seed, order.options, progress, read.baseline)
-    result.report.seconds.load = read.seconds
-    result.report.seconds.total += read.seconds
-    return result
+    return segmenter.segment(read.case, order.seed, order.options, progress, read.baseline)
 
 
 def write_case(read: Read, result: Result) -> Outcome:
     """Write the files. Raises OutputError, and then leaves none."""
-    save_result(result, read.folder, read.choice)
-    return Outcome(read.name, result.report, read.folder, again=read.again)
+    saved = save_result(result, read.folder, read.choice)
+    return Outcome(read.name, saved.report, read.folder, again=read.again)
 
 
 def segment_case(

@@ -49,7 +49,8 @@ def test_an_encoding_without_the_characters_escapes_them(command: list[str], tmp
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX"])
-def test_a_locale_that_is_not_utf8(command: list[str], tmp_path: Path, locale: str) -> None:
+def test_a_locale_that_is_not_utf8(command: list[str], cohort: Path, tmp_path: Path, locale: str) -> None:
+    (cohort / "A").rename(cohort / "Ä")
     environment = {**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(command, capture_output=True, env=environment)
     assert (done.returncode, reports(tmp_path)) == (0, BOTH), done.stderr
@@ -105,16 +106,16 @@ SLOW = """
 import sys, time
 import rediffinet.clinic.cohort as cohort, rediffinet.clinic.case as case, rediffinet.io.outputs as outputs
 from rediffinet.cli.main import main
-real, name = outputs._write_images, sys.argv.pop(1)
+real, name = outputs._images, sys.argv.pop(1)
 
-def write(result, folder, names):
-    real(result, folder, names)
+def images(result, names):
+    yield from real(result, names)
     if result.report.case == name:
         print("writing", flush=True)
         for _ in range(600):
-            time.sleep(0.05)  # in the main thread of a case that is alone, in that of the writer of a cohort
+            time.sleep(0.05)
 
-outputs._write_images = write
+outputs._images = images
 main()
 """
 
