@@ -11,14 +11,14 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format types bench sdist clean python-is-new-enough
+.PHONY: help setup demo test test-all lint format types bench sdist page clean python-is-new-enough
 
 help:
 	@echo "make setup      development install with every CPU extra, in $(VENV)"
 	@echo "make demo       runtime install without torch, in $(DEMO); segments a phantom case into demo/out"
 	@echo "make test       lint, types and the tests that are not slow"
 	@echo "make test-all   lint, types and all tests"
-	@echo "make lint | format | types | bench | sdist | clean"
+	@echo "make lint | format | types | bench | sdist | page | clean"
 
 python-is-new-enough:
 	@command -v $(PYTHON) >/dev/null || { echo "make: there is no $(PYTHON) here; name one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
@@ -87,6 +87,10 @@ demo: $(DEMO)/.installed
 	@echo
 	@echo "The results are in demo/out:"
 	@find demo/out -type f | sort
+
+# The page of the viewer, from its sources (Node.js 20 or newer, npm). The result is committed: nobody else needs Node.
+page:
+	cd rediffinet/clinic/viewer/page && npm ci --no-audit --no-fund && npm run build
 
 sdist: setup
 	$(BIN)/python setup.py -q sdist

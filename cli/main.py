@@ -19,6 +19,7 @@ from rediffinet.cli.segment import segment
 from rediffinet.cli.tables import tables
 from rediffinet.cli.terminal import lasting_streams
 from rediffinet.cli.train import train
+from rediffinet.cli.view import view
 from rediffinet.clinic.interrupt import Interrupted, interruptible
 from rediffinet.errors import RediffError
 
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 COMMANDS = (
-    *(segment, evaluate, compare, tables, phantom),
+    *(segment, view, evaluate, compare, tables, phantom),
     *(train, average, crossval, calibrate, export, plan, info, doctor),
 )
 for command in COMMANDS:

@@ -1,0 +1,39 @@
+"""`rediff view`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def view(
+    target: Annotated[
+        Path, typer.Argument(metavar="RESULT", help="The folder of a case's results, FOLDER/CASE, or its report.")
+    ],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the four images, when they are not where they were segmented.")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="A label map to compare with; default: the one beside the images.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port on this machine; 0 takes a free one.")] = 0,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+) -> None:
+    """Look at a result in the browser, correct its labels. Serves this machine alone, until Ctrl-C."""
+    from rediffinet.clinic.viewer.scene import open_scene
+    from rediffinet.clinic.viewer.server import ViewerServer
+
+    scene = open_scene(target, images, reference)
+    for note in scene.notes:
+        typer.echo(f"{scene.case}: not shown: {note}", err=True)
+    with ViewerServer(scene, port) as server:
+        typer.echo(f"{scene.case}: {server.url}")
+        typer.echo("Ctrl-C ends.", err=True)
+        if browser:
+            import webbrowser
+
+            webbrowser.open(server.url)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            typer.echo("ended", err=True)

@@ -1,0 +1,45 @@
+/** The server, by addresses relative to the page. */
+
+import type { CorrectionEntry, Scene } from './types'
+
+/** What a server refused, in its own words. */
+export class Refused extends Error {
+  constructor(
+    readonly status: number,
+    detail: string
+  ) {
+    super(detail)
+  }
+}
+
+export function caseAddress(id: string): string {
+  return `v1/cases/${encodeURIComponent(id)}/`
+}
+
+export async function getScene(id: string): Promise<Scene> {
+  return await ask<Scene>(`${caseAddress(id)}scene`)
+}
+
+/** Sends corrected labels: one byte per voxel in the order of the file `from`. */
+export async function sendCorrection(
+  id: string,
+  labels: Uint8Array<ArrayBuffer>,
+  about: { from: string; who: string; note: string }
+): Promise<CorrectionEntry> {
+  const packed = new Blob([labels]).stream().pipeThrough(new CompressionStream('gzip'))
+  const body = await new Response(packed).arrayBuffer()
+  const address = `${caseAddress(id)}corrections?${new URLSearchParams(about)}`
+  return await ask<CorrectionEntry>(address, { method: 'POST', body, headers: { 'Content-Type': 'application/octet-stream' } })
+}
+
+export async function ask<T>(address: string, options: RequestInit = {}): Promise<T> {
+  const response = await fetch(address, options)
+  if (response.ok) return (await response.json()) as T
+  let detail = `${response.status} ${response.statusText}`
+  try {
+    detail = ((await response.json()) as { detail?: string }).detail ?? detail
+  } catch {
+    // not a problem document: the status is all there is
+  }
+  throw new Refused(response.status, detail)
+}

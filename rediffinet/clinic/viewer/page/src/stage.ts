@@ -1,0 +1,283 @@
+/** The images on the screen: one pane, or one for each contrast, with the same maps over all and one crosshair. */
+
+import { MULTIPLANAR_TYPE, Niivue, NVImage, SHOW_RENDER, SLICE_TYPE } from '@niivue/niivue'
+import { h } from './dom'
+import { CHANGES, asLabels, changesBetween, labelTable, labelsOf, type Label } from './maps'
+import { CONTRAST_NAMES, CONTRASTS, KINDS, type Contrast, type Kind, type Scene } from './types'
+
+export type View = 'planes' | 'axial' | 'coronal' | 'sagittal' | 'volume'
+export type Voxel = [number, number, number]
+
+const SLICE: Record<View, SLICE_TYPE> = {
+  planes: SLICE_TYPE.MULTIPLANAR,
+  axial: SLICE_TYPE.AXIAL,
+  coronal: SLICE_TYPE.CORONAL,
+  sagittal: SLICE_TYPE.SAGITTAL,
+  volume: SLICE_TYPE.RENDER
+}
+/** How doubt is coloured: from nothing at 5 % to yellow at 50 % and above. */
+const DOUBT = { R: [0, 110, 235, 255], G: [0, 30, 100, 240], B: [0, 130, 50, 110], A: [0, 150, 210, 255], I: [0, 70, 160, 255] }
+const DOUBT_RANGE = [0.05, 0.5]
+
+/** Where the crosshair is: in mm, and as a voxel of the displayed order, which `NVImage.getValue` takes. */
+export interface Location {
+  mm: number[]
+  voxel: Voxel
+}
+
+function isSoftware(gl: WebGL2RenderingContext): boolean {
+  const names = gl.getExtension('WEBGL_debug_renderer_info')
+  return names !== null && /swiftshader|llvmpipe|software|basic render/i.test(String(gl.getParameter(names.UNMASKED_RENDERER_WEBGL)))
+}
+
+/** World coordinates of a voxel of the stored order. */
+function storedToMm(image: NVImage, [x, y, z]: Voxel): [number, number, number] {
+  const rows = image.hdr!.affine
+  const along = (row: number[]) => row[0] * x + row[1] * y + row[2] * z + row[3]
+  return [along(rows[0]), along(rows[1]), along(rows[2])]
+}
+
+interface Pane {
+  nv: Niivue
+  box: HTMLElement
+  canvas: HTMLCanvasElement
+  title: HTMLElement
+  contrast: Contrast
+}
+
+export class Stage {
+  readonly element = h('div', { class: 'stage' })
+  readonly images = new Map<Contrast, NVImage>()
+  readonly maps = new Map<Kind, NVImage>()
+  readonly labels: Label[]
+  readonly shown = new Set<Kind>(['refined'])
+  readonly opacity = new Map<Kind, number>()
+  contrast: Contrast
+  view: View = 'planes'
+  sideBySide = false
+  outlines = false
+  /** Whether the processor draws, for want of a graphics card: 3-D takes seconds then. */
+  software = false
+  onLocation: (location: Location) => void = () => {}
+  onDrawn: (action: string) => void = () => {}
+  private readonly panes: Pane[] = []
+
+  constructor(
+    private readonly scene: Scene,
+    private readonly base: string
+  ) {
+    this.labels = labelsOf(scene.report)
+    const there = scene.images.map((image) => image.contrast)
+    this.contrast = there.includes('t1c') ? 't1c' : there[0]
+    for (const kind of KINDS) this.opacity.set(kind, kind === 'uncertainty' ? 0.8 : 0.5)
+  }
+
+  /** Loads what is shown first, shows it, and then the rest; `loaded` is called after each file. */
+  async load(loaded: (what: Contrast | Kind) => void): Promise<void> {
+    const fetchImage = async (contrast: Contrast) => {
+      const { url } = this.scene.images.find((image) => image.contrast === contrast)!
+      this.images.set(contrast, await this.fetch(url, contrast))
+    }
+    await fetchImage(this.contrast)
+    await this.addPane(this.contrast)
+    loaded(this.contrast)
+    await this.loadMap('refined', this.scene.maps.refined!)
+    this.draw()
+    loaded('refined')
+    for (const kind of ['baseline', 'reference'] as const) {
+      if (this.scene.maps[kind]) {
+        await this.loadMap(kind, this.scene.maps[kind])
+        loaded(kind)
+      }
+    }
+    this.compare()
+    if (this.maps.has('changes')) loaded('changes')
+    for (const { contrast } of this.scene.images) {
+      if (!this.images.has(contrast)) {
+        await fetchImage(contrast)
+        loaded(contrast)
+      }
+    }
+    if (this.scene.maps.uncertainty) {
+      await this.loadMap('uncertainty', this.scene.maps.uncertainty)
+      loaded('uncertainty')
+    }
+    this.draw()
+  }
+
+  /** Fetches a map and puts it over the images; a label map in the report's labels and colours. */
+  async loadMap(kind: Kind, url: string): Promise<void> {
+    const image = await this.fetch(url, kind)
+    if (kind !== 'uncertainty') {
+      image.img = asLabels(image, this.scene.report.labels.enhancing)
+      image.hdr!.datatypeCode = 2
+      image.hdr!.numBitsPerVoxel = 8
+      image.hdr!.scl_slope = 1
+      image.hdr!.scl_inter = 0
+      image.setColormapLabel(labelTable(this.labels))
+    } else {
+      image.colormap = 'doubt'
+      ;[image.cal_min, image.cal_max] = DOUBT_RANGE
+    }
+    this.maps.set(kind, image)
+  }
+
+  /** The map as bytes of labels in the stored order. */
+  labelsIn(kind: Kind): Uint8Array<ArrayBuffer> | undefined {
+    return this.maps.get(kind)?.img as Uint8Array<ArrayBuffer> | undefined
+  }
+
+  get shape(): Voxel {
+    const dims = this.maps.get('refined')!.hdr!.dims
+    return [dims[1], dims[2], dims[3]]
+  }
+
+  get voxelMl(): number {
+    const [, x, y, z] = this.maps.get('refined')!.hdr!.pixDims
+    return Math.abs(x * y * z) / 1000
+  }
+
+  /** Gives the graphics memory back. */
+  close(): void {
+    for (const { nv } of this.panes) {
+      nv.cleanup()
+      nv.gl.getExtension('WEBGL_lose_context')?.loseContext()
+    }
+  }
+
+  /** The pane that is drawn on. */
+  get first(): Niivue {
+    return this.panes[0].nv
+  }
+
+  /** Brings the panes in line with what was chosen. */
+  draw(): void {
+    const contrasts = this.sideBySide ? CONTRASTS.filter((contrast) => this.images.has(contrast)) : [this.contrast]
+    this.panes.forEach((pane, i) => {
+      pane.box.hidden = i >= contrasts.length
+      if (pane.box.hidden) return
+      pane.contrast = contrasts[i]
+      pane.title.textContent = CONTRAST_NAMES[pane.contrast]
+      this.fill(pane)
+    })
+    this.element.dataset.panes = String(Math.min(contrasts.length, this.panes.length))
+    if (this.panes.length) this.first.createOnLocationChange()
+    if (contrasts.length > this.panes.length && this.panes.length) {
+      void this.addPane(contrasts[this.panes.length]).then(() => this.draw())
+    }
+  }
+
+  private fill({ nv, contrast, canvas }: Pane): void {
+    const back = this.images.get(contrast)
+    if (!back) return
+    const over = KINDS.filter((kind) => this.shown.has(kind) && this.maps.has(kind)).map((kind) => {
+      const map = this.maps.get(kind)!
+      map.opacity = this.opacity.get(kind)!
+      return map
+    })
+    const before = nv.back
+    nv.volumes = [back, ...over]
+    nv.back = back
+    nv.overlays = over
+    nv.opts.atlasOutline = this.outlines ? 1 : 0
+    nv.opts.multiplanarShowRender = this.sideBySide || this.software ? SHOW_RENDER.NEVER : SHOW_RENDER.ALWAYS
+    nv.opts.multiplanarLayout = nv.opts.multiplanarShowRender === SHOW_RENDER.ALWAYS ? MULTIPLANAR_TYPE.GRID : MULTIPLANAR_TYPE.AUTO
+    nv.opts.sliceType = SLICE[this.view]
+    if (over.length === 0) nv.overlayTexture = nv.rgbaTex(nv.overlayTexture, nv.gl.TEXTURE2, [2, 2, 2, 2], true)
+    if (before === back) {
+      // the image itself is on the card already, and its gradients, which take the longest
+      over.forEach((map, i) => nv.refreshLayers(map, i + 1))
+      nv.drawScene()
+    } else {
+      nv.updateGLVolume()
+    }
+    canvas.setAttribute('aria-label', `${CONTRAST_NAMES[contrast]}, ${this.view}, with ${[...this.shown].join(', ') || 'no map'}`)
+  }
+
+  /** What became different between baseline and refined. */
+  private compare(): void {
+    const refined = this.maps.get('refined')!
+    const before = this.labelsIn('baseline')
+    if (!before) return
+    const changes = refined.clone()
+    changes.id = crypto.randomUUID()
+    changes.name = 'changes'
+    changes.img = changesBetween(before, refined.img as Uint8Array)
+    changes.setColormapLabel(labelTable(CHANGES))
+    this.maps.set('changes', changes)
+  }
+
+  /** Moves every crosshair to a voxel of the stored order. */
+  goTo(voxel: Voxel): void {
+    const map = this.maps.get('refined')!
+    const mm = storedToMm(map, voxel)
+    for (const { nv } of this.panes) nv.scene.crosshairPos = nv.mm2frac(mm)
+    for (const { nv, box } of this.panes) if (!box.hidden) nv.drawScene()
+    this.first.createOnLocationChange()
+  }
+
+  /** Moves along the axes to the right, to the front, and up, in voxels. */
+  move(right: number, front: number, up: number): void {
+    this.first.moveCrosshairInVox(right, front, up)
+  }
+
+  private async addPane(contrast: Contrast): Promise<void> {
+    const canvas = h('canvas', { role: 'img', tabindex: 0 })
+    const title = h('span', { class: 'pane-title' }, CONTRAST_NAMES[contrast])
+    const holder = h('div', { class: 'pane-canvas' }, canvas)
+    const box = h('div', { class: 'pane' }, title, holder)
+    this.element.append(box)
+    const nv = new Niivue({
+      backColor: [0, 0, 0, 1],
+      crosshairColor: [0.4, 0.9, 0.5, 0.8],
+      crosshairWidth: 0.15,
+      crosshairWidthUnit: 'percent',
+      crosshairGap: 6,
+      show3Dcrosshair: true,
+      isRadiologicalConvention: true,
+      isCornerOrientationText: false,
+      multiplanarShowRender: SHOW_RENDER.ALWAYS,
+      isOrientCube: false,
+      dragAndDropEnabled: false,
+      clipPlaneHotKey: '',
+      cycleClipPlaneHotKey: '',
+      viewModeHotKey: '',
+      maxDrawUndoBitmaps: 64,
+      loadingText: '',
+      logLevel: 'error',
+      isNearestInterpolation: false,
+      renderOverlayBlend: 1
+    })
+    await nv.attachToCanvas(canvas)
+    this.software = isSoftware(nv.gl)
+    nv.addColormap('doubt', DOUBT)
+    const pane = { nv, box, canvas, title, contrast }
+    const first = this.panes[0]
+    this.panes.push(pane)
+    nv.onLocationChange = (message) => this.located(pane, message as { mm: number[] })
+    nv.onDrawingChanged = (action) => this.onDrawn(action)
+    this.fill(pane)
+    if (first) {
+      nv.scene.crosshairPos = nv.mm2frac(first.nv.frac2mm(first.nv.scene.crosshairPos) as never)
+      nv.drawScene()
+    }
+  }
+
+  private located(from: Pane, { mm }: { mm: number[] }): void {
+    for (const { nv, box } of this.panes) {
+      if (nv === from.nv || box.hidden) continue
+      nv.scene.crosshairPos = nv.mm2frac(from.nv.frac2mm(from.nv.scene.crosshairPos) as never)
+      nv.drawScene()
+    }
+    const map = this.maps.get('refined')
+    if (map) this.onLocation({ mm, voxel: Array.from(map.mm2vox(mm)).slice(0, 3) as Voxel })
+  }
+
+  private async fetch(url: string, name: string): Promise<NVImage> {
+    const response = await fetch(this.base + url)
+    if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`)
+    const buffer = await response.arrayBuffer()
+    const ending = url.endsWith('.gz') ? '.nii.gz' : '.nii'
+    return await NVImage.loadFromUrl({ url: buffer, buffer, name: `${name}${ending}`, colormap: 'gray' })
+  }
+}

@@ -1,0 +1,51 @@
+/** What the server tells of a case; rediffinet/clinic/viewer/scene.py makes it. */
+
+export const CONTRASTS = ['t1n', 't1c', 't2w', 't2f'] as const
+export type Contrast = (typeof CONTRASTS)[number]
+export const CONTRAST_NAMES: Record<Contrast, string> = { t1n: 'T1', t1c: 'T1c', t2w: 'T2', t2f: 'FLAIR' }
+
+/** The maps that can lie over an image, from the lowest to the highest. */
+export const KINDS = ['reference', 'baseline', 'refined', 'changes', 'uncertainty', 'corrected'] as const
+export type Kind = (typeof KINDS)[number]
+
+export type Volumes = Record<string, number>
+export type Rgb = [number, number, number]
+
+export interface Report {
+  case: string
+  rediffinet: string
+  platform: string
+  intended_use: string
+  bundle: { name: string; sha256: string; model: string }
+  engine: { used: string; provider: string; device: string; precision: string; version: string }
+  sampling: { scheduler: string | null; steps: number; samples: number; seed: number; windows: number }
+  seconds: { total: number }
+  labels: Record<string, number>
+  colours?: Record<string, Rgb>
+  volumes_ml: { baseline: Volumes | null; refined: Volumes }
+  flipped_voxels: Volumes | null
+  uncertainty: { mean_in_tumour: number; uncertain_ml: number }
+  warnings: { code: string; message: string }[]
+  outputs: Record<string, string>
+}
+
+export interface CorrectionEntry {
+  file: string
+  url: string
+  who: string
+  when: string
+  note: string
+  from: { file: string; sha256: string }
+  changed_voxels: number
+  volumes_ml: { before: Volumes; after: Volumes }
+  current: boolean
+}
+
+export interface Scene {
+  case: string
+  report: Report
+  images: { contrast: Contrast; url: string }[]
+  maps: Partial<Record<Exclude<Kind, 'changes' | 'corrected'>, string>>
+  corrections: CorrectionEntry[]
+  notes: string[]
+}

@@ -1,0 +1,224 @@
+"""What of a segmented case is shown: its report, its images and its maps, and nothing else of the disk."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from rediffinet.clinic.viewer.corrections import Correction, read_corrections
+from rediffinet.errors import CaseError, LabelError, RediffError
+from rediffinet.io.geometry import corner_distance_mm
+from rediffinet.io.naming import find_contrasts, find_labels
+from rediffinet.io.nifti import FORM_TOLERANCE_MM, Volume, read_nifti
+
+SCHEMAS = ("rediffinet-report/",)
+REPORT_END = "-report.json"
+MAPS = {"refined": "segmentation", "baseline": "baseline", "uncertainty": "uncertainty"}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A case to look at.
+
+    images: file by contrast, each the very one that was segmented. maps: file by kind (`refined`, `baseline`,
+    `uncertainty`, `reference`). notes: what is not shown, and why.
+    """
+
+    case: str
+    report: dict[str, Any]
+    folder: Path
+    images: dict[str, Path]
+    maps: dict[str, Path]
+    notes: tuple[str, ...]
+
+    def files(self) -> dict[str, Path]:
+        """Every file that may be fetched, by the name it has in a URL; corrections are looked up each time."""
+        outputs = {name: self.folder / name for name in self.report["outputs"].values()}
+        images = {f"{contrast}{_suffix(path)}": path for contrast, path in self.images.items()}
+        maps = {_map_name(kind, path): path for kind, path in self.maps.items()}
+        corrections = {entry.file: self.folder / entry.file for entry in self.corrections()}
+        report = {f"{self.case}{REPORT_END}": self.folder / f"{self.case}{REPORT_END}"}
+        return {**outputs, **report, **images, **maps, **corrections}
+
+    def corrections(self) -> list[Correction]:
+        """The corrections that are saved beside the outputs, oldest first."""
+        return read_corrections(self.folder, self.case)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: what the page needs to begin. URLs are relative to the case's own address."""
+        refined = _sha256(self.maps["refined"])
+        return {
+            "case": self.case,
+            "report": self.report,
+            "images": [
+                {"contrast": contrast, "url": _url(f"{contrast}{_suffix(path)}")}
+                for contrast, path in self.images.items()
+            ],
+            "maps": {kind: _url(_map_name(kind, path)) for kind, path in self.maps.items()},
+            "corrections": [
+                {**entry.model_dump(mode="json", by_alias=True), "url": _url(entry.file), "current": current}
+                for entry, current in _with_currency(self.corrections(), refined)
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def open_scene(target: Path, images: Path | None = None, reference: Path | None = None) -> Scene:
+    """The scene of a case.
+
+    target: a folder with the outputs of one case, `FOLDER/CASE` for one of several in a folder, or a report. images:
+    the folder of the four images, when they are no longer where the report says. reference: a label map to compare
+    with; by default the one that lies beside the images.
+
+    Raises:
+        CaseError: no report, or several; outputs or all images are gone, or are not those of the report.
+        LabelError: the reference given is not on the grid of the result.
+    """
+    path = find_report(target)
+    report = read_report(path)
+    case, folder = str(report["case"]), path.parent
+    maps = {kind: folder / report["outputs"][key] for kind, key in MAPS.items() if key in report["outputs"]}
+    gone = [file.name for file in maps.values() if not file.is_file()]
+    if gone or "refined" not in maps:
+        message = (
+            f"{path} tells of {', '.join(gone) or 'no label map'}, which is not beside it.\nSegment the case again."
+        )
+        raise CaseError(message)
+    found, notes = _find_images(report, folder, images)
+    if not found:
+        listed = "\n".join(f"  {note}" for note in notes)
+        message = (
+            f"None of the images of case {case} can be shown:\n{listed}\n"
+            "Give the folder that holds them with --images, or segment the case again."
+        )
+        raise CaseError(message)
+    other, said = _find_reference(reference, next(iter(found.values())).parent, maps["refined"])
+    if other is not None:
+        maps["reference"] = other
+    if "uncertainty" not in maps:
+        notes.append("uncertainty: not written; segment with --save-uncertainty to see it.")
+    return Scene(case, report, folder, found, maps, (*notes, *said))
+
+
+def find_report(target: Path) -> Path:
+    """The report that a path means: itself, the only one in a folder, or `CASE-report.json` for `FOLDER/CASE`.
+
+    Raises:
+        CaseError: there is none, or there are several.
+    """
+    if target.is_file():
+        return target
+    named = target.with_name(f"{target.name}{REPORT_END}")
+    if named.is_file():
+        return named
+    found = sorted(target.glob(f"*{REPORT_END}")) if target.is_dir() else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        cases = ", ".join(str(target / path.name.removesuffix(REPORT_END)) for path in found[:8])
+        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+        raise CaseError(f"{target} holds the results of {len(found)} cases. Name one: {cases}{more}.")
+    message = (
+        f"No result in {target}: no file CASE{REPORT_END}.\n"
+        "Expected a folder that `rediff segment` wrote, FOLDER/CASE, or a report."
+    )
+    raise CaseError(message)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A report as a dictionary. Its paths are names in its own folder: a report that says otherwise is refused.
+
+    Raises:
+        CaseError: it cannot be read, or is not a report of a case.
+    """
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        known = str(report["schema"]).startswith(SCHEMAS)
+        names = [str(report["case"]), *report["outputs"].values()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        message = f"{path} is not the report of a case ({reason}).\nExpected one that rediff segment wrote."
+        raise CaseError(message) from error
+    if not known:
+        message = f"{path} has schema {report['schema']}, which this version does not read. Update rediffinet."
+        raise CaseError(message)
+    if not all(isinstance(name, str) and _is_plain(name) for name in names):
+        raise CaseError(f"{path} names outputs outside its own folder: {names}. It was not written by rediff segment.")
+    return dict(report)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name stays in its folder on every system."""
+    return name not in ("", ".", "..") and not set(name) & set("/\\:\0")
+
+
+def _find_images(report: dict[str, Any], folder: Path, given: Path | None) -> tuple[dict[str, Path], list[str]]:
+    """File by contrast, and a sentence for each that is not shown."""
+    replaced = {} if given is None else find_contrasts(given)
+    found: dict[str, Path] = {}
+    notes = []
+    for entry in report["inputs"]:
+        contrast = entry["contrast"]
+        stored = Path(entry["path"])
+        places = [replaced[contrast]] if contrast in replaced else [stored, folder / stored, folder / stored.name]
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            notes.append(f"{contrast}: {stored} is not there any more.")
+        elif _sha256(path) != entry["sha256"]:
+            notes.append(f"{contrast}: {path} is not the image that was segmented (its hash is not the report's).")
+        else:
+            found[contrast] = path.resolve()
+    return found, notes
+
+
+def _find_reference(given: Path | None, images: Path, refined: Path) -> tuple[Path | None, list[str]]:
+    """The reference label map, when there is one on the grid of the result."""
+    try:
+        path = find_labels(images) if given is None else given
+        if path is None or (given is None and path.samefile(refined)):
+            return None, []
+        _check_same_grid(read_nifti(path), read_nifti(refined))
+    except RediffError as error:
+        if given is not None:
+            raise
+        return None, [f"reference: {error}"]
+    return path.resolve(), []
+
+
+def _check_same_grid(reference: Volume, refined: Volume) -> None:
+    mine, other = refined.grid, reference.grid
+    if mine.shape == other.shape and corner_distance_mm(mine.shape, mine.affine, other.affine) <= FORM_TOLERANCE_MM:
+        return
+    message = (
+        f"The reference {reference.path} has {' × '.join(map(str, other.shape))} voxels and is not on the grid of the "
+        f"result ({' × '.join(map(str, mine.shape))}). Expected a label map of the same images."
+    )
+    raise LabelError(message)
+
+
+def _with_currency(entries: list[Correction], refined: str) -> Iterator[tuple[Correction, bool]]:
+    """Each correction and whether it goes back to the label map that lies there now."""
+    current = {refined}
+    for entry in entries:
+        if entry.origin.sha256 in current:
+            current.add(entry.sha256)
+        yield entry, entry.sha256 in current
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _suffix(path: Path) -> str:
+    return ".nii.gz" if path.name.lower().endswith(".gz") else ".nii"
+
+
+def _map_name(kind: str, path: Path) -> str:
+    return f"reference{_suffix(path)}" if kind == "reference" else path.name
+
+
+def _url(name: str) -> str:
+    return f"files/{quote(name)}"

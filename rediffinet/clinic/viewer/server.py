@@ -1,0 +1,182 @@
+"""A server for one case on this machine: the page, the files of the scene, and the place where corrections go.
+
+It listens on loopback alone. Every address begins with a secret that is made at the start, so other users of the
+machine and other pages of the browser do not reach the case. The paths behind the secret are those of `rediff serve`.
+"""
+
+import json
+import mimetypes
+import secrets
+from collections.abc import Mapping
+from functools import cached_property
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from rediffinet.clinic.viewer.corrections import save_correction
+from rediffinet.clinic.viewer.scene import Scene
+from rediffinet.errors import CaseError, RediffError
+
+DIST = Path(__file__).parent / "dist"
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+POLICY = (
+    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; img-src 'self' data: blob:; "
+    "connect-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; font-src 'self' data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+TYPES = {".js": "text/javascript", ".gz": "application/gzip", ".nii": "application/octet-stream", ".txt": "text/plain"}
+
+
+class ViewerServer(ThreadingHTTPServer):
+    """Serves one scene until `shutdown`; port 0 takes a free one. Use as a context manager to free the port."""
+
+    daemon_threads = True
+
+    def __init__(self, scene: Scene, port: int = 0) -> None:
+        self.scene = scene
+        self.secret = secrets.token_urlsafe(18)
+        try:
+            super().__init__(("127.0.0.1", port), _Handler)
+        except (OSError, OverflowError) as error:
+            message = f"Port {port} of 127.0.0.1 cannot be used: {error}. Leave --port out to take a free one."
+            raise CaseError(message) from None
+
+    @property
+    def url(self) -> str:
+        """The address of the page; whoever knows it sees the case."""
+        return f"http://127.0.0.1:{self.server_address[1]}/{self.secret}/"
+
+    @cached_property
+    def page(self) -> Mapping[str, Path]:
+        """Files of the built page by path."""
+        return page_files()
+
+
+def page_files() -> dict[str, Path]:
+    """Files of the built page by their path below its address, `index.html` and what it loads."""
+    return {path.relative_to(DIST).as_posix(): path for path in sorted(DIST.rglob("*")) if path.is_file()}
+
+
+def content_type(name: str) -> str:
+    """Media type of a file by its name, the same on every system."""
+    return TYPES.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One request. Paths are looked up in tables of what is served: none is ever joined with a folder."""
+
+    protocol_version = "HTTP/1.1"
+    server_version = "rediff"
+    sys_version = ""
+    timeout = 60
+    server: ViewerServer
+
+    def do_GET(self) -> None:
+        """The page, the scene, or a file of it."""
+        path = self._inside()
+        if path is None:
+            return
+        scene = self.server.scene
+        base = f"v1/cases/{scene.case}/"
+        if path in ("", "index.html"):
+            self._file(self.server.page.get("index.html"), "index.html")
+        elif path == "v1/cases":
+            self._json({"cases": [{"id": scene.case, "case": scene.case, "state": "done"}], "accepts": False})
+        elif path == f"{base}scene":
+            self._json(scene.to_dict())
+        elif path.startswith(f"{base}files/"):
+            name = path.removeprefix(f"{base}files/")
+            self._file(scene.files().get(name), name)
+        else:
+            self._file(self.server.page.get(path), path)
+
+    def do_POST(self) -> None:
+        """A correction: gzip of the labels as the body; who, from and note in the query."""
+        path = self._inside()
+        if path is None:
+            return
+        scene = self.server.scene
+        if path != f"v1/cases/{scene.case}/corrections":
+            self._refuse(HTTPStatus.NOT_FOUND, "There is nothing at this address.")
+            return
+        limit = scene_bytes(scene)
+        length = self.headers.get("Content-Length", "")
+        if not length.isascii() or not length.isdigit() or int(length) > limit:
+            self._refuse(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"Expected a body of known length, at most {limit} bytes."
+            )
+            return
+        body = self.rfile.read(int(length))
+        query = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
+        try:
+            who, note = query.get("who", ""), query.get("note", "")
+            entry = save_correction(scene.folder, scene.report, query.get("from", ""), body, who=who, note=note)
+        except RediffError as error:
+            self._refuse(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+            return
+        self._json(entry.model_dump(mode="json", by_alias=True), HTTPStatus.CREATED)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: addresses hold the secret."""
+
+    def _inside(self) -> str | None:
+        """The path behind the secret; None when the request was refused."""
+        host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
+        origin = self.headers.get("Origin")
+        path = unquote(urlsplit(self.path).path).removeprefix("/")
+        secret, _, rest = path.partition("/")
+        if host not in LOOPBACK or (origin is not None and origin != f"http://{self.headers.get('Host')}"):
+            self._refuse(HTTPStatus.FORBIDDEN, "This server answers its own page alone.")
+        elif not secrets.compare_digest(secret.encode(), self.server.secret.encode()):
+            self._refuse(
+                HTTPStatus.NOT_FOUND, "There is nothing at this address; use the one that rediff view printed."
+            )
+        elif path == secret and not self.path.endswith("/"):  # relative addresses need the slash
+            self._send(HTTPStatus.PERMANENT_REDIRECT, b"", "text/plain", {"Location": f"/{quote(secret)}/"})
+        else:
+            return rest
+        return None
+
+    def _file(self, path: Path | None, name: str) -> None:
+        try:
+            content = None if path is None else path.read_bytes()
+        except OSError:
+            content = None
+        if content is None:
+            self._refuse(HTTPStatus.NOT_FOUND, f"{name} is not a file of this case.")
+        else:
+            self._send(HTTPStatus.OK, content, content_type(name), {"Cache-Control": "no-store"})
+
+    def _json(self, value: Any, status: HTTPStatus = HTTPStatus.OK) -> None:
+        self._send(status, json.dumps(value).encode(), "application/json", {"Cache-Control": "no-store"})
+
+    def _refuse(self, status: HTTPStatus, detail: str) -> None:
+        """A problem of RFC 9457. The connection ends: a body may be unread."""
+        self.close_connection = True
+        problem = {"title": status.phrase, "status": int(status), "detail": detail}
+        self._send(status, json.dumps(problem).encode(), "application/problem+json", {"Connection": "close"})
+
+    def _send(self, status: HTTPStatus, content: bytes, kind: str, more: Mapping[str, str]) -> None:
+        self.send_response(status)
+        for key, value in {**HEADERS, **more, "Content-Type": kind, "Content-Length": str(len(content))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def scene_bytes(scene: Scene) -> int:
+    """The most bytes that the gzip of a label map of this case can have."""
+    shape = scene.report["inputs"][0]["shape"]
+    size = 1
+    for n in shape:
+        size *= int(n)
+    return size + size // 1000 + 1024

@@ -1,0 +1,58 @@
+"""A segmented toy case on disk: images, a reference that is a little off, and every output."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+CASE = "toy"
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """Where the images of a case and its results are."""
+
+    images: Path
+    out: Path
+
+    def output(self, ending: str) -> Path:
+        return self.out / f"{CASE}-{ending}"
+
+    def labels(self, ending: str = "seg.nii.gz") -> np.ndarray:
+        return np.asanyarray(nib.load(self.output(ending)).dataobj)
+
+
+@pytest.fixture
+def make_segmented(tmp_path: Path, toy_case: Any, toy_bundle: Any) -> Callable[..., Segmented]:
+    """make_segmented(axes="LPS", uncertainty=True) → Segmented: the toy case, stored along these axes."""
+    from rediffinet.io.cases import load_case
+    from rediffinet.io.outputs import OutputChoice, save_result
+    from rediffinet.segmenter import Segmenter
+
+    def make(axes: str = "LPS", uncertainty: bool = True) -> Segmented:
+        images, out = tmp_path / "images", tmp_path / "out"
+        toy_case.save(images)
+        for path in images.glob("*.nii.gz"):
+            image = nib.load(path)
+            turn = ornt_transform(io_orientation(image.affine), axcodes2ornt(tuple(axes)))
+            nib.save(nib.Nifti1Image.from_bytes(image.as_reoriented(turn).to_bytes()), path)
+        with Segmenter.open(toy_bundle.path, "onnxruntime", threads=1) as segmenter:
+            result = segmenter.segment(load_case(images))
+        save_result(result, out, OutputChoice(uncertainty=uncertainty))
+        stored = nib.load(out / f"{CASE}-seg.nii.gz")
+        shifted = np.roll(np.asanyarray(stored.dataobj), 2, axis=0)
+        nib.save(nib.Nifti1Image(shifted, stored.affine, stored.header), images / f"{CASE}-seg.nii.gz")
+        return Segmented(images, out)
+
+    return make
+
+
+@pytest.fixture
+def segmented(make_segmented: Callable[..., Segmented]) -> Segmented:
+    """The toy case, segmented."""
+    return make_segmented()

@@ -1,0 +1,133 @@
+"""A corrected label map and its entry."""
+
+import gzip
+import hashlib
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from rediffinet.clinic.viewer.corrections import read_corrections, save_correction
+from rediffinet.clinic.viewer.scene import open_scene, read_report
+from rediffinet.errors import CaseError, LabelError, OutputError
+
+
+def packed(labels: np.ndarray) -> bytes:
+    return gzip.compress(labels.astype(np.uint8).tobytes(order="F"))
+
+
+def changed(labels: np.ndarray) -> np.ndarray:
+    """Two voxels of the corner, of which no case has any tumour, become enhancing and edema."""
+    other = labels.copy()
+    assert not other[0, :2, 0].any()
+    other[0, :2, 0] = (3, 2)
+    return other
+
+
+def save(segmented: Any, labels: np.ndarray, origin: str = "toy-seg.nii.gz", **about: str) -> Any:
+    report = read_report(segmented.output("report.json"))
+    return save_correction(segmented.out, report, origin, packed(labels), **{"who": "A. Reader", **about})
+
+
+@pytest.mark.parametrize("axes", ["LPS", "RAS", "ASR"])
+def test_a_correction_is_a_map_of_the_same_grid(make_segmented: Any, axes: str) -> None:
+    segmented = make_segmented(axes)
+    before = segmented.output("seg.nii.gz").read_bytes()
+    want = changed(segmented.labels())
+    entry = save(segmented, want, note="  two voxels ")
+    saved, seg = nib.load(segmented.out / entry.file), nib.load(segmented.output("seg.nii.gz"))
+    np.testing.assert_array_equal(np.asanyarray(saved.dataobj), want)
+    np.testing.assert_array_equal(saved.affine, seg.affine)
+    assert saved.get_data_dtype() == np.uint8
+    assert entry.file == "toy-corrected-1.nii.gz"
+    assert segmented.output("seg.nii.gz").read_bytes() == before
+
+
+def test_the_entry_says_who_when_and_from_what(segmented: Any) -> None:
+    started = datetime.now(UTC).replace(microsecond=0)
+    save(segmented, changed(segmented.labels()), who="  A.\n Reader", note="two voxels")
+    entry = json.loads((segmented.out / "toy-corrected-1.json").read_text())
+    assert entry["who"] == "A. Reader"
+    assert entry["note"] == "two voxels"
+    assert started <= datetime.fromisoformat(entry["when"]) <= datetime.now(UTC)
+    for name, of in ((entry["from"]["file"], entry["from"]), (entry["file"], entry)):
+        assert hashlib.sha256((segmented.out / name).read_bytes()).hexdigest() == of["sha256"]
+    assert entry["changed_voxels"] == 2
+    gained = {name: entry["volumes_ml"]["after"][name] - ml for name, ml in entry["volumes_ml"]["before"].items()}
+    assert gained == pytest.approx({"WT": 0.002, "TC": 0.001, "ET": 0.001}, abs=1e-9)
+
+
+def test_corrections_are_numbered_and_can_follow_one_another(segmented: Any) -> None:
+    first = save(segmented, changed(segmented.labels()))
+    second = save(segmented, segmented.labels(), origin=first.file)
+    assert (second.file, second.changed_voxels) == ("toy-corrected-2.nii.gz", 2)
+    assert [entry.file for entry in read_corrections(segmented.out, "toy")] == [first.file, second.file]
+    (segmented.out / "toy-corrected-1.json").unlink()
+    (segmented.out / first.file).unlink()
+    assert save(segmented, segmented.labels()).file == "toy-corrected-3.nii.gz"
+
+
+def test_a_map_without_its_entry_is_never_written_over(segmented: Any) -> None:
+    left = segmented.out / "toy-corrected-1.nii.gz"
+    left.write_bytes(b"by hand")
+    assert save(segmented, segmented.labels()).file == "toy-corrected-2.nii.gz"
+    assert left.read_bytes() == b"by hand"
+
+
+def test_a_correction_of_an_earlier_result_is_told(segmented: Any) -> None:
+    entry = save(segmented, changed(segmented.labels()))
+    assert [one["current"] for one in open_scene(segmented.out).to_dict()["corrections"]] == [True]
+    again = nib.load(segmented.output("seg.nii.gz"))
+    nib.save(nib.Nifti1Image(np.zeros(again.shape, np.uint8), again.affine), segmented.output("seg.nii.gz"))
+    told = open_scene(segmented.out).to_dict()["corrections"]
+    assert [(one["file"], one["current"]) for one in told] == [(entry.file, False)]
+
+
+def test_a_case_name_with_pattern_characters(segmented: Any) -> None:
+    assert read_corrections(segmented.out, "t[o]y*") == []
+
+
+@pytest.mark.parametrize("who", ["", "  ", "x" * 101])
+def test_a_correction_needs_a_name(segmented: Any, who: str) -> None:
+    with pytest.raises(CaseError, match="name of who made it"):
+        save(segmented, segmented.labels(), who=who)
+
+
+@pytest.mark.parametrize("origin", ["", "toy-t1n.nii.gz", "../out/toy-seg.nii.gz", "toy-corrected-1.nii.gz"])
+def test_a_correction_of_no_label_map_of_the_case(segmented: Any, origin: str) -> None:
+    with pytest.raises(CaseError, match="not a label map of case toy"):
+        save(segmented, segmented.labels(), origin=origin)
+
+
+def test_labels_that_the_schema_has_not(segmented: Any) -> None:
+    with pytest.raises(LabelError, match=r"hold \[4, 9\]"):
+        save(segmented, np.where(segmented.labels() == 3, 4, 9))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"no gzip", packed(np.zeros((26, 30, 24)))[:-9], packed(np.zeros((26, 30, 23))), packed(np.zeros(10**8))],
+    ids=["nothing", "no gzip", "cut short", "a slice too few", "a bomb"],
+)
+def test_bodies_that_are_no_label_map(segmented: Any, sent: bytes) -> None:
+    report = read_report(segmented.output("report.json"))
+    there = sorted(segmented.out.iterdir())
+    with pytest.raises(LabelError, match="nothing was saved"):
+        save_correction(segmented.out, report, "toy-seg.nii.gz", sent, who="A")
+    assert sorted(segmented.out.iterdir()) == there
+
+
+def test_a_failed_write_leaves_nothing(segmented: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rediffinet.clinic.viewer import corrections
+
+    def full(*_: Any) -> None:
+        raise OutputError("disk full")
+
+    monkeypatch.setattr(corrections, "write_atomically", full)
+    there = sorted(segmented.out.iterdir())
+    with pytest.raises(OutputError):
+        save(segmented, segmented.labels())
+    assert sorted(segmented.out.iterdir()) == there

@@ -1,0 +1,110 @@
+"""Which files of the disk a page gets to see."""
+
+import json
+import shutil
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from rediffinet.clinic.viewer.scene import open_scene
+from rediffinet.errors import CaseError, LabelError
+
+
+@pytest.mark.parametrize("target", [".", "toy", "toy-report.json"])
+def test_a_case_by_folder_by_name_and_by_report(segmented: Any, target: str) -> None:
+    scene = open_scene(segmented.out / target)
+    assert scene.case == "toy"
+    assert list(scene.images) == ["t1n", "t1c", "t2w", "t2f"]
+    assert set(scene.maps) == {"refined", "baseline", "uncertainty", "reference"}
+    assert scene.notes == ()
+
+
+def test_every_address_of_the_scene_is_a_file_that_is_served(segmented: Any) -> None:
+    scene = open_scene(segmented.out)
+    told = scene.to_dict()
+    addresses = [image["url"] for image in told["images"]] + list(told["maps"].values())
+    assert len(addresses) == 8
+    for address in addresses:
+        assert scene.files()[address.removeprefix("files/")].is_file()
+    json.dumps(told)
+
+
+def test_reference_and_result_of_one_name_are_both_served(segmented: Any) -> None:
+    """BraTS names its reference as we name our result."""
+    files = open_scene(segmented.out).files()
+    assert files["reference.nii.gz"] == segmented.images / "toy-seg.nii.gz"
+    assert files["toy-seg.nii.gz"] == segmented.out / "toy-seg.nii.gz"
+
+
+def test_results_beside_the_images_are_not_their_own_reference(segmented: Any) -> None:
+    (segmented.images / "toy-seg.nii.gz").unlink()
+    for path in segmented.out.iterdir():
+        shutil.copy(path, segmented.images)
+    assert "reference" not in open_scene(segmented.images).maps
+
+
+def test_an_image_that_was_replaced_is_not_shown(segmented: Any) -> None:
+    shutil.copy(segmented.images / "toy-t2f.nii.gz", segmented.images / "toy-t1n.nii.gz")
+    scene = open_scene(segmented.out)
+    assert list(scene.images) == ["t1c", "t2w", "t2f"]
+    assert "not the image that was segmented" in scene.notes[0]
+
+
+def test_images_that_moved_are_found_where_they_are_said_to_be(segmented: Any) -> None:
+    moved = segmented.images.rename(segmented.images.with_name("moved"))
+    with pytest.raises(CaseError, match=r"(?s)None of the images of case toy.*--images"):
+        open_scene(segmented.out)
+    assert len(open_scene(segmented.out, images=moved).images) == 4
+
+
+def test_no_uncertainty_is_said(make_segmented: Any) -> None:
+    scene = open_scene(make_segmented(uncertainty=False).out)
+    assert "uncertainty" not in scene.maps
+    assert "--save-uncertainty" in scene.notes[0]
+
+
+def test_a_reference_of_another_grid(segmented: Any) -> None:
+    path = segmented.images / "toy-seg.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((5, 6, 7), np.uint8), np.eye(4)), path)
+    scene = open_scene(segmented.out)
+    assert "reference" not in scene.maps
+    assert "not on the grid" in scene.notes[0]
+    with pytest.raises(LabelError, match="5 × 6 × 7"):
+        open_scene(segmented.out, reference=path)
+
+
+def test_two_cases_in_a_folder_are_listed(segmented: Any) -> None:
+    shutil.copy(segmented.output("report.json"), segmented.out / "other-report.json")
+    with pytest.raises(CaseError, match=r"2 cases. Name one: .*other, .*toy"):
+        open_scene(segmented.out)
+    assert open_scene(segmented.out / "toy").case == "toy"
+
+
+def test_a_folder_without_a_result(segmented: Any) -> None:
+    with pytest.raises(CaseError, match="No result in"):
+        open_scene(segmented.images)
+
+
+def test_a_result_of_which_a_map_is_gone(segmented: Any) -> None:
+    segmented.output("baseline.nii.gz").unlink()
+    with pytest.raises(CaseError, match=r"toy-baseline.nii.gz, which is not beside it"):
+        open_scene(segmented.out)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"schema": "other/1", "case": "x", "outputs": {}}', "\ufeff7"])
+def test_what_is_no_report(segmented: Any, content: str) -> None:
+    segmented.output("report.json").write_text(content)
+    with pytest.raises(CaseError, match=r"toy-report.json (is not the report|has schema other/1)"):
+        open_scene(segmented.out)
+
+
+@pytest.mark.parametrize("name", ["../secret.nii.gz", "/etc/passwd", "..", "a\\b.nii.gz"])
+def test_a_report_cannot_reach_out_of_its_folder(segmented: Any, name: str) -> None:
+    path = segmented.output("report.json")
+    report = json.loads(path.read_text())
+    report["outputs"]["preview"] = name
+    path.write_text(json.dumps(report))
+    with pytest.raises(CaseError, match="outside its own folder"):
+        open_scene(segmented.out)

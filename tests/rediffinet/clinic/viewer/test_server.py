@@ -1,0 +1,135 @@
+"""What the local server answers, and to whom."""
+
+import gzip
+import hashlib
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rediffinet.clinic.viewer import server as viewer
+from rediffinet.clinic.viewer.scene import open_scene
+from rediffinet.errors import CaseError
+
+PAGE = Path(viewer.__file__).parent / "page"
+
+
+@pytest.fixture
+def server(segmented: Any) -> Iterator[viewer.ViewerServer]:
+    with viewer.ViewerServer(open_scene(segmented.out)) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def ask(
+    server: viewer.ViewerServer, path: str, method: str = "GET", body: bytes | None = None, **headers: str
+) -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=20)
+    connection.request(method, path, body, headers)
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    return answer.status, dict(answer.getheaders()), content
+
+
+def test_the_page_and_what_it_loads(server: viewer.ViewerServer) -> None:
+    status, headers, content = ask(server, f"/{server.secret}/")
+    assert (status, headers["Content-Type"]) == (200, "text/html")
+    assert "default-src 'self'" in headers["Content-Security-Policy"]
+    assert b"assets/index.js" in content
+    assert ask(server, f"/{server.secret}/assets/index.js")[1]["Content-Type"] == "text/javascript"
+    assert ask(server, f"/{server.secret}")[0] == 308
+
+
+def test_every_file_of_the_scene_arrives_whole(server: viewer.ViewerServer, segmented: Any) -> None:
+    base = f"/{server.secret}/v1/cases/toy/"
+    told = json.loads(ask(server, f"{base}scene")[2])
+    assert told["report"] == json.loads(segmented.output("report.json").read_text())
+    for entry, image in zip(told["report"]["inputs"], told["images"], strict=True):
+        assert hashlib.sha256(ask(server, base + image["url"])[2]).hexdigest() == entry["sha256"]
+    assert ask(server, base + told["maps"]["refined"])[2] == segmented.output("seg.nii.gz").read_bytes()
+
+
+def test_one_case_is_listed_and_none_accepted(server: viewer.ViewerServer) -> None:
+    listed = json.loads(ask(server, f"/{server.secret}/v1/cases")[2])
+    assert listed == {"cases": [{"id": "toy", "case": "toy", "state": "done"}], "accepts": False}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/", "/v1/cases", "/wrong/v1/cases", "/{s}/v1/cases/other/scene", "/{s}/v1/cases/toy/files/../../../etc/passwd",
+        "/{s}/v1/cases/toy/files/..%2f..%2fetc%2fpasswd", "/{s}/../../etc/passwd", "/{s}/v1/cases/toy/files/",
+        "/{s}/server.py", "/{s}/%2e%2e/scene.py",
+    ],
+)  # fmt: skip
+def test_nothing_else_is_served(server: viewer.ViewerServer, path: str) -> None:
+    status, headers, content = ask(server, path.replace("{s}", server.secret))
+    assert status == 404
+    assert headers["Content-Type"] == "application/problem+json"
+    assert json.loads(content)["detail"]
+
+
+@pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}])
+def test_other_pages_are_refused(server: viewer.ViewerServer, headers: dict[str, str]) -> None:
+    """A page of another origin, and one whose name was made to point at this machine."""
+    assert ask(server, f"/{server.secret}/v1/cases", **headers)[0] == 403
+
+
+def test_a_correction_is_saved(server: viewer.ViewerServer, segmented: Any) -> None:
+    body = gzip.compress(segmented.labels().tobytes(order="F"))
+    path = f"/{server.secret}/v1/cases/toy/corrections?from=toy-seg.nii.gz&who=A.%20Reader&note="
+    status, _, content = ask(server, path, "POST", body)
+    assert status == 201
+    entry = json.loads(content)
+    assert (entry["who"], entry["file"]) == ("A. Reader", "toy-corrected-1.nii.gz")
+    (told,) = json.loads(ask(server, f"/{server.secret}/v1/cases/toy/scene")[2])["corrections"]
+    assert ask(server, f"/{server.secret}/v1/cases/toy/{told['url']}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "query", "status"),
+    [(b"x", "from=toy-seg.nii.gz&who=A", 422), (b"", "who=A", 422), (b"0" * 10**6, "", 413)],
+)
+def test_corrections_that_are_refused(
+    server: viewer.ViewerServer, segmented: Any, body: bytes, query: str, status: int
+) -> None:
+    there = sorted(segmented.out.iterdir())
+    answer = ask(server, f"/{server.secret}/v1/cases/toy/corrections?{query}", "POST", body)
+    assert (answer[0], json.loads(answer[2])["status"]) == (status, status)
+    assert sorted(segmented.out.iterdir()) == there
+
+
+def test_a_port_that_is_taken(server: viewer.ViewerServer) -> None:
+    with pytest.raises(CaseError, match="cannot be used"):
+        viewer.ViewerServer(server.scene, server.server_address[1])
+
+
+def test_two_servers_have_two_secrets(server: viewer.ViewerServer) -> None:
+    with viewer.ViewerServer(server.scene) as other:
+        assert other.secret != server.secret
+
+
+def test_the_page_was_built_from_these_sources() -> None:
+    names = ["index.html", "package-lock.json", "vite.config.js"]
+    names += [f"src/{name}" for name in sorted(path.name for path in (PAGE / "src").iterdir())]
+    found = hashlib.sha256()
+    for name in names:
+        found.update(name.encode() + b"\0" + (PAGE / name).read_bytes() + b"\0")
+    assert (viewer.DIST / "sources.sha256").read_text().strip() == found.hexdigest(), "run `make page`"
+
+
+def test_what_is_shipped_is_small_and_has_its_licences() -> None:
+    sizes = {name: path.stat().st_size for name, path in viewer.page_files().items()}
+    assert max(sizes.values()) < 2 * 2**20
+    assert sum(sizes.values()) < 3 * 2**20
+    licences = (viewer.DIST / "LICENSES.txt").read_text(encoding="utf-8")
+    for name in ("@niivue/niivue 0.69.0 (BSD-2-Clause)", "gl-matrix", "fflate", "nifti-reader-js"):
+        assert name in licences
