@@ -16,8 +16,9 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rediffinet.errors import CaseError, LabelError, OutputError
+from rediffinet.files import write_atomically
 from rediffinet.io.geometry import spacing_mm
-from rediffinet.io.nifti import read_nifti, write_atomically, write_nifti
+from rediffinet.io.nifti import read_nifti, write_nifti
 from rediffinet.labels import REGIONS, LabelSchema, labels_to_regions
 
 CORRECTION_SCHEMA = "rediffinet-correction/1"
