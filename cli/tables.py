@@ -20,7 +20,7 @@ def tables(
     """
     from rediffinet.cli.paths import check_new_folder
     from rediffinet.reports.paper_tables import all_folds_table, one_fold_table, to_markdown, write_paper_tables
-    from rediffinet.reports.results import read_results_in
+    from rediffinet.scoring.results import read_results_in
 
     check_new_folder(out)
     scores = read_results_in(results, definition)

@@ -56,7 +56,8 @@ def share_within(distances: SurfaceDistances, tolerance_mm: float) -> float:
     near = distances.a_areas @ (distances.a_to_b <= tolerance_mm) + distances.b_areas @ (
         distances.b_to_a <= tolerance_mm
     )
-    return float(near / (distances.a_areas.sum() + distances.b_areas.sum()))
+    share = float(near / (distances.a_areas.sum() + distances.b_areas.sum()))
+    return min(share, 1.0)  # the sums are rounded in another order
 
 
 def _of_empty(distances: SurfaceDistances) -> float:

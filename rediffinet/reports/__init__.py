@@ -1,6 +1,5 @@
-"""Reports of cross-validation results: who is better and how sure that is, the paper's tables, figures.
+"""Reports of scored cohorts (`rediffinet.scoring.results`): who is better and how sure that is, tables, figures.
 
-    results      →  the table of scores per case, read and checked
     statistics   →  paired tests and bootstrap intervals of two arrays
     comparison   →  two models, paired, per region and fold; comparison_tables writes it
     paper_tables →  tables of the shape of the paper's, with the numbers of `published` beside ours; formats writes them

@@ -7,11 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from rediffinet.errors import ResultsError
-from rediffinet.reports.results import SCORED, Results, Score, one_definition, read_results_in, select_model
 from rediffinet.reports.statistics import MIN_PAIRS, Bootstrap, Paired, Tail, Values, compare_pairs
+from rediffinet.scoring.results import Results, Score, one_definition, read_results_in, select_model
 
 POOLED = "pooled"
-TAILS: dict[str, Tail] = {"hd95_mm": "less", "dice": "greater"}
+TAILS: dict[str, Tail] = {
+    "hd95_mm": "less",
+    "dice": "greater",
+    "surface_dice_1mm": "greater",
+    "surface_dice_2mm": "greater",
+}
 """Metric → what B has to be to be better."""
 SHOWN = 10
 
@@ -70,7 +75,7 @@ def compare(a: Results, b: Results, *, common: bool = False, bootstrap: Bootstra
 
     A score belongs to a seed, a fold and a case, and needs a counterpart with the same three. What is compared are
     cases: a case scored with several seeds enters once, with the mean over its seeds, because repeats of one case are
-    not independent. Rows are HD95 before Dice, by region, folds before pooled.
+    not independent. Rows are HD95, then Dice, then surface Dice where both have it; by region, folds before pooled.
 
     Args:
         common: go on with what both have where one lacks a prediction; how many were dropped is in the result.
@@ -96,8 +101,9 @@ def compare(a: Results, b: Results, *, common: bool = False, bootstrap: Bootstra
         raise ResultsError(message)
     folds = sorted({fold for _, fold, _ in shared})
     rows = []
-    for metric, tail in TAILS.items():
-        for region in SCORED:
+    for metric in (name for name in a.measures if name in b.measures):
+        tail = TAILS[metric]
+        for region in a.regions:
             for fold in (*folds, None):
                 pairs = [key for key in shared if fold is None or key[1] == fold]
                 values = [_per_case({key: table[key][region] for key in pairs}, metric) for table in tables]

@@ -8,9 +8,15 @@ from rediffinet.files import write_atomically
 from rediffinet.reports.comparison import POOLED, TAILS, Comparison, Row
 from rediffinet.reports.formats import Cells, markdown_table
 from rediffinet.reports.statistics import Bounds
-from rediffinet.scoring.tables import check_table_path, to_csv
+from rediffinet.scoring.scores import to_csv
+from rediffinet.scoring.tables import check_table_path
 
-NAMES = {"hd95_mm": "HD95 [mm]", "dice": "Dice"}
+NAMES = {
+    "hd95_mm": "HD95 [mm]",
+    "dice": "Dice",
+    "surface_dice_1mm": "surface Dice 1 mm",
+    "surface_dice_2mm": "surface Dice 2 mm",
+}
 _TESTED = {"less": "below zero: B is lower", "greater": "above zero: B is higher"}
 
 
@@ -24,13 +30,16 @@ def method_lines(comparison: Comparison) -> list[str]:
         if seeds > 1
         else f"1 seed ({comparison.seeds[0]})"
     )
+    compared = {row.metric for row in comparison.rows}
     lines = [
         f"A = {comparison.a} ({comparison.sources[0]}), B = {comparison.b} ({comparison.sources[1]}); all differences "
         "are B − A.",
         f"{comparison.cases} cases in {len(comparison.folds)} folds, paired by seed, fold and case; {averaged}.",
         f"Definition of the scores: {comparison.definition}.",
         "One-sided p values of: "
-        + "; ".join(f"{NAMES[metric]} difference {_TESTED[tail]}" for metric, tail in TAILS.items())
+        + "; ".join(
+            f"{NAMES[metric]} difference {_TESTED[tail]}" for metric, tail in TAILS.items() if metric in compared
+        )
         + ". They are not corrected for the number of rows.",
         "t-test: Student's for paired samples; Shapiro-Wilk: p value of normal differences, where a small one speaks "
         "against the t-test.",
@@ -152,7 +161,7 @@ def _table(rows: list[Row]) -> str:
     cells: list[Cells] = []
     for row in rows:
         paired = row.paired
-        digits = 4 if row.metric == "dice" else 3
+        digits = 3 if row.metric == "hd95_mm" else 4
         cells.append(
             (
                 *(NAMES[row.metric], row.region, row.fold, str(paired.pairs)),

@@ -4,7 +4,7 @@ Published numbers stand in rows of their own that say so. A case that was scored
 mean over its seeds.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,15 @@ from rediffinet.files import write_atomically
 from rediffinet.method.models import MODELS
 from rediffinet.reports import published
 from rediffinet.reports.formats import Cells, latex_table, markdown_table
-from rediffinet.reports.results import SCORED, Results, Score, one_definition
-from rediffinet.scoring.tables import to_csv
+from rediffinet.scoring.results import Results, Score, one_definition
+from rediffinet.scoring.scores import to_csv
 
-METRICS = ("dice", "hd95_mm")
+NAMES = {
+    "dice": "Dice",
+    "hd95_mm": "HD95",
+    "surface_dice_1mm": "surface Dice 1 mm",
+    "surface_dice_2mm": "surface Dice 2 mm",
+}
 BASELINE, REFINED = "unet", "rediffinet"
 MAIN_MODELS = (BASELINE, "ua-diffusion-concat", "discrepancy-unet", REFINED)
 NOT_AVAILABLE = "n/a"
@@ -46,10 +51,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class PaperTable:
-    """Groups of rows, and below them what has to be said about them."""
+    """Groups of rows with a number in each place, and below them what has to be said about them."""
 
     name: str
     title: str
+    places: tuple[Place, ...]
     groups: tuple[tuple[Row, ...], ...]
     notes: tuple[str, ...]
 
@@ -68,12 +74,14 @@ def one_fold_table(results: Results, fold: int | None = None) -> PaperTable:
         raise ResultsError(f"{results.source} has no fold {chosen}.\nIt has the folds {listed}.")
     scores = [score for score in results.scores if score.key.fold == chosen]
     models = _in_order(MODELS, results.models)
-    rows = tuple(_our_row(model, scores, over_folds=False) for model in models)
+    places = _places(results)
+    rows = tuple(_our_row(model, scores, places, over_folds=False) for model in models)
     notes = [f"Fold {chosen}; means over cases.", *_notes(definition, rows, scores)]
     return PaperTable(
         "table1",
         f"Models on fold {chosen} (shape of the paper's Table 1)",
-        (rows, _published_rows(1, models)),
+        places,
+        (rows, _published_rows(1, models, places)),
         tuple(notes),
     )
 
@@ -87,7 +95,8 @@ def all_folds_table(results: Results) -> PaperTable:
     definition = one_definition(results)
     further = [model for model in results.models if model not in MODELS]
     models = _in_order(MAIN_MODELS, further)
-    rows = tuple(_our_row(model, results.scores, over_folds=True) for model in models)
+    places = _places(results)
+    rows = tuple(_our_row(model, results.scores, places, over_folds=True) for model in models)
     ours = {row.model: row for row in rows}
     changes = {
         place: _change(ours[BASELINE].numbers[place][0], number[0])
@@ -114,20 +123,24 @@ def all_folds_table(results: Results) -> PaperTable:
         "The published change is the average that the abstract gives; whether its Dice is in percent or in points, it "
         "does not say.",
     ]
-    groups = (rows, _published_rows(2, models), change_rows)
-    return PaperTable("table2", "Main models over all folds (shape of the paper's Table 2)", groups, tuple(notes))
+    groups = (rows, _published_rows(2, models, places), change_rows)
+    title = "Main models over all folds (shape of the paper's Table 2)"
+    return PaperTable("table2", title, places, groups, tuple(notes))
 
 
 def to_markdown(table: PaperTable) -> str:
     """Title, table and notes."""
-    rows = [_cells(row) for group in table.groups for row in group]
-    return f"## {table.title}\n\n{markdown_table(_header(), rows)}\n" + "".join(f"- {note}\n" for note in table.notes)
+    rows = [_cells(row, table.places) for group in table.groups for row in group]
+    return f"## {table.title}\n\n{markdown_table(_header(table.places), rows)}\n" + "".join(
+        f"- {note}\n" for note in table.notes
+    )
 
 
 def to_latex(table: PaperTable) -> str:
     """A LaTeX table for booktabs."""
-    groups = [[_cells(row) for row in group] for group in table.groups]
-    return latex_table(_header(), groups, f"{table.title}.", f"tab:rediffinet-{table.name}", table.notes)
+    groups = [[_cells(row, table.places) for row in group] for group in table.groups]
+    header = _header(table.places)
+    return latex_table(header, groups, f"{table.title}.", f"tab:rediffinet-{table.name}", table.notes)
 
 
 def to_records(table: PaperTable) -> str:
@@ -142,11 +155,11 @@ def to_records(table: PaperTable) -> str:
             "folds": " ".join(map(str, row.folds)),
             "cases": row.cases,
         }
-        for place in _places():
+        for place in table.places:
             mean, deviation = row.numbers.get(place, (None, None))
             record |= {"_".join(place): mean, f"{'_'.join(place)}_sd": deviation}
         missing = "not available here" if row.origin == "published" else "no results"
-        records.append(record | {"note": "" if len(row.numbers) == len(_places()) else f"empty: {missing}"})
+        records.append(record | {"note": "" if len(row.numbers) == len(table.places) else f"empty: {missing}"})
     return to_csv(records)
 
 
@@ -174,11 +187,11 @@ def _in_order(first: Iterable[str], others: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*first, *others]))
 
 
-def _our_row(model: str, scores: Iterable[Score], *, over_folds: bool) -> Row:
+def _our_row(model: str, scores: Iterable[Score], places: Iterable[Place], *, over_folds: bool) -> Row:
     own = [score for score in scores if score.key.model == model]
     folds = sorted({score.key.fold for score in own})
     numbers: dict[Place, Number] = {}
-    for place in _places() if own else ():
+    for place in places if own else ():
         means = [_mean_over_cases([score for score in own if score.key.fold == fold], place) for fold in folds]
         deviation = float(np.std(means, ddof=1)) if over_folds and len(means) > 1 else None
         numbers[place] = float(np.mean(means)), deviation
@@ -196,11 +209,11 @@ def _mean_over_cases(scores: Iterable[Score], place: Place) -> float:
     return float(np.mean([np.mean(values) for values in by_case.values()]))
 
 
-def _published_rows(table: int, models: Iterable[str]) -> tuple[Row, ...]:
+def _published_rows(table: int, models: Iterable[str], places: Sequence[Place]) -> tuple[Row, ...]:
     """A row for each model with a published number, and one for all others."""
     rows, without = [], []
     for model in (model for model in models if model in MODELS):
-        cells = {place: published.CELLS.get((table, model, *place)) for place in _places()}
+        cells = {place: published.CELLS.get((table, model, *place)) for place in places}
         numbers = {place: cell for place, cell in cells.items() if cell is not None}
         if numbers:
             rows.append(Row(model, "published", None, (), None, numbers))
@@ -240,12 +253,11 @@ def _notes(definition: str, rows: Iterable[Row], scores: Iterable[Score]) -> lis
     return [*notes, f"Published: {published.CITATION}. {published.SETTING}.", NOT_AVAILABLE_NOTE]
 
 
-def _header() -> Cells:
-    names = {"dice": "Dice", "hd95_mm": "HD95"}
-    return ("model", "seeds", "folds", "cases", *(f"{names[metric]} {region}" for metric, region in _places()))
+def _header(places: Iterable[Place]) -> Cells:
+    return ("model", "seeds", "folds", "cases", *(f"{NAMES[metric]} {region}" for metric, region in places))
 
 
-def _cells(row: Row) -> Cells:
+def _cells(row: Row, places: Iterable[Place]) -> Cells:
     label = f"{row.model} (published)" if row.origin == "published" else row.model
     folds = ABSENT
     if row.folds:
@@ -253,7 +265,7 @@ def _cells(row: Row) -> Cells:
         folds = f"{row.folds[0]}–{row.folds[-1]}" if several else ", ".join(map(str, row.folds))
     counts = (str(row.seeds or ABSENT), folds, str(row.cases or ABSENT))
     is_change = row.model.endswith("%")
-    return (label, *counts, *(_number(row, place, is_change) for place in _places()))
+    return (label, *counts, *(_number(row, place, is_change) for place in places))
 
 
 def _number(row: Row, place: Place, is_change: bool) -> str:
@@ -262,9 +274,10 @@ def _number(row: Row, place: Place, is_change: bool) -> str:
     mean, deviation = row.numbers[place]
     if is_change:
         return f"{mean:+.2f}".replace("-", "−")
-    digits = 4 if place[0] == "dice" else 2
+    digits = 2 if place[0] == "hd95_mm" else 4
     return f"{mean:.{digits}f}" + (f" ± {deviation:.{digits}f}" if deviation is not None else "")
 
 
-def _places() -> list[Place]:
-    return [(metric, region) for metric in METRICS for region in SCORED]
+def _places(results: Results) -> tuple[Place, ...]:
+    """Every metric that the results have, by region, in the paper's order: Dice first."""
+    return tuple((metric, region) for metric in NAMES if metric in results.measures for region in results.regions)

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from rediffinet.reports.comparison import POOLED, TAILS, Comparison, Row
+from rediffinet.reports.comparison import POOLED, Comparison, Row
 from rediffinet.reports.comparison_tables import NAMES
 from rediffinet.reports.drawing import new_figure, write_figure
-from rediffinet.reports.results import SCORED
 from rediffinet.reports.statistics import scipy_stats
 
 WHAT = "The Q-Q plot"
@@ -20,11 +19,12 @@ def write_quantile_plot(comparison: Comparison, path: Path) -> None:
         OutputError: the file cannot be written.
         MissingExtraError: SciPy or Matplotlib is not installed.
     """
-    figure = new_figure(3.0 * len(SCORED), 3.0 * len(TAILS), WHAT)
-    panels = figure.subplots(len(TAILS), len(SCORED), squeeze=False)
     pooled = {(row.metric, row.region): row for row in comparison.rows if row.fold == POOLED}
-    for line, metric in zip(panels, TAILS, strict=True):
-        for panel, region in zip(line, SCORED, strict=True):
+    metrics, regions = (list(dict.fromkeys(names)) for names in zip(*pooled, strict=True))
+    figure = new_figure(3.0 * len(regions), 3.0 * len(metrics), WHAT)
+    panels = figure.subplots(len(metrics), len(regions), squeeze=False)
+    for line, metric in zip(panels, metrics, strict=True):
+        for panel, region in zip(line, regions, strict=True):
             _draw(panel, pooled[metric, region])
             panel.set_title(f"{NAMES[metric]}, {region}", fontsize=9)
     figure.suptitle(f"{comparison.b} − {comparison.a}: differences of {comparison.cases} cases", fontsize=10)

@@ -1,7 +1,5 @@
-"""Tables of cohort scores: per case, summary, and both as CSV, JSON or Markdown; every one names its protocol."""
+"""Tables of a scored cohort: per case, summary, and both as CSV, JSON or Markdown; every one names its protocol."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,50 +8,41 @@ from typing import Any
 import numpy as np
 
 from rediffinet.errors import ConfigError
-from rediffinet.files import write_atomically
-from rediffinet.labels import REGIONS
-from rediffinet.metrics import RegionScores
+from rediffinet.files import check_can_write, write_atomically
 from rediffinet.scoring.evaluation import CohortScores
-
-Row = dict[str, Any]
+from rediffinet.scoring.scores import METRICS, ScoreRow, score_rows, to_csv
+from rediffinet.task import Task
 
 RULE = (
     "Every scored case counts in mean, median and quartiles: a region in one map only (missed or invented) with the "
     "penalty, a region absent in both with the best score. mean_both leaves these out, for comparison only."
 )
+SHOWN = ("case", "region", *METRICS, "lesion_tp", "lesion_fp", "lesion_fn", "presence", "reference_voxels")
+"""Columns of the table per case where people read it: what is the same in all rows stands above."""
 
 
-def case_rows(scores: CohortScores) -> list[Row]:
-    """One row per case and region, with protocol, HD95 definition and label schemas."""
+def case_rows(scores: CohortScores) -> list[ScoreRow]:
+    """One row per case and region, the table of scores of `scoring.scores`."""
     return [
-        {
-            "case": case.case,
-            "region": region,
-            **_numbers(found),
-            "presence": found.presence,
-            "pred_voxels": found.pred_voxels,
-            "ref_voxels": found.ref_voxels,
-            "pred_schema": case.prediction_schema,
-            "ref_schema": case.reference_schema,
-            "protocol": scores.protocol.name,
-            "hd95_definition": scores.protocol.definition,
-        }
+        row
         for case in scores.cases
-        for region, found in case.regions.items()
+        for row in score_rows(
+            case.regions, model=scores.model, case=case.case, protocol=scores.protocol, task=scores.task
+        )
     ]
 
 
-def summary_rows(scores: CohortScores) -> list[Row]:
+def summary_rows(scores: CohortScores) -> list[dict[str, Any]]:
     """One row per region and metric over all cases; see RULE for what counts."""
+    every = case_rows(scores)
     rows = []
-    for region in REGIONS:
-        found = [case.regions[region] for case in scores.cases]
-        if not found:
-            continue
-        presence = [scores_.presence for scores_ in found]
-        metrics = [name for name in _numbers(found[0]) if not name.endswith(("_tp", "_fp", "_fn"))]
-        for metric in metrics:
-            values = np.array([_numbers(scores_)[metric] for scores_ in found])
+    for region in scores.task.region_names if every else ():
+        found = [row for row in every if row["region"] == region]
+        presence = [row["presence"] for row in found]
+        for metric in METRICS:
+            if found[0][metric] is None:
+                continue
+            values = np.array([row[metric] for row in found])
             both = values[[where == "both" for where in presence]]
             quarter, median, three_quarters = np.percentile(values, (25, 50, 75))
             rows.append(
@@ -75,16 +64,19 @@ def summary_rows(scores: CohortScores) -> list[Row]:
 
 
 def to_json(scores: CohortScores) -> str:
-    """Both tables, failures and the protocol as one JSON document."""
+    """Both tables, failures, the task and the protocol as one JSON document."""
     protocol = scores.protocol
     document = {
-        "schema": "rediffinet.scoring.evaluation/1",
+        "schema": "rediffinet.scoring.evaluation/2",
+        "model": scores.model,
+        "task": scores.task.model_dump(mode="json"),
         "protocol": protocol.name,
         "hd95_definition": protocol.definition,
         "hd95_unit": "voxels" if protocol.in_voxels else "mm",
         "penalty": protocol.penalty_mm,
         "definition": protocol.describe(),
         "rule": RULE,
+        "labels": {"predictions": scores.predictions.name, "references": scores.references.name},
         "cases": case_rows(scores),
         "summary": summary_rows(scores),
         "files": [
@@ -93,9 +85,11 @@ def to_json(scores: CohortScores) -> str:
                 "prediction": case.prediction,
                 "reference": case.reference,
                 "spacing_mm": case.spacing_mm,
+                "notes": case.notes,
             }
             for case in scores.cases
         ],
+        "hints": scores.hints,
         "failed": [{"case": failure.case, "message": failure.message} for failure in scores.failures],
     }
     return json.dumps(document, indent=2) + "\n"
@@ -108,36 +102,33 @@ def summary_markdown(scores: CohortScores) -> str:
     return f"{head}\n\n{RULE}\n\n{markdown(summary_rows(scores))}"
 
 
+def cases_markdown(scores: CohortScores) -> str:
+    """The table per case, without what is the same in all rows."""
+    return markdown([{column: row[column] for column in SHOWN} for row in case_rows(scores)])
+
+
 def to_markdown(scores: CohortScores) -> str:
-    """Summary, table per case, conversions and failures."""
-    parts = [summary_markdown(scores), markdown(case_rows(scores))]
-    parts += [f"Converted: {line}.\n" for line in conversions(scores)]
+    """Summary, table per case, what was assumed, and failures."""
+    parts = [summary_markdown(scores), cases_markdown(scores)]
+    parts += [f"{line}\n" for line in remarks(scores)]
     parts += [f"Failed: {failure.case}: {' '.join(failure.message.split())}\n" for failure in scores.failures]
     return "\n".join(parts)
 
 
-def to_csv(rows: Sequence[Row]) -> str:
-    """Rows as CSV with a header line; an absent number is an empty field."""
-    text = io.StringIO(newline="")
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return text.getvalue()
-
-
-def conversions(scores: CohortScores) -> list[str]:
-    """What was read in another label schema than BraTS-2023, one line for each side."""
+def remarks(scores: CohortScores) -> list[str]:
+    """What has to be known about how the files were read: conventions other than the task's, assumptions, hints."""
     lines = []
-    for side, schemas in (
-        ("prediction", [case.prediction_schema for case in scores.cases]),
-        ("reference", [case.reference_schema for case in scores.cases]),
-    ):
-        older = [case.case for case, schema in zip(scores.cases, schemas, strict=True) if schema != "brats2023"]
-        if older:
-            shown = ", ".join(older[:5]) + (f" and {len(older) - 5} more" if len(older) > 5 else "")
-            lines.append(f"ET = 4 read as 3 (BraTS 2022 and before) in the {side} of {shown}")
-    return lines
+    for side, convention in (("predictions", scores.predictions), ("references", scores.references)):
+        if convention.name != scores.task.name:
+            lines.append(_converted(side, convention, scores.task))
+    return [*lines, *(note for case in scores.cases for note in case.notes), *scores.hints]
+
+
+def _converted(side: str, convention: Task, task: Task) -> str:
+    return (
+        f"The {side} were read as '{convention.name}' ({convention.describe_labels()}) and scored as '{task.name}' "
+        f"({task.describe_labels()})."
+    )
 
 
 def write_tables(scores: CohortScores, path: Path) -> list[Path]:
@@ -149,11 +140,10 @@ def write_tables(scores: CohortScores, path: Path) -> list[Path]:
     """
     check_table_path(path)
     if path.suffix == ".csv":
-        summary = path.with_name(f"{path.stem}-summary.csv")
         protocol = {"protocol": scores.protocol.name, "hd95_definition": scores.protocol.definition}
         contents = {
             path: to_csv(case_rows(scores)),
-            summary: to_csv([row | protocol for row in summary_rows(scores)]),
+            path.with_name(f"{path.stem}-summary.csv"): to_csv([row | protocol for row in summary_rows(scores)]),
         }
     else:
         contents = {path: to_json(scores) if path.suffix == ".json" else to_markdown(scores)}
@@ -163,21 +153,13 @@ def write_tables(scores: CohortScores, path: Path) -> list[Path]:
 
 
 def check_table_path(path: Path) -> None:
-    """Raise ConfigError unless the ending names a format."""
+    """Before the work: raise ConfigError unless the ending names a format, OutputError where it cannot be written."""
+    check_can_write(path)
     if path.suffix not in (".csv", ".json", ".md"):
         raise ConfigError(f"Cannot tell the format of {path}.\nExpected a name that ends in .csv, .json or .md.")
 
 
-def _numbers(scores: RegionScores) -> Row:
-    numbers: Row = {"dice": scores.dice, "hd95": scores.hd95}
-    if scores.lesions is not None:
-        lesions = scores.lesions
-        numbers |= {"lesion_dice": lesions.dice, "lesion_hd95": lesions.hd95}
-        numbers |= {"lesion_tp": lesions.tp, "lesion_fp": lesions.fp, "lesion_fn": lesions.fn}
-    return numbers
-
-
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[ScoreRow]) -> str:
     """Rows, at least one, as a Markdown table with aligned columns."""
     cells = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
     widths = [max(len(row[k]) for row in cells) for k in range(len(cells[0]))]

@@ -20,7 +20,7 @@ from rediffinet.reports.paper_tables import (
     to_records,
     write_paper_tables,
 )
-from rediffinet.reports.results import Results, read_results
+from rediffinet.scoring.results import Results, read_results
 
 
 def line_of(text: str, label: str) -> list[str]:

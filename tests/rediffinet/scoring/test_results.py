@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from rediffinet.errors import ResultsError
-from rediffinet.reports.results import one_definition, read_results, read_results_in, select_model
+from rediffinet.scoring.results import one_definition, read_results, read_results_in, select_model
 
 DICE, HD95 = (0.9, 0.8, 0.7), (2.0, 4.0, 6.0)
 

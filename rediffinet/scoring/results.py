@@ -1,23 +1,20 @@
-"""Scores per case of a cross-validation, read and checked: a CSV, one row per model, seed, fold, case and region."""
+"""The table of scores that `scoring.scores` describes, read and checked: a CSV, or the JSON of `rediff evaluate`."""
 
 import csv
 import io
+import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rediffinet.errors import ResultsError
-from rediffinet.labels import REGIONS
+from rediffinet.scoring.scores import AVERAGE, COLUMNS, FURTHER
+from rediffinet.task import DEFAULT_TASK, TASKS
 
-COLUMNS = (
-    *("model", "seed", "fold", "case", "region", "dice", "hd95_mm"),
-    *("lesion_dice", "lesion_hd95_mm", "reference_voxels", "definition"),
-)
-AVERAGE = "Avg"
-SCORED = (*REGIONS, AVERAGE)
-"""What has a score: the three regions and their mean."""
-ROUNDING = {"dice": 1e-3, "hd95_mm": 1e-2}
+MEASURES = ("hd95_mm", "dice", "surface_dice_1mm", "surface_dice_2mm")
+"""What is compared and tabulated, as far as a table has it: Dice and HD95 always."""
+ROUNDING = {"dice": 1e-3, "hd95_mm": 1e-2, "surface_dice_1mm": 1e-3, "surface_dice_2mm": 1e-3}
 """How far an Avg that was written with few digits may be from the mean of its regions."""
 
 
@@ -43,14 +40,27 @@ class Score:
     lesion_hd95_mm: float | None
     reference_voxels: int | None
     definition: str
+    surface_dice_1mm: float | None = None
+    surface_dice_2mm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Scores in the order of the file; WT, TC, ET and Avg for each prediction. `source`: where they are from."""
+    """Scores in the order of the file; every region and Avg for each prediction. `source`: where they are from."""
 
     source: str
     scores: tuple[Score, ...]
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """The regions of the task, in its order, then Avg."""
+        found = dict.fromkeys(score.region for score in self.scores)
+        return (*(region for region in found if region != AVERAGE), AVERAGE)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Which of MEASURES every score has."""
+        return tuple(name for name in MEASURES if all(getattr(score, name) is not None for score in self.scores))
 
     @property
     def models(self) -> list[str]:
@@ -66,7 +76,7 @@ class Results:
 def read_results(path: Path, definition: str | None = None) -> Results:
     """Read one file; with `definition`, only the rows whose definition holds that text.
 
-    A prediction without a row Avg gets one, the mean of its three regions.
+    A prediction without a row Avg gets one, the mean of its regions.
 
     Raises:
         ResultsError: the file cannot be read, a column is missing, a field is not what it should be, a row is there
@@ -108,8 +118,13 @@ def one_definition(*parts: Results) -> str:
     """The definition that all scores share.
 
     Raises:
-        ResultsError: there are several. Numbers of different definitions differ by millimetres for the same masks.
+        ResultsError: there are several, or the regions are others. Numbers of different definitions differ by
+            millimetres for the same masks.
     """
+    regions = {part.source: part.regions for part in parts}
+    if len(set(regions.values())) > 1:
+        listed = "\n".join(f"  {source}: {', '.join(names)}" for source, names in regions.items())
+        raise ResultsError(f"The scores are of different regions and cannot be compared:\n{listed}\nExpected the same.")
     found = {part.source: part.definitions for part in parts}
     every = list(dict.fromkeys(text for texts in found.values() for text in texts))
     if len(every) > 1:
@@ -125,9 +140,10 @@ def one_definition(*parts: Results) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A score and its place, for messages."""
+    """A score, the regions that its task has, and its place, for messages."""
 
     score: Score
+    regions: tuple[str, ...]
     where: str
 
 
@@ -155,28 +171,44 @@ def _checked(source: str, rows: list[_Row], definition: str | None) -> Results:
 
 
 def _complete(regions: dict[str, _Row]) -> Iterator[Score]:
-    """The four scores of one prediction."""
+    """The scores of one prediction: its regions, then their mean."""
     first = next(iter(regions.values()))
-    missing = [region for region in REGIONS if region not in regions]
+    missing = [region for region in first.regions if region not in regions]
     if missing:
         message = (
             f"{first.where}: {_named(first.score.key)} has {', '.join(regions)}, and no {', '.join(missing)}.\n"
-            f"Expected a row for each of {', '.join(REGIONS)}."
+            f"Expected a row for each of {', '.join(first.regions)}."
         )
         raise ResultsError(message)
-    three = [regions[region].score for region in REGIONS]
-    dice = sum(score.dice for score in three) / len(three)
-    hd95_mm = sum(score.hd95_mm for score in three) / len(three)
-    yield from three
+    parts = [regions[region].score for region in first.regions]
+    means: dict[str, float | None] = {}
+    for measure in MEASURES:
+        values = [getattr(score, measure) for score in parts]
+        means[measure] = None if None in values else sum(values) / len(values)
+    yield from parts
     written = regions.get(AVERAGE)
     if written is None:
-        yield Score(first.score.key, AVERAGE, dice, hd95_mm, None, None, None, first.score.definition)
+        dice, hd95_mm = means["dice"], means["hd95_mm"]
+        assert dice is not None and hd95_mm is not None  # every row has them
+        yield Score(
+            first.score.key,
+            AVERAGE,
+            dice,
+            hd95_mm,
+            None,
+            None,
+            None,
+            first.score.definition,
+            means["surface_dice_1mm"],
+            means["surface_dice_2mm"],
+        )
         return
-    for column, mean in (("dice", dice), ("hd95_mm", hd95_mm)):
+    for column, mean in means.items():
         value = getattr(written.score, column)
-        if abs(value - mean) > ROUNDING[column]:
+        if value is not None and mean is not None and abs(value - mean) > ROUNDING[column]:
+            count = {3: "three"}.get(len(parts), str(len(parts)))
             message = (
-                f"{written.where}: {column} of {AVERAGE} is {value:g}, and the mean of the three regions {mean:.6g}."
+                f"{written.where}: {column} of {AVERAGE} is {value:g}, and the mean of the {count} regions {mean:.6g}."
                 "\nExpected the mean; leave the row out to have it computed."
             )
             raise ResultsError(message)
@@ -198,8 +230,44 @@ def _one_fold_per_case(rows: Iterable[_Row]) -> None:
 
 
 def _rows(path: Path) -> Iterator[_Row]:
+    rows = list(_records(path))
+    regions = [fields["region"].strip() for fields, _ in rows]
+    for fields, where in rows:
+        name = fields.get("task", "").strip()
+        known = TASKS.get(name or DEFAULT_TASK)
+        expected = known.region_names if known else tuple(dict.fromkeys(r for r in regions if r != AVERAGE))
+        yield _Row(_score(fields, expected, where), expected, where)
+
+
+def _records(path: Path) -> Iterator[tuple[dict[str, str], str]]:
+    """The fields of each row as text, and its place."""
+    if path.suffix == ".json":
+        yield from _json_records(path)
+        return
     reader = csv.DictReader(io.StringIO(_text(path), newline=""))
     header = list(reader.fieldnames or [])
+    _check_columns(header, path)
+    for fields in reader:
+        where = f"{path}, line {reader.line_num}"
+        if None in fields or None in fields.values():
+            raise ResultsError(f"{where} has another number of fields than the header ({len(header)}).")
+        yield fields, where
+
+
+def _json_records(path: Path) -> Iterator[tuple[dict[str, str], str]]:
+    try:
+        document = json.loads(_text(path))
+    except ValueError as error:
+        raise ResultsError(f"{path} is not JSON ({error}).\nExpected what `rediff evaluate` wrote.") from None
+    rows = document.get("cases") if isinstance(document, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ResultsError(f"{path} has no list of cases.\nExpected what `rediff evaluate` wrote.")
+    for k, row in enumerate(rows):
+        _check_columns(list(row), path)
+        yield {name: "" if value is None else str(value) for name, value in row.items()}, f"{path}, case row {k + 1}"
+
+
+def _check_columns(header: list[str], path: Path) -> None:
     missing = [column for column in COLUMNS if column not in header]
     if missing:
         message = (
@@ -207,20 +275,15 @@ def _rows(path: Path) -> Iterator[_Row]:
             f"Expected the columns {_columns()}."
         )
         raise ResultsError(message)
-    for fields in reader:
-        where = f"{path}, line {reader.line_num}"
-        if None in fields or None in fields.values():
-            raise ResultsError(f"{where} has another number of fields than the header ({len(header)}).")
-        yield _Row(_score(fields, where), where)
 
 
-def _score(fields: dict[str, str], where: str) -> Score:
+def _score(fields: dict[str, str], regions: tuple[str, ...], where: str) -> Score:
     for column in ("model", "case", "definition"):
         if not fields[column].strip():
             raise ResultsError(f"{where}: {column} is empty.\nExpected a text.")
     region = fields["region"].strip()
-    if region not in SCORED:
-        raise ResultsError(f"{where}: region is {region!r}.\nExpected one of {', '.join(SCORED)}.")
+    if region not in (*regions, AVERAGE):
+        raise ResultsError(f"{where}: region is {region!r}.\nExpected one of {', '.join((*regions, AVERAGE))}.")
     key = Key(
         fields["model"].strip(), _whole(fields, "seed", where), _whole(fields, "fold", where), fields["case"].strip()
     )
@@ -234,11 +297,13 @@ def _score(fields: dict[str, str], where: str) -> Score:
         _optional(fields, "lesion_hd95_mm", where),
         None if empty_voxels else _whole(fields, "reference_voxels", where),
         fields["definition"].strip(),
+        _optional(fields, "surface_dice_1mm", where, 1.0),
+        _optional(fields, "surface_dice_2mm", where, 1.0),
     )
 
 
 def _optional(fields: dict[str, str], column: str, where: str, most: float = math.inf) -> float | None:
-    return _number(fields, column, where, most) if fields[column].strip() else None
+    return _number(fields, column, where, most) if fields.get(column, "").strip() else None
 
 
 def _number(fields: dict[str, str], column: str, where: str, most: float = math.inf) -> float:
@@ -277,7 +342,7 @@ def _header(path: Path) -> Sequence[str]:
 
 
 def _columns() -> str:
-    return ", ".join(COLUMNS)
+    return f"{', '.join(COLUMNS)}, and possibly {', '.join(FURTHER)}"
 
 
 def _named(key: Key) -> str:

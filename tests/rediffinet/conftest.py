@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rediffinet.reports.results import COLUMNS
+from rediffinet.scoring.scores import COLUMNS
 
 DEFINITION = "surface, per direction, 95th percentile, missed = 374 (brats2023-gli)"
 

@@ -1,0 +1,118 @@
+"""How the numbers of label maps are read: as whole numbers, and by one label convention for a whole cohort.
+
+The values of BraTS 2021 and 2023 differ in one number and can be told apart; those of BraTS 2024, of pediatric cases or
+of nnU-Net's order cannot, and have to be named. One file alone may fit several conventions, a cohort follows one: where
+its files disagree, nothing is guessed.
+"""
+
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rediffinet.errors import LabelError
+from rediffinet.task import TASKS, Task, converted, fitting_conventions, fitting_hint, listed
+
+ROUNDING = 1e-3
+"""How far a stored number may be from a whole one: what scaling by a float32 slope leaves."""
+_OLDER, _NEWER = TASKS["glioma-2021"], TASKS["glioma-2023"]
+_MANY = 32
+
+
+class ConventionError(LabelError):
+    """The label maps of a cohort are in several conventions, or in one that has to be named; concerns all of them."""
+
+
+class Conventions:
+    """By which convention the label maps of a cohort are read: the one given, else found out as they come.
+
+    task: whose label values come out. given: the convention of the files; None takes the task's own, or, for gliomas
+    before treatment, BraTS 2021 or 2023, whichever the files hold. Safe to use from several threads.
+    """
+
+    def __init__(self, task: Task, given: Task | None = None) -> None:
+        self.task = task
+        self._candidates = (given,) if given else alternatives(task)
+        self._given = given is not None
+        self._lock = Lock()
+        self._first: list[tuple[Task, str]] = []  # conventions, each with the first file that speaks for it alone
+
+    @property
+    def decided(self) -> Task:
+        """The convention of the files read so far; the task's own where they fit several."""
+        return self._first[0][0] if self._first else self._candidates[0]
+
+    def read(self, voxels: npt.NDArray[Any], what: str) -> npt.NDArray[np.uint8]:
+        """The task's label values (X, Y, Z) of a map as stored; `what` names it in errors.
+
+        Raises:
+            LabelError: values that are not whole numbers or of no convention.
+            ConventionError: values of a convention that has to be named, or of another one than earlier files.
+        """
+        labels = whole_numbers(voxels, what)
+        values = present(labels)
+        fitting = [task for task in self._candidates if set(values) <= set(task.label_names)]
+        if not fitting:
+            raise self._unfitting(values, what)
+        if len(fitting) < len(self._candidates):
+            self._note(fitting[0], what)
+        return converted(labels, fitting[0], self.task)
+
+    def _note(self, convention: Task, what: str) -> None:
+        with self._lock:
+            if convention not in [known for known, _ in self._first]:
+                self._first.append((convention, what))
+            if len(self._first) > 1:
+                raise ConventionError(_mixture(self._first))
+
+    def _unfitting(self, values: list[int], what: str) -> LabelError:
+        expected = " or ".join(f"0 and {task.describe_labels()} ('{task.name}')" for task in self._candidates)
+        numbers = np.array(values)
+        message = f"{what} holds the values {listed(np.array([0, *values]))}.\nExpected {expected}."
+        if self._given or not fitting_conventions(numbers):
+            return LabelError(message)
+        return ConventionError(f"{message}{fitting_hint(numbers)}")
+
+
+def alternatives(task: Task) -> tuple[Task, ...]:
+    """The conventions that files of a task may be in without being told: its own, and for gliomas both of BraTS."""
+    for known, other in ((_NEWER, _OLDER), (_OLDER, _NEWER)):
+        same = task.regions == known.regions and set(task.label_names) == set(known.label_names)
+        if task.name == known.name or (same and task.name not in TASKS):
+            return (task, other)
+    return (task,)
+
+
+def whole_numbers(voxels: npt.NDArray[Any], what: str) -> npt.NDArray[np.uint8]:
+    """A label map (X, Y, Z) as uint8; what lies within ROUNDING of a whole number is that number.
+
+    Raises LabelError for other numbers, and for numbers outside 0…255, with the digits that tell them apart.
+    """
+    if voxels.dtype == np.uint8:
+        return voxels
+    with np.errstate(invalid="ignore", over="ignore"):  # what does not survive the conversion is an error below
+        rounded = np.rint(voxels) if voxels.dtype.kind == "f" else voxels
+        labels = rounded.astype(np.uint8)
+        wrong = ~(np.abs(voxels - labels) <= ROUNDING) if voxels.dtype.kind == "f" else labels != voxels
+    if wrong.any():
+        values = np.unique(voxels[wrong])
+        raise LabelError(f"{what} holds the values {listed(values)}.\nExpected whole numbers from 0 to 255.")
+    return labels
+
+
+def present(labels: npt.NDArray[np.uint8]) -> list[int]:
+    """The values above 0 that a label map holds."""
+    top = int(labels.max(initial=0))
+    if top > _MANY:
+        return [int(value) for value in np.unique(labels) if value]
+    return [value for value in range(1, top + 1) if (labels == value).any()]
+
+
+def _mixture(first: list[tuple[Task, str]]) -> str:
+    held = "\n".join(f"  {what} has labels of '{task.name}' ({task.describe_labels()})" for task, what in first)
+    return (
+        f"The label maps are in {len(first)} conventions:\n{held}\n"
+        "Expected one for all of them. Where they do follow one, name it (labels): in BraTS 2024, 'glioma-post-2024', "
+        "4 is the resection cavity."
+    )
