@@ -42,6 +42,7 @@ def evaluate(
 
     A missed region never drops out of a mean: it counts with the protocol's penalty, and is counted in the table.
     """
+    from rediffinet.cli.paths import check_new_file
     from rediffinet.cli.progress import stages
     from rediffinet.errors import CaseError
     from rediffinet.metrics import find_protocol
@@ -66,6 +67,7 @@ def evaluate(
     rules = Rules(scored, named or find_protocol(protocol, scored), sides[0], sides[-1])
     if out is not None:
         check_table_path(out)
+        check_new_file(out)
     pairs = find_pairs(predictions, references, suffix)
     name = predictions.resolve().name
     with stages() as progress:

@@ -48,25 +48,6 @@ def write_atomically(
             os.fsync(stream.fileno())
 
 
-def check_can_write(path: str | os.PathLike[str]) -> None:
-    """Raise OutputError where a file could not be made at `path`: said before the work rather than after it."""
-    path = Path(path)
-    reason = ""
-    try:
-        if path.is_dir():
-            reason = "it is a folder"
-        elif not path.parent.is_dir():
-            reason = f"the folder {path.parent} does not exist"
-        elif not os.access(path.parent, os.W_OK | os.X_OK):
-            reason = f"the folder {path.parent} cannot be written to"
-        else:
-            path.exists()  # a name that the file system does not take
-    except (OSError, ValueError) as error:
-        reason = _reason(error)
-    if reason:
-        raise OutputError(f"Cannot write {path}: {reason}.\nChoose a folder that exists and can be written to.")
-
-
 @contextmanager
 def new_file(path: str | os.PathLike[str], *, parents: bool = False) -> Iterator[Path]:
     """A name to write to, for writers that want one; the file takes the place of `path` when the block ends well.

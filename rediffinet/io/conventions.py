@@ -1,4 +1,4 @@
-"""How the numbers of label maps are read: as whole numbers, and by one label convention for a whole cohort.
+"""What the numbers of label maps mean: one label convention for a whole cohort.
 
 The values of BraTS 2021 and 2023 differ in one number and can be told apart; those of BraTS 2024, of pediatric cases or
 of nnU-Net's order cannot, and have to be named. One file alone may fit several conventions, a cohort follows one: where
@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.errors import LabelError
+from rediffinet.io.labelmap import whole_labels
 from rediffinet.task import TASKS, Task, converted, fitting_conventions, fitting_hint, listed
 
-ROUNDING = 1e-3
-"""How far a stored number may be from a whole one: what scaling by a float32 slope leaves."""
 _OLDER, _NEWER = TASKS["glioma-2021"], TASKS["glioma-2023"]
 _MANY = 32
 
@@ -50,7 +49,7 @@ class Conventions:
             LabelError: values that are not whole numbers or of no convention.
             ConventionError: values of a convention that has to be named, or of another one than earlier files.
         """
-        labels = whole_numbers(voxels, what)
+        labels = whole_labels(voxels, what)
         values = present(labels)
         fitting = [task for task in self._candidates if set(values) <= set(task.label_names)]
         if not fitting:
@@ -82,23 +81,6 @@ def alternatives(task: Task) -> tuple[Task, ...]:
         if task.name == known.name or (same and task.name not in TASKS):
             return (task, other)
     return (task,)
-
-
-def whole_numbers(voxels: npt.NDArray[Any], what: str) -> npt.NDArray[np.uint8]:
-    """A label map (X, Y, Z) as uint8; what lies within ROUNDING of a whole number is that number.
-
-    Raises LabelError for other numbers, and for numbers outside 0…255, with the digits that tell them apart.
-    """
-    if voxels.dtype == np.uint8:
-        return voxels
-    with np.errstate(invalid="ignore", over="ignore"):  # what does not survive the conversion is an error below
-        rounded = np.rint(voxels) if voxels.dtype.kind == "f" else voxels
-        labels = rounded.astype(np.uint8)
-        wrong = ~(np.abs(voxels - labels) <= ROUNDING) if voxels.dtype.kind == "f" else labels != voxels
-    if wrong.any():
-        values = np.unique(voxels[wrong])
-        raise LabelError(f"{what} holds the values {listed(values)}.\nExpected whole numbers from 0 to 255.")
-    return labels
 
 
 def present(labels: npt.NDArray[np.uint8]) -> list[int]:

@@ -9,16 +9,12 @@ import numpy.typing as npt
 
 from rediffinet.errors import CaseError, LabelError, RediffError
 from rediffinet.io.conventions import ConventionError, Conventions
-from rediffinet.io.geometry import corner_distance_mm, spacing_mm
+from rediffinet.io.geometry import GRID_CLOSE_VOXELS, GRID_SAME_MM, close_enough_mm, corner_distance_mm, spacing_mm
 from rediffinet.io.nifti import Volume, read_nifti
 from rediffinet.metrics import Protocol, RegionScores, evaluate_case, find_protocol
 from rediffinet.scoring.confusion import confusion, exchange_hint
 from rediffinet.scoring.pairs import Pair
 from rediffinet.task import DEFAULT_TASK, TASKS, Task
-
-SAME_GRID_MM = 1e-2  # at the corners; float32 headers of the same grid differ by up to 1e-4
-SAME_GRID_VOXELS = 0.1
-"""How far, in voxels, the corners of a prediction may be from the reference's: direction cosines get rounded."""
 
 
 @dataclass(frozen=True)
@@ -164,17 +160,16 @@ def _check_grids(predicted: Volume, reference: Volume) -> tuple[str, ...]:
         )
         raise LabelError(message)
     distance = corner_distance_mm(theirs.shape, ours.affine, theirs.affine)
-    if distance <= SAME_GRID_MM:
+    if distance <= GRID_SAME_MM:
         return ()
-    voxel = min(spacing_mm(theirs.affine))
     apart = (
         f"{predicted.path} and {reference.path} have different affines, up to {distance:.3g} mm apart at the corners"
     )
-    if distance <= SAME_GRID_VOXELS * voxel:
-        return (f"{apart} ({distance / voxel:.2g} of a voxel); taken as the same grid.",)
+    if distance <= close_enough_mm(theirs):
+        return (f"{apart}, less than a tenth of a voxel: taken for the same grid, rounded by another program.",)
     message = (
         f"{apart}:\n{_digits(ours.affine)}\n{_digits(theirs.affine)}\n"
-        f"Expected the prediction on the grid of the reference, in the same orientation, within {SAME_GRID_VOXELS:g} "
+        f"Expected the prediction on the grid of the reference, in the same orientation, within {GRID_CLOSE_VOXELS:g} "
         "of a voxel."
     )
     raise LabelError(message)

@@ -101,7 +101,7 @@ def test_another_examination_and_what_is_missing_are_listed(tmp_path):
     assert result.exit_code == 0
 
 
-@pytest.mark.parametrize("name", ["absent/x.csv", "", "x" * 300 + ".csv", "refs.csv"])
+@pytest.mark.parametrize("name", ["absent/x.csv", "x" * 300 + ".csv", "refs.csv"])
 def test_an_output_that_cannot_be_written_is_said_before_the_work(folders, tmp_path, name, monkeypatch):
     (tmp_path / "refs.csv").mkdir()
     monkeypatch.setattr("rediffinet.scoring.evaluation.evaluate_cohort", None)  # nobody scores

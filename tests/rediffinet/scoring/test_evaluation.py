@@ -265,6 +265,6 @@ def test_tables_name_the_protocol(folders, tmp_path):
     assert "BraTS-2023 GLI" in (tmp_path / "scores.md").read_text()
     with pytest.raises(ConfigError, match=r"\.csv, \.json or \.md"):
         write_tables(scores, tmp_path / "scores.xlsx")
-    with pytest.raises(OutputError, match="does not exist"):
+    with pytest.raises(OutputError, match="Cannot write"):
         write_tables(scores, tmp_path / "absent" / "scores.csv")
     assert to_csv([]) == ""
