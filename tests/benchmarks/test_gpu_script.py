@@ -1,0 +1,68 @@
+"""benchmarks/gpu.py with a processor in the place of the GPU, and without a GPU."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu.py"
+needs = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnxruntime", "torch", "onnx")),
+    reason="needs onnxruntime, torch and onnx",
+)
+
+
+def run(out: Path, *arguments: object, **environment: str) -> tuple[dict[str, Any], str]:
+    """gpu.json and gpu.md of one run of the script."""
+    command = [sys.executable, str(SCRIPT), "--out", str(out), *map(str, arguments)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    assert ran.returncode == 0, ran.stderr
+    return json.loads((out / "gpu.json").read_text()), (out / "gpu.md").read_text()
+
+
+@needs
+@pytest.mark.slow
+def test_a_processor_in_the_place_of_a_gpu(toy_bundle: Any, tmp_path: Path) -> None:
+    found, told = run(
+        tmp_path,
+        *("--device", "cpu", "--bundle", toy_bundle.path, "--phantom", "40,44,36"),
+        *("--batches", "1,2", "--seconds", "0.01", "--minutes", "5", "--no-compile", "--parts", "doctor,labels,steps"),
+    )
+    assert [part["state"] for part in found.values()] == ["done"] * 3
+    labels = [row for row in found["labels"]["content"]["rows"][1:] if row["precision"] == "fp32"]
+    assert {row["engine"] for row in labels} >= {"onnxruntime", "torch"}
+    assert all(row["Dice_WT"] == row["Dice_ET"] == 1.0 for row in labels)
+    rows = found["steps"]["content"]["rows"]
+    timed = {(row["graph"], row["batch"], row["contestant"]) for row in rows if "ms" in row}
+    for graph in ("denoiser", "baseline", "conditioner"):
+        assert {(graph, 1, "torch eager fp32"), (graph, 1, "onnxruntime fp32")} <= timed
+    assert ("denoiser", 2, "torch eager fp32") in timed
+    assert all(row["apart"] < 1e-4 for row in rows if "apart" in row and "fp32" in row["contestant"])
+    [why] = {row["why_not"] for row in rows if "CUDA graph" in row["contestant"]}
+    assert "CUDA graphs need a GPU" in why
+    assert "| onnxruntime | cpu | fp32 |" in told and "## steps" in told
+
+
+@needs
+def test_without_a_gpu_every_part_says_why(toy_bundle: Any, tmp_path: Path) -> None:
+    found, told = run(tmp_path, "--bundle", toy_bundle.path, "--phantom", "40,44,36", "--parts", "labels")
+    first, *others = found["labels"]["content"]["rows"]
+    assert first["device"] == "cpu" and first["first_s"] > 0
+    assert all("cuda:0" in row["why_not"] or "driver" in row["why_not"] for row in others)
+    assert "no NVIDIA driver" in told or "cannot run on cuda:0" in told
+
+
+@needs
+def test_parts_that_fail_or_outrun_their_time(tmp_path: Path) -> None:
+    """What was found before, by this run or the last, stays."""
+    found, _ = run(tmp_path, "--parts", "paper", "--device", "cpu", REDIFF_GPU_PRESET="nonsense")
+    assert found["paper"]["state"].startswith("failed (1): ") and "got 'nonsense'" in found["paper"]["state"]
+    found, told = run(tmp_path, "--parts", "doctor,tests", "--device", "cpu", "--minutes", "0.09")
+    assert found["doctor"]["state"].startswith(("stopped after its 5 s", "done"))
+    assert found["tests"]["state"].startswith(("not begun: the 0.09 minutes are over", "stopped"))
+    assert "got 'nonsense'" in told
