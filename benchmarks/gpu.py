@@ -53,6 +53,8 @@ def main() -> int:
     parser.add_argument("--phantom", default="240,240,155", help="shape of that phantom")
     parser.add_argument("--batches", default="1,2,4,8")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long each contestant is timed")
+    parser.add_argument("--preset", default=None, help="for the parts paper (paper) and training (tiny-2mm)")
+    parser.add_argument("--window", default=None, help="X,Y,Z for these two parts; default: the preset's")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--part", default=None, help=argparse.SUPPRESS)  # in the process of a part
     given = parser.parse_args()

@@ -483,8 +483,7 @@ def paper(given: Given, rows: Rows) -> None:
     from rediffinet.nets.refiner import ConditionerGraph, DenoiserGraph, Refiner
     from rediffinet.training.config import resolve_config
 
-    preset = os.environ.get("REDIFF_GPU_PRESET", "paper")
-    config = resolve_config("rediffinet", preset).refiner
+    config = resolve_config("rediffinet", given.preset or "paper", changes=window_of(given, "refiner")).refiner
     torch.manual_seed(0)
     refiner = Refiner(config).eval().to(given.device)
     module = DenoiserGraph(refiner).eval()
@@ -524,6 +523,11 @@ def paper(given: Given, rows: Rows) -> None:
                         rows.add(**row, **timed(call, wait, given.seconds), memory_MiB=used())
 
 
+def window_of(given: Given, network: str) -> dict[str, Any]:
+    """The change of a preset that `--window` is."""
+    return {network: {"window": tuple(map(int, given.window.split(",")))}} if given.window else {}
+
+
 def paper_graph(refiner: Any, folder: Path) -> dict[str, GraphSpec]:
     """The denoiser's file in fp32 and fp16."""
     from rediffinet.engines import TensorSpec
@@ -557,8 +561,7 @@ def training(given: Given, rows: Rows) -> None:
     from rediffinet.training.config import resolve_config
     from rediffinet.training.losses import deep_supervision_loss
 
-    preset = os.environ.get("REDIFF_GPU_PRESET", "tiny-2mm")
-    config = resolve_config("unet", preset)
+    config = resolve_config("unet", given.preset or "tiny-2mm", changes=window_of(given, "unet"))
     device = torch.device(given.device)
     rows.fact("window", " × ".join(map(str, config.unet.window)))
     rows.fact("batch", config.batch)

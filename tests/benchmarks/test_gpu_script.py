@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +16,10 @@ needs = pytest.mark.skipif(
 )
 
 
-def run(out: Path, *arguments: object, **environment: str) -> tuple[dict[str, Any], str]:
+def run(out: Path, *arguments: object) -> tuple[dict[str, Any], str]:
     """gpu.json and gpu.md of one run of the script."""
     command = [sys.executable, str(SCRIPT), "--out", str(out), *map(str, arguments)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     return json.loads((out / "gpu.json").read_text()), (out / "gpu.md").read_text()
 
@@ -60,9 +59,24 @@ def test_without_a_gpu_every_part_says_why(toy_bundle: Any, tmp_path: Path) -> N
 @needs
 def test_parts_that_fail_or_outrun_their_time(tmp_path: Path) -> None:
     """What was found before, by this run or the last, stays."""
-    found, _ = run(tmp_path, "--parts", "paper", "--device", "cpu", REDIFF_GPU_PRESET="nonsense")
+    found, _ = run(tmp_path, "--parts", "paper", "--device", "cpu", "--preset", "nonsense")
     assert found["paper"]["state"].startswith("failed (1): ") and "got 'nonsense'" in found["paper"]["state"]
     found, told = run(tmp_path, "--parts", "doctor,tests", "--device", "cpu", "--minutes", "0.09")
     assert found["doctor"]["state"].startswith(("stopped after its 5 s", "done"))
     assert found["tests"]["state"].startswith(("not begun: the 0.09 minutes are over", "stopped"))
     assert "got 'nonsense'" in told
+
+
+@needs
+@pytest.mark.slow
+def test_paper_size_and_training_in_small(tmp_path: Path) -> None:
+    found, _ = run(
+        tmp_path,
+        *("--device", "cpu", "--preset", "tiny", "--window", "16,16,16", "--seconds", "0.01", "--no-compile"),
+        *("--parts", "paper,training"),
+    )
+    assert [part["state"] for part in found.values()] == ["done"] * 2
+    timed = {(row["batch"], row["contestant"]) for row in found["paper"]["content"]["rows"] if "ms" in row}
+    assert {(1, "torch eager fp32"), (2, "torch eager fp32"), (1, "onnxruntime fp32"), (1, "onnxruntime fp16")} <= timed
+    steps = {row["contestant"]: row for row in found["training"]["content"]["rows"]}
+    assert steps["fp32"]["steps_per_second"] > 0 and "left out" in steps["autocast bf16, compiled"]["why_not"]
