@@ -1,6 +1,7 @@
 """`rediff segment`."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from rediffinet.clinic.cohort import CaseInput, Order, Outcome
     from rediffinet.clinic.inputs import Shard
     from rediffinet.segmenter import Segmenter
+    from rediffinet.task import Task
 
 
 def segment(
@@ -37,6 +39,13 @@ def segment(
         typer.Option(
             "--baseline-mask",
             help="Refine this label map instead of the bundle's baseline; for several cases a folder of X.nii.gz.",
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONVENTION",
+            help="What the numbers in the masks mean: brats2021, brats2024, nnunet …; default: BraTS, told from all.",
         ),
     ] = None,
     save_probabilities: Annotated[
@@ -93,6 +102,7 @@ def segment(
         SegmentOptions(steps, samples, refine_everywhere, postprocess),
         OutputChoice(preview, save_uncertainty, save_probabilities, overwrite),
         baseline_mask,
+        _mask_labels(baseline_mask, labels, inputs),
         skip_existing,
     )
     with Segmenter.open(bundle, engine, device, threads, precision) as segmenter:
@@ -103,6 +113,26 @@ def segment(
             _alone(segmenter, inputs[0], order, as_json=as_json)
         else:
             _cohort(segmenter, share.of(inputs), order, share, as_json=as_json)
+
+
+def _mask_labels(masks: Path | None, named: str | None, inputs: "list[CaseInput]") -> "Task | None":
+    """The convention of the masks: the one that is named, else that of all of them together."""
+    from rediffinet.errors import CaseError, ConfigError
+    from rediffinet.io.masks import decide_masks
+    from rediffinet.task import DEFAULT_TASK, find_task
+
+    if masks is None and named is not None:
+        raise ConfigError("--labels tells how --baseline-mask is read, and there is none. Give both, or neither.")
+    if masks is None:
+        return None
+    names = []
+    for given in inputs if named is None else ():
+        with suppress(CaseError):  # a case that is not whole fails when it is its turn
+            names.append(given.name)
+    found = find_task(named) if named is not None else decide_masks(masks, names)
+    if found.name != DEFAULT_TASK:
+        typer.echo(f"The masks are read as '{found.name}' ({found.describe_labels()}).", err=True)
+    return found
 
 
 def _alone(segmenter: "Segmenter", given: "CaseInput", order: "Order", *, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from rediffinet.io.masks import BaselineMask, find_mask, read_baseline_mask
 from rediffinet.io.outputs import OutputChoice, check_output, save_result
 from rediffinet.report import Report
 from rediffinet.segmenter import Progress, Result, Segmenter, SegmentOptions
+from rediffinet.task import Task
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Order:
 
     out: the folder of all outputs; None: one named after the case, in the current folder.
     mask: a label map to refine instead of the bundle's baseline, or a folder with one that is named after each case.
+    mask_labels: by which convention it is read; None: by that of the case alone, see `read_baseline_mask`.
     skip_existing: a case that is finished is left as it is; one that was done with other images, bundle or options is
     done again.
     """
@@ -31,6 +33,7 @@ class Order:
     options: SegmentOptions = field(default_factory=SegmentOptions)
     choice: OutputChoice = field(default_factory=OutputChoice)
     mask: Path | None = None
+    mask_labels: Task | None = None
     skip_existing: bool = False
 
     def folder(self, name: str) -> Path:
@@ -106,7 +109,7 @@ def read_case(segmenter: Segmenter, given: CaseInput, order: Order) -> Read | Ou
             choice = replace(choice, overwrite=True)
     check_output(folder, name, choice)
     case = load_case(given.folder, files=given.files, channels=given.channels, name=name)
-    baseline = None if mask is None else read_baseline_mask(mask, case)
+    baseline = None if mask is None else read_baseline_mask(mask, case, convention=order.mask_labels)
     return Read(name, folder, choice, case, baseline, again)
 
 

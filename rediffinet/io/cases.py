@@ -14,6 +14,7 @@ import numpy.typing as npt
 from rediffinet.errors import CaseError, LabelError, OutputError
 from rediffinet.files import write_together
 from rediffinet.io.checks import CaseWarning, check_images, check_spacing
+from rediffinet.io.conventions import Conventions
 from rediffinet.io.geometry import (
     GRID_SAME_MM,
     Affine,
@@ -42,6 +43,7 @@ __all__ = [
     "find_contrasts",
     "find_labels",
     "load_case",
+    "load_label_map",
     "load_labels",
     "recognise_schema",
     "to_input_grid",
@@ -189,6 +191,24 @@ def load_case(
     folder = Path(path) if path is not None else chosen[contrasts[0]].parent
     found = _read_nifti_case(chosen, check_name(name) if name is not None else case_name(chosen, folder))
     return _checked(found, contrasts, spacing_range_mm or task.spacing_mm, started)
+
+
+def load_label_map(
+    path: str | PathLike[str], conventions: Conventions, grid: Grid | None = None
+) -> npt.NDArray[np.uint8]:
+    """Load a label map as uint8 (X, Y, Z) in canonical orientation, with the label values of the conventions' task.
+
+    A grid that was rounded on its way, up to a tenth of a voxel from `grid`, is taken for it.
+
+    Raises:
+        CaseError: the file cannot be read.
+        LabelError: the map is not on `grid` (checked when given), or holds values that the conventions do not take.
+    """
+    volume = read_nifti(path)
+    if grid is not None and not grid_distance_mm(volume.grid, grid) <= close_enough_mm(grid):
+        raise LabelError(grids_differ("The label map", "the images", volume.grid, grid, str(volume.path)))
+    labels = conventions.read(volume.voxels, str(volume.path))
+    return np.ascontiguousarray(to_canonical(labels, volume.grid))
 
 
 def load_labels(path: str | PathLike[str], grid: Grid | None = None) -> tuple[npt.NDArray[np.uint8], LabelSchema]:

@@ -1,6 +1,8 @@
 """A baseline made by any other program: a label map on the case's grid, refined instead of the bundle's own."""
 
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +11,12 @@ import numpy.typing as npt
 
 from rediffinet.bundle import file_sha256
 from rediffinet.errors import CaseError, LabelError
-from rediffinet.io.cases import EXPECTED_LABELS, Case, load_labels, recognise_schema
+from rediffinet.io.cases import Case, load_label_map
+from rediffinet.io.conventions import ConventionError, Conventions
 from rediffinet.io.geometry import to_canonical
-from rediffinet.io.labelmap import whole_labels
 from rediffinet.io.naming import printable
-from rediffinet.labels import labels_to_regions
+from rediffinet.io.nifti import read_nifti
+from rediffinet.task import DEFAULT_TASK, TASKS, Task, regions_of
 
 ENDINGS = tuple(f"{middle}.nii{packed}" for middle in ("-baseline", "-seg", "_seg", "") for packed in (".gz", ""))
 """How a mask of case X may be named in a folder of masks, after the X."""
@@ -21,30 +24,39 @@ ENDINGS = tuple(f"{middle}.nii{packed}" for middle in ("-baseline", "-seg", "_se
 
 @dataclass(frozen=True, eq=False)
 class BaselineMask:
-    """Regions bool (3, X, Y, Z), WT, TC, ET in canonical orientation, and the file they come from, if any.
+    """Regions bool (R, X, Y, Z) of a task in canonical orientation, and the file they come from, if any.
 
-    load_seconds: what reading took.
+    convention: name of the convention by which its labels were read. load_seconds: what reading took.
     """
 
     regions: npt.NDArray[np.bool_]
     path: str | None = None
     sha256: str | None = None
+    convention: str = DEFAULT_TASK
     load_seconds: float = 0.0
 
 
-def read_baseline_mask(path: Path, case: Case) -> BaselineMask:
-    """Read a label map of BraTS 2023 or of the years before.
+def read_baseline_mask(
+    path: Path, case: Case, task: Task = TASKS[DEFAULT_TASK], convention: Task | None = None
+) -> BaselineMask:
+    """Read a label map whose regions are those of a task.
+
+    convention: what its numbers mean; None: the task's, or for gliomas BraTS 2021 or 2023, whichever the file holds
+    (see `decide_convention` for many).
 
     Raises CaseError when it cannot be read, LabelError when it is not on the case's grid or holds other values.
     """
     started = time.perf_counter()
-    labels, schema = load_labels(path, case.grid)
-    regions, digest = labels_to_regions(labels, schema), file_sha256(path)
-    return BaselineMask(regions, printable(str(path)), digest, time.perf_counter() - started)
+    conventions = Conventions(task, convention)
+    regions = regions_of(load_label_map(path, conventions, case.grid), task)
+    name = conventions.decided.name
+    return BaselineMask(regions, printable(str(path)), file_sha256(path), name, time.perf_counter() - started)
 
 
-def mask_from_labels(labels: npt.NDArray[np.integer], case: Case) -> BaselineMask:
-    """A label map in memory, on the grid that the case was stored on.
+def mask_from_labels(
+    labels: npt.NDArray[np.integer], case: Case, task: Task = TASKS[DEFAULT_TASK], convention: Task | None = None
+) -> BaselineMask:
+    """A label map in memory, on the grid that the case was stored on; task and convention as for a file.
 
     Raises LabelError when the shape or the values are others.
     """
@@ -54,9 +66,36 @@ def mask_from_labels(labels: npt.NDArray[np.integer], case: Case) -> BaselineMas
             "Expected a label map on the grid of the images as they are stored."
         )
         raise LabelError(message)
-    where = "The baseline's label map"
-    whole = whole_labels(labels, where, EXPECTED_LABELS)
-    return BaselineMask(labels_to_regions(to_canonical(whole, case.grid), recognise_schema(whole, where)))
+    conventions = Conventions(task, convention)
+    read = conventions.read(labels, "The baseline's label map")
+    return BaselineMask(regions_of(to_canonical(read, case.grid), task), convention=conventions.decided.name)
+
+
+def decide_convention(paths: Iterable[Path], task: Task = TASKS[DEFAULT_TASK]) -> Task:
+    """The convention that the label maps of a cohort are in, told from all of them before any is used.
+
+    Files that cannot be read, or are no label maps, tell nothing; they fail when it is their turn.
+
+    Raises ConventionError when they are in several, or in one that has to be named.
+    """
+    conventions = Conventions(task)
+    for path in paths:
+        try:
+            conventions.read(read_nifti(path).voxels, str(path))
+        except ConventionError:
+            raise
+        except (CaseError, LabelError):
+            continue
+    return conventions.decided
+
+
+def decide_masks(path: Path, names: Iterable[str], task: Task = TASKS[DEFAULT_TASK]) -> Task:
+    """The convention of the masks of these cases, in a folder or in one file; raises ConventionError."""
+    found = []
+    for name in names:
+        with suppress(CaseError):  # a case without a mask fails when it is its turn
+            found.append(find_mask(path, name))
+    return decide_convention(found, task)
 
 
 def find_mask(path: Path, name: str) -> Path:

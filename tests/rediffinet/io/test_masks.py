@@ -1,6 +1,7 @@
 """A label map from elsewhere in the baseline's place: how it is read, what is done with it, and what is said of it."""
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from scipy import ndimage
 
 from rediffinet.errors import CaseError, ConfigError, LabelError
 from rediffinet.io.cases import Case, load_case
-from rediffinet.io.masks import find_mask, mask_from_labels, read_baseline_mask
+from rediffinet.io.conventions import ConventionError
+from rediffinet.io.masks import decide_masks, find_mask, mask_from_labels, read_baseline_mask
 from rediffinet.io.outputs import save_result
 from rediffinet.labels import BRATS_2021
 from rediffinet.method.normalise import brain_box, normalise
 from rediffinet.segmenter import Segmenter, SegmentOptions
+from rediffinet.task import find_task
 
 AFFINE = np.array([[-1, 0, 0, 7], [0, -1, 0, 40], [0, 0, 1, -12], [0, 0, 0, 1.0]])
 EVERYWHERE = SegmentOptions(refine_everywhere=True)
@@ -154,13 +157,77 @@ def test_a_file_of_another_schema_and_order(toy_bundle: Any, toy_folder: Path, t
         (lambda a: (a[:-1], AFFINE), "different grids"),
         (lambda a: (a, np.diag([-1.0, -1.0, 1.0, 1.0])), "different grids"),
         (lambda a: (a.astype(np.float32) / 2, AFFINE), "holds the values 0, 0.5, 1, 1.5"),
-        (lambda a: (np.where(a == 1, 4, a), AFFINE), "labels 3 and 4 together"),
+        (lambda a: (np.where(a == 1, 4, a), AFFINE), "fit the convention 'glioma-post-2024'.*name it"),
     ],
 )
 def test_files_that_do_not_fit(toy_folder: Path, tmp_path: Path, labels: Any, change: Any, said: str) -> None:
     path = store(tmp_path / "mask.nii.gz", *change(labels))
     with pytest.raises(LabelError, match=said):
         read_baseline_mask(path, load_case(toy_folder))
+
+
+ORDERS = {"nnunet": (0, 2, 1, 3), "pediatric-2024": (0, 2, 4, 1), "brats2021": (0, 1, 2, 4)}
+
+
+@pytest.mark.parametrize("convention", ORDERS)
+def test_masks_of_a_convention_that_is_named(toy_folder: Path, tmp_path: Path, labels: Any, convention: str) -> None:
+    """The same tumour, numbered otherwise, has the same regions: from a file and from memory."""
+    renumbered = np.array(ORDERS[convention], np.uint8)[labels]
+    case, named = load_case(toy_folder), find_task(convention)
+    for mask in (
+        read_baseline_mask(store(tmp_path / "mask.nii.gz", renumbered), case, convention=named),
+        mask_from_labels(renumbered, case, convention=named),
+    ):
+        assert np.array_equal(mask.regions, regions(labels))
+        assert mask.convention == named.name
+
+
+def test_a_cavity_is_no_tumour_in_a_mask(toy_folder: Path, tmp_path: Path, labels: Any) -> None:
+    with_cavity = labels.copy()
+    with_cavity[labels == 1] = 4
+    path = store(tmp_path / "mask.nii.gz", with_cavity)
+    mask = read_baseline_mask(path, load_case(toy_folder), convention=find_task("brats2024"))
+    assert np.array_equal(mask.regions, regions(np.where(labels == 1, 0, labels)))
+
+
+def test_one_convention_is_decided_from_all_masks(tmp_path: Path, labels: Any) -> None:
+    """A file whose 4 could be tumour or cavity is not read before the others have been looked at."""
+    old = np.where(labels == 3, 4, labels)
+    store(tmp_path / "A.nii.gz", np.where(labels == 3, 0, labels))
+    store(tmp_path / "B.nii.gz", old)
+    (tmp_path / "C.nii.gz").write_bytes(b"no")
+    assert decide_masks(tmp_path, ["A"]).name == "glioma-2023"
+    assert decide_masks(tmp_path, ["A", "B", "C", "absent"]).name == "glioma-2021"
+    store(tmp_path / "D.nii.gz", np.where(labels == 1, 4, labels))
+    with pytest.raises(ConventionError, match="glioma-post-2024"):
+        decide_masks(tmp_path, "ABD")
+    store(tmp_path / "D.nii.gz", labels)
+    with pytest.raises(ConventionError, match=r"(?s)B.nii.gz has labels of 'glioma-2021'.*D.nii.gz.*'glioma-2023'"):
+        decide_masks(tmp_path, "ABD")
+
+
+def test_the_command_refuses_masks_of_two_conventions_before_it_works(
+    rediff: Any, toy_bundle: Any, toy_folder: Path, tmp_path: Path, labels: Any
+) -> None:
+    cohort, masks, out = tmp_path / "cohort", tmp_path / "masks", tmp_path / "out"
+    masks.mkdir()
+    for name, map_ in (("A", labels), ("B", np.where(labels == 3, 4, labels))):
+        (cohort / name).mkdir(parents=True)
+        for path in toy_folder.iterdir():
+            shutil.copy(path, cohort / name / path.name.replace("toy", name))
+        store(masks / f"{name}.nii.gz", map_)
+    arguments = ("segment", cohort, "--bundle", toy_bundle.path, "--baseline-mask", masks, "-o", out, "--no-preview")
+    done = rediff(*arguments)
+    assert done.code == 2
+    assert "in 2 conventions" in done.err
+    assert not out.exists()
+    done = rediff(*arguments, "--labels", "brats2024")
+    assert done.code == 0
+    assert "The masks are read as 'glioma-post-2024' (NETC = 1, SNFH = 2, ET = 3, RC = 4)" in done.err
+    assert (np.asarray(nib.load(out / "B-baseline.nii.gz").dataobj) == np.where(labels == 3, 0, labels)).all()
+    done = rediff("segment", cohort, "--bundle", toy_bundle.path, "--labels", "brats2024")
+    assert done.code == 2
+    assert "--labels tells how --baseline-mask is read" in done.err
 
 
 def test_no_file_and_no_image(toy_folder: Path, tmp_path: Path) -> None:
