@@ -20,6 +20,7 @@ def view(
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
 ) -> None:
     """Look at a result in the browser, correct its labels. Serves this machine alone, until Ctrl-C."""
+    from rediffinet.clinic.interrupt import Interrupted
     from rediffinet.clinic.viewer.scene import open_scene
     from rediffinet.clinic.viewer.server import ViewerServer
 
@@ -35,5 +36,5 @@ def view(
             webbrowser.open(server.url)
         try:
             server.serve_forever()
-        except KeyboardInterrupt:
+        except (Interrupted, KeyboardInterrupt):  # the way to end it, not an error
             typer.echo("ended", err=True)

@@ -68,6 +68,14 @@ def test_compiled_extensions_stubs_and_marker(wheel: set[str]) -> None:
     assert not [name for name in wheel if name.endswith((".pyx", ".c"))]
 
 
+def test_the_built_page_without_its_sources(wheel: set[str]) -> None:
+    viewer = ROOT / "rediffinet" / "clinic" / "viewer"
+    built = {path.relative_to(ROOT).as_posix() for path in (viewer / "dist").rglob("*") if path.is_file()}
+    assert "rediffinet/clinic/viewer/dist/LICENSES.txt" in built
+    assert built <= wheel
+    assert not [name for name in wheel if name.startswith("rediffinet/clinic/viewer/page/")]
+
+
 def test_bundles_and_license(wheel: set[str]) -> None:
     bundles = {
         path.relative_to(ROOT).as_posix() for path in (ROOT / "rediffinet" / "bundles").rglob("*") if path.is_file()

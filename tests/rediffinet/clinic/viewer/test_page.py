@@ -1,0 +1,241 @@
+"""The page in a browser: headless Chromium, which draws with the processor. Compared are pixels, files and SciPy."""
+
+import io
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+CHROMIUM = os.environ.get("REDIFF_CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium, or set REDIFF_CHROMIUM")
+FLAGS = [
+    *("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--use-gl=angle", "--use-angle=swiftshader"),
+    "--enable-unsafe-swiftshader",
+]
+WAIT_MS = 120_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """open_page(segmented, width=…, …) → the page, everything loaded; what went wrong in it fails the test."""
+    from rediffinet.clinic.viewer.scene import open_scene
+    from rediffinet.clinic.viewer.server import ViewerServer
+
+    wrong: list[str] = []
+    ends: list[Callable[[], None]] = []
+
+    def open_it(segmented: Any, **options: Any) -> Any:
+        server = ViewerServer(open_scene(segmented.out))
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        size = {"width": options.pop("width", 1000), "height": options.pop("height", 620)}
+        context = browser.new_context(viewport=size, **options)
+        page = context.new_page()
+        page.set_default_timeout(WAIT_MS)
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" and _ours(said) else None)
+        page.on("request", lambda asked: wrong.append(f"asked for {asked.url}") if _outside(asked.url) else None)
+        ends.extend([context.close, server.shutdown, thread.join, server.server_close])
+        page.goto(server.url)
+        page.wait_for_selector(".viewer[data-ready]")
+        return page
+
+    def _ours(said: Any) -> bool:
+        return "Insufficient Storage" not in said.text  # what one test has the server answer
+
+    def _outside(url: str) -> bool:
+        return not url.startswith(("http://127.0.0.1:", "blob:", "data:"))
+
+    yield open_it
+    for end in ends:
+        end()
+    assert not wrong
+
+
+def pixels(page: Any) -> np.ndarray:
+    """The stage as an image (rows, columns, 3) uint8."""
+    from PIL import Image
+
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    shot = page.locator(".stage").screenshot(timeout=WAIT_MS)
+    return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))
+
+
+def differs(before: np.ndarray, after: np.ndarray) -> bool:
+    return bool((np.abs(before.astype(int) - after).max(axis=-1) > 16).sum() > 20)
+
+
+def crosshair_mm(page: Any) -> np.ndarray:
+    numbers = re.match(r"(-?\d+), (-?\d+), (-?\d+) mm", page.inner_text(".where"))
+    assert numbers
+    return np.array([int(number) for number in numbers.groups()])
+
+
+def voxel_of(segmented: Any, mm: np.ndarray) -> tuple[int, ...]:
+    affine = nib.load(segmented.output("seg.nii.gz")).affine
+    return tuple(np.rint(np.linalg.solve(affine, [*mm, 1])[:3]).astype(int).tolist())
+
+
+def test_the_case_is_drawn_and_every_switch_changes_it(open_page: Any, segmented: Any) -> None:
+    assert (segmented.labels() != segmented.labels("baseline.nii.gz")).any()
+    page = open_page(segmented)
+    assert page.title() == "toy – rediff"
+    page.keyboard.press("a")
+    page.keyboard.press("r")
+    bare = pixels(page)
+    assert (bare.max(axis=-1) > 32).mean() > 0.05
+    page.keyboard.press("h")  # where something changed
+    bare = pixels(page)
+    for key in "rbwuf":
+        page.keyboard.press(key)
+        shown = pixels(page)
+        assert differs(bare, shown), f"{key} shows nothing"
+        page.keyboard.press(key)
+        assert not differs(bare, pixels(page)), f"{key} does not take away what it showed"
+    seen = [bare]
+    for key in "134":
+        page.keyboard.press(key)
+        seen.append(pixels(page))
+    for key in "csmvg":
+        page.keyboard.press(key)
+        if key == "g":
+            page.wait_for_selector(".stage[data-panes='4']")
+        seen.append(pixels(page))
+    for number, one in enumerate(seen):
+        assert not [other for other in seen[:number] if not differs(one, other)]
+
+
+def test_opacity_and_outlines_change_what_is_drawn(open_page: Any, segmented: Any) -> None:
+    page = open_page(segmented)
+    page.keyboard.press("a")
+    filled = pixels(page)
+    page.get_by_label("Opacity of Refined").fill("1")
+    opaque = pixels(page)
+    page.get_by_label("Outlines only").check()
+    outlined = pixels(page)
+    assert differs(filled, opaque)
+    assert differs(opaque, outlined)
+
+
+def test_places_are_the_largest_that_scipy_finds(open_page: Any, segmented: Any) -> None:
+    from scipy import ndimage
+
+    page = open_page(segmented)
+    seg, baseline = segmented.labels(), segmented.labels("baseline.nii.gz")
+    for key, mask, name in (("l", seg > 0, "Lesion"), ("h", seg != baseline, "Change")):
+        parts, count = ndimage.label(mask, np.ones((3, 3, 3)))
+        sizes = ndimage.sum_labels(mask, parts, range(1, count + 1))
+        if key == "l":  # the page has gone to the first by itself
+            for _ in range(count - 1):
+                page.keyboard.press("l")
+        page.keyboard.press(key)
+        said = page.inner_text(".status")
+        assert said == f"{name} 1 of {count}: {sizes.max() / 1000:.1f} ml"
+        assert sizes[parts[voxel_of(segmented, crosshair_mm(page))] - 1] == sizes.max()
+    page.keyboard.press("d")
+    doubt = np.asanyarray(nib.load(segmented.output("uncertainty.nii.gz")).dataobj)
+    mean = ndimage.uniform_filter(doubt, 5, mode="constant")
+    assert mean[voxel_of(segmented, crosshair_mm(page))] == pytest.approx(mean.max(), abs=1e-5)
+    assert f"{100 * mean.max():.0f} %" in page.inner_text(".status")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axes", ["LPS", "ASR"])
+def test_a_correction_comes_back_as_it_was_drawn(open_page: Any, make_segmented: Any, axes: str) -> None:
+    segmented = make_segmented(axes)
+    before = segmented.output("seg.nii.gz").read_bytes()
+    page = open_page(segmented)
+    page.keyboard.press("a")
+    page.keyboard.press("e")
+    page.get_by_label("Size in voxels").fill("1")
+    page.get_by_label("enhancing").check()
+    box = page.locator(".stage canvas").first.bounding_box()
+    places = []
+    for across, down in ((0.45, 0.3), (0.55, 0.7), (0.5, 0.5)):
+        page.mouse.click(box["x"] + across * box["width"], box["y"] + down * box["height"])
+        places.append(voxel_of(segmented, crosshair_mm(page)))
+    drawn = pixels(page)
+    page.keyboard.press("Control+z")  # the third is taken back
+    assert differs(drawn, pixels(page)) or segmented.labels()[places[2]] == 3
+    page.get_by_role("button", name="Save as a new map").click()
+    assert not list(segmented.out.glob("*corrected*")), "saved without a name"
+    page.get_by_label("Your name").fill("A. Reader")
+    page.get_by_label("Note").fill("two voxels")
+    page.get_by_role("button", name="Save as a new map").click()
+    page.wait_for_function("() => document.querySelector('.status').textContent.startsWith('Saved')")
+    want = segmented.labels().copy()
+    want[places[0]] = want[places[1]] = 3
+    np.testing.assert_array_equal(segmented.labels("corrected-1.nii.gz"), want)
+    entry = json.loads(segmented.output("corrected-1.json").read_text())
+    assert (entry["who"], entry["note"], entry["from"]["file"]) == ("A. Reader", "two voxels", "toy-seg.nii.gz")
+    assert segmented.output("seg.nii.gz").read_bytes() == before
+    shown = pixels(page)
+    page.keyboard.press("k")
+    assert differs(shown, pixels(page))
+
+
+@pytest.mark.slow
+def test_what_was_discarded_is_not_saved(open_page: Any, segmented: Any) -> None:
+    page = open_page(segmented)
+    page.keyboard.press("a")
+    page.keyboard.press("e")
+    page.on("dialog", lambda dialog: dialog.accept())
+    box = page.locator(".stage canvas").first.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#correct")
+    assert not list(segmented.out.glob("*corrected*"))
+
+
+@pytest.mark.slow
+def test_a_correction_that_the_server_refuses_is_kept_and_told(open_page: Any, segmented: Any) -> None:
+    page = open_page(segmented)
+    page.keyboard.press("a")
+    page.keyboard.press("e")
+    page.get_by_label("Your name").fill("A. Reader")
+    page.route("**/corrections*", lambda route: route.fulfill(status=507, json={"detail": "The disk is full."}))
+    page.get_by_role("button", name="Save as a new map").click()
+    page.wait_for_selector("text=Not saved: The disk is full.")
+    assert page.get_by_role("button", name="Save as a new map").is_enabled()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(1366, 768), (768, 1024)], ids=["laptop", "tablet"])
+def test_axe_finds_no_fault(open_page: Any, segmented: Any, scheme: str, width: int, height: int) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = open_page(segmented, width=width, height=height, color_scheme=scheme)
+    page.keyboard.press("a")
+
+    def faults() -> list[str]:
+        found = axe.run(page).response["violations"]
+        return [f"{one['id']}: {[node['html'] for node in one['nodes']]}" for one in found]
+
+    assert faults() == []
+    page.keyboard.press("?")
+    page.wait_for_selector("dialog[open]")
+    assert faults() == []
+    page.keyboard.press("Escape")
+    page.keyboard.press("e")
+    page.wait_for_selector(".correct")
+    assert faults() == []
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
