@@ -29,9 +29,7 @@ def result(toy_folder: Path, toy_bundle: Any, tmp_path: Path) -> Path:
 def test_the_address_that_is_printed_is_the_page(result: Path) -> None:
     program = "from rediffinet.cli.main import main; main()"
     command = [sys.executable, "-u", "-c", program, "view", str(result), "--no-browser"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
-    ) as running:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout and running.stderr
         found = re.fullmatch(r"toy: (http://127\.0\.0\.1:\d+/[\w-]{20,}/)\n", running.stdout.readline())
         assert found

@@ -20,6 +20,8 @@ from rediffinet.clinic.viewer.scene import Scene
 from rediffinet.errors import CaseError, RediffError
 
 DIST = Path(__file__).parent / "dist"
+DRAIN = 2**28
+"""Bytes of a refused body that are read, at most."""
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 POLICY = (
     "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; img-src 'self' data: blob:; "
@@ -79,6 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     timeout = 60
     server: ViewerServer
+    _read = False
+    """Whether the body of the request was read."""
 
     def do_GET(self) -> None:
         """The page, the scene, or a file of it."""
@@ -101,6 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """A correction: gzip of the labels as the body; who, from and note in the query."""
+        self._read = False
         path = self._inside()
         if path is None:
             return
@@ -115,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"Expected a body of known length, at most {limit} bytes."
             )
             return
-        body = self.rfile.read(int(length))
+        body, self._read = self.rfile.read(int(length)), True
         query = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
         try:
             who, note = query.get("who", ""), query.get("note", "")
@@ -160,8 +165,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps(value).encode(), "application/json", {"Cache-Control": "no-store"})
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        """A problem of RFC 9457. The connection ends: a body may be unread."""
+        """A problem of RFC 9457. The connection ends; what a browser still sends is read first, or it sees no answer."""
         self.close_connection = True
+        length = self.headers.get("Content-Length", "")
+        unread = min(int(length), DRAIN) if not self._read and length.isascii() and length.isdigit() else 0
+        while unread > 0 and (chunk := self.rfile.read(min(unread, 2**20))):
+            unread -= len(chunk)
         problem = {"title": status.phrase, "status": int(status), "detail": detail}
         self._send(status, json.dumps(problem).encode(), "application/problem+json", {"Connection": "close"})
 
