@@ -165,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps(value).encode(), "application/json", {"Cache-Control": "no-store"})
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        """A problem of RFC 9457. The connection ends; what a browser still sends is read first, or it sees no answer."""
+        """A problem of RFC 9457; then the connection ends. A body is read first: a browser that sends hears nothing."""
         self.close_connection = True
         length = self.headers.get("Content-Length", "")
         unread = min(int(length), DRAIN) if not self._read and length.isascii() and length.isdigit() else 0
