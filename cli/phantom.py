@@ -17,9 +17,12 @@ def phantom(
     shape: Annotated[
         tuple[int, int, int], typer.Option(metavar="X Y Z", help="Grid in voxels; a smaller one is a coarser brain.")
     ] = (240, 240, 155),
+    task: Annotated[
+        str, typer.Option(metavar="NAME|FILE.json", help="Tumour, contrasts and label values: glioma-2023, …")
+    ] = "glioma-2023",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace cases that exist already.")] = False,
 ) -> None:
-    """Write synthetic glioma cases with BraTS-2023 names, geometry and labels.
+    """Write synthetic glioma cases with BraTS-2023 names and geometry, and the contrasts and labels of a task.
 
     No patient data is involved: they are for demos, tests and trying out an installation.
     """
@@ -27,6 +30,7 @@ def phantom(
 
     from rediffinet.cli.paths import check_new_folder
     from rediffinet.phantom import Tumour, write_phantoms
+    from rediffinet.task import find_task
 
     check_new_folder(out)
     write_phantoms(
@@ -35,6 +39,7 @@ def phantom(
         seed,
         shape=shape,
         tumour=cast("Tumour", tumour),
+        task=find_task(task),
         overwrite=overwrite,
         on_case=lambda folder: typer.echo(str(folder)),
     )

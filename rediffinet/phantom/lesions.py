@@ -43,12 +43,16 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Growth:
-    """Labels of all lesions (1 NCR, 2 ED, 3 ET) and the soft presence 0–1 of each kind of tissue, on the full grid."""
+    """Tissues of all lesions (1 NCR, 2 ED, 3 ET) and the soft presence 0–1 of each kind, on the full grid.
+
+    fluid: of what `parts.with_regions` carves out of them, whose labels are then a task's; None where there is none.
+    """
 
     labels: NDArray[np.uint8]
     edema: Field
     necrosis: Field
     enhancing: Field
+    fluid: Field | None = None
 
 
 def _split(rng: np.random.Generator, kind: str, whole: float) -> tuple[float, float]:

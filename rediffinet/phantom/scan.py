@@ -119,6 +119,8 @@ def acquire(
         image += growth.necrosis * (c.necrosis * uneven - image)
         rim = c.enhancing * (1 + 0.07 * textures.tumour + 0.14 * textures.fine)
         image += growth.enhancing * (rim - image)
+    if growth.fluid is not None:
+        image += growth.fluid * (np.float32(c.csf) - image)
 
     image += tissues.rind * (np.float32(0.3) - image)
     image = np.maximum(image, np.float32(0.03)) ** np.float32(c.gamma)
