@@ -16,6 +16,7 @@ from rediffinet.cli.info import info
 from rediffinet.cli.phantom import phantom
 from rediffinet.cli.plan import plan
 from rediffinet.cli.segment import segment
+from rediffinet.cli.serve import serve
 from rediffinet.cli.tables import tables
 from rediffinet.cli.terminal import lasting_streams
 from rediffinet.cli.train import train
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 COMMANDS = (
-    *(segment, view, evaluate, compare, tables, phantom),
+    *(segment, serve, view, evaluate, compare, tables, phantom),
     *(train, average, crossval, calibrate, export, plan, info, doctor),
 )
 for command in COMMANDS:

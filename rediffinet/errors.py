@@ -49,3 +49,15 @@ class MissingExtraError(RediffError):
         super().__init__(
             f"{what} needs the Python module '{module}', which is not installed here.\nInstall it with:  {self.install}"
         )
+
+
+class CaseStoppedError(RediffError):
+    """A case was not finished because its caller said so; nothing of it was written."""
+
+
+class CaseCancelledError(CaseStoppedError):
+    """The caller's `cancelled` said yes."""
+
+
+class DeadlineError(CaseStoppedError):
+    """A case took longer than the caller's `deadline_s`."""

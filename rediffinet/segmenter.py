@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from rediffinet.bundle import Bundle, open_bundle
 from rediffinet.engines import open_engine
-from rediffinet.errors import ConfigError
+from rediffinet.errors import CaseCancelledError, ConfigError, DeadlineError
 from rediffinet.findings import Findings, findings
 from rediffinet.io.cases import Case, to_input_grid
 from rediffinet.io.masks import BaselineMask, mask_from_labels
@@ -159,6 +159,9 @@ class Segmenter:
         options: SegmentOptions | None = None,
         progress: Progress | None = None,
         baseline: BaselineMask | npt.NDArray[np.integer] | None = None,
+        *,
+        cancelled: Callable[[], bool] | None = None,
+        deadline_s: float | None = None,
     ) -> Result:
         """Segment a case.
 
@@ -168,8 +171,12 @@ class Segmenter:
         baseline: what to refine instead of the bundle's own baseline, a label map of BraTS on the input's grid
         (X, Y, Z), or one that `read_baseline_mask` read.
 
-        Raises ConfigError for steps or samples out of range, or when a baseline is given to a model that refines none;
-        LabelError when it does not fit the case.
+        progress(stage, done, of) is called between windows; what it raises passes through. cancelled is asked as often,
+        and deadline_s is looked at: the seconds that the call may take, from its beginning. Either way the buffers of
+        the case are freed before the error is seen.
+
+        Raises CaseCancelledError or DeadlineError; ConfigError for steps or samples out of range, or when a baseline is
+        given to a model that refines none; LabelError when it does not fit the case.
         """
         options = options or SegmentOptions()
         plan = self.plan(options, seed)
@@ -177,7 +184,7 @@ class Segmenter:
         if given is not None:
             self.check_takes_baseline()
         manifest = self.bundle.manifest
-        tell = progress or (lambda stage, done, of: None)
+        tell = _watched(case.name, progress, cancelled, deadline_s)
         seconds = {"load": case.load_seconds + (0.0 if given is None else given.load_seconds)}
         started = time.perf_counter()
         with _timed(seconds, "normalise"):
@@ -330,6 +337,24 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     seconds[stage] = time.perf_counter() - started
+
+
+def _watched(
+    name: str, progress: Progress | None, cancelled: Callable[[], bool] | None, deadline_s: float | None
+) -> Progress:
+    """A progress callback that raises when the caller wants no more of the case."""
+    started = time.monotonic()
+
+    def tell(stage: str, done: int, of: int) -> None:
+        if cancelled is not None and cancelled():
+            raise CaseCancelledError(f"Case {name} was cancelled during '{stage}', {done} of {of}.")
+        if deadline_s is not None and time.monotonic() - started > deadline_s:
+            message = f"Case {name} took longer than {deadline_s:g} s; it had come to '{stage}', {done} of {of}."
+            raise DeadlineError(message)
+        if progress is not None:
+            progress(stage, done, of)
+
+    return tell
 
 
 def _crop_box(case: Case, given: BaselineMask | None) -> Box:

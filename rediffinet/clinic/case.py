@@ -1,6 +1,6 @@
 """One case from files to files, in three steps that can overlap with those of other cases: read, compute, write."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -113,9 +113,19 @@ def read_case(segmenter: Segmenter, given: CaseInput, order: Order) -> Read | Ou
     return Read(name, folder, choice, case, baseline, again)
 
 
-def compute_case(segmenter: Segmenter, read: Read, order: Order, progress: Progress | None = None) -> Result:
+def compute_case(
+    segmenter: Segmenter,
+    read: Read,
+    order: Order,
+    progress: Progress | None = None,
+    *,
+    cancelled: Callable[[], bool] | None = None,
+    deadline_s: float | None = None,
+) -> Result:
     """Segment what was read."""
-    return segmenter.segment(read.case, order.seed, order.options, progress, read.baseline)
+    return segmenter.segment(
+        read.case, order.seed, order.options, progress, read.baseline, cancelled=cancelled, deadline_s=deadline_s
+    )
 
 
 def write_case(read: Read, result: Result) -> Outcome:
@@ -125,9 +135,18 @@ def write_case(read: Read, result: Result) -> Outcome:
 
 
 def segment_case(
-    segmenter: Segmenter, given: CaseInput, order: Order | None = None, progress: Progress | None = None
+    segmenter: Segmenter,
+    given: CaseInput,
+    order: Order | None = None,
+    progress: Progress | None = None,
+    *,
+    cancelled: Callable[[], bool] | None = None,
+    deadline_s: float | None = None,
 ) -> Outcome:
-    """Load, segment and write one case. Raises a RediffError that says what is wrong with it."""
+    """Load, segment and write one case. Raises a RediffError that says what is wrong with it.
+
+    cancelled, deadline_s: as in `Segmenter.segment`.
+    """
     order = order or Order()
     tell = progress or (lambda stage, done, of: None)
     tell("load", 0, 1)
@@ -135,6 +154,6 @@ def segment_case(
     read = read_case(segmenter, given, order)
     if isinstance(read, Outcome):
         return read
-    result = compute_case(segmenter, read, order, progress)
+    result = compute_case(segmenter, read, order, progress, cancelled=cancelled, deadline_s=deadline_s)
     tell("write", 0, 1)
     return write_case(read, result)

@@ -12,16 +12,17 @@ from rediffinet.io.naming import case_name, find_contrasts
 
 @dataclass(frozen=True)
 class CaseInput:
-    """A case to segment: a folder, or four explicit files by contrast."""
+    """A case to segment: a folder, or four explicit files by contrast. given: a name instead of that of the files."""
 
     folder: Path | None = None
     files: Mapping[str, Path] | None = None
     channels: Sequence[str] | None = None
+    given: str | None = None
 
     @property
     def name(self) -> str:
         """The name its outputs will have."""
-        return case_name(self.contrasts(), self._folder)
+        return self.given or case_name(self.contrasts(), self._folder)
 
     @property
     def source(self) -> str:

@@ -1,0 +1,305 @@
+"""The API: a FastAPI application over `Jobs`."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Header, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+
+from rediffinet.clinic.service.gate import Gate
+from rediffinet.clinic.service.jobs import Jobs, ended
+from rediffinet.clinic.service.measures import Measures
+from rediffinet.clinic.service.problems import MEDIA_TYPE, Problem, problem
+from rediffinet.clinic.service.requests import FIELDS, CaseRequest
+from rediffinet.clinic.service.settings import LOOPBACK
+from rediffinet.clinic.service.supervisor import Supervisor
+from rediffinet.clinic.service.tokens import Tokens
+from rediffinet.clinic.service.uploads import ARCHIVE, CONTRASTS, receive
+
+PAGE = Path(__file__).parent.parent / "viewer" / "dist"
+INTENDED_USE = "Research use only, not a medical device. No clinical decision may rest on its output."
+
+
+class ProgressInfo(BaseModel):
+    """How far a running case is: `done` of `of` in a stage."""
+
+    stage: str
+    done: int
+    of: int
+
+
+class FileInfo(BaseModel):
+    """A file that was written. url: below the address of the service."""
+
+    name: str
+    url: str
+    bytes: int | None
+
+
+class ResultInfo(BaseModel):
+    """What came out. volumes_ml: by map (baseline, refined) and region; warnings: codes that the report explains."""
+
+    seconds: float
+    volumes_ml: dict[str, dict[str, float] | None]
+    warnings: list[str]
+    files: dict[str, FileInfo]
+    images: dict[str, str]
+    zip: str
+
+
+class ProblemInfo(BaseModel):
+    """A problem of RFC 9457."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+
+
+class CaseInfo(BaseModel):
+    """A case. state: queued, running, done, failed or cancelled; ahead: cases computed before it."""
+
+    id: str
+    case: str
+    state: str
+    created: str
+    started: str | None
+    finished: str | None
+    ahead: int
+    progress: ProgressInfo | None
+    cancelling: bool
+    problem: ProblemInfo | None
+    result: ResultInfo | None
+
+
+class CaseList(BaseModel):
+    """Cases, newest first. next: pass it as `before` for older ones. accepts: whether this service takes uploads."""
+
+    cases: list[CaseInfo]
+    next: int | None
+    accepts: bool = True
+
+
+CASE_EXAMPLE = {
+    "id": "0f0c7f0e6f4b4a0f9f5f5f0f0c7f0e6f",
+    "case": "P1",
+    "state": "running",
+    "created": "2026-01-31T12:00:00.000+00:00",
+    "started": "2026-01-31T12:00:01.000+00:00",
+    "finished": None,
+    "ahead": 0,
+    "progress": {"stage": "refine", "done": 3, "of": 12},
+    "cancelling": False,
+    "problem": None,
+    "result": None,
+}
+
+
+def _said(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Problems that an operation answers, for OpenAPI."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemInfo"}}}
+    return {status: {"description": problem(status, "")["title"], "content": content} for status in statuses}
+
+
+def _binary(description: str) -> dict[str, str]:
+    return {"type": "string", "format": "binary", "description": description}
+
+
+def _request_body() -> dict[str, Any]:
+    schema = CaseRequest.model_json_schema()
+    texts = {name: entry for name, entry in schema["properties"].items()}
+    images = {name: _binary(f"NIfTI file of {name}, .nii or .nii.gz") for name in CONTRASTS}
+    archive = {ARCHIVE: _binary("zip of the four images of one case")}
+    return {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "anyOf": [
+                        {"type": "object", "properties": {**images, **texts}, "required": list(images)},
+                        {"type": "object", "properties": {**archive, **texts}, "required": list(archive)},
+                    ]
+                }
+            },
+            "application/zip": {"schema": _binary("zip of the four images of one case")},
+        },
+    }
+
+
+def create_app(jobs: Jobs, tokens: Tokens, supervisor: Supervisor, version: str) -> FastAPI:
+    """The application. Everything it needs is given; it starts nothing."""
+    app = FastAPI(
+        title="rediff serve",
+        version=version,
+        summary="Brain-tumour segmentation over HTTP.",
+        description=INTENDED_USE,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+    )
+    measures = Measures(jobs, supervisor)
+    registry = CollectorRegistry(auto_describe=True)
+    measures.register(registry)
+    local = jobs.settings.host in LOOPBACK
+    app.add_middleware(Gate, tokens=tokens, local=local, count=measures.count)
+
+    @app.exception_handler(Problem)
+    async def _problem(_: Request, error: Problem) -> Response:
+        return _answer(error.to_dict(), error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def _http(_: Request, error: HTTPException) -> Response:
+        detail = {404: "There is nothing at this address.", 405: "This address takes other methods."}
+        said = detail.get(error.status_code, str(error.detail))
+        return _answer(problem(error.status_code, said), dict(error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "request"
+        return _answer(problem(422, f"{where}: {first['msg']}."), {})
+
+    @app.post(
+        "/v1/cases",
+        status_code=202,
+        response_model=CaseInfo,
+        summary="Send a case",
+        description="The four images, or one archive of them. An Idempotency-Key makes it safe to send again.",
+        responses={
+            200: {"model": CaseInfo, "description": "A case of this Idempotency-Key is there already"},
+            202: {"content": {"application/json": {"example": CASE_EXAMPLE}}},
+            **_said(400, 401, 403, 408, 413, 415, 422, 429, 507),
+        },
+        openapi_extra={"requestBody": _request_body()},
+    )
+    async def post_case(
+        request: Request, idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None
+    ) -> Response:
+        owner = request.state.owner
+        if idempotency_key is not None:
+            known = await run_in_threadpool(jobs.store.find, owner, idempotency_key)
+            if known is not None:
+                return _case(jobs, known, 200)
+        await run_in_threadpool(jobs.admit)
+        admitted = True
+        job_id, folder = jobs.new_folder()
+        try:
+            received = await receive(request, folder / "in", jobs.settings.limits, FIELDS)
+            job, new = await run_in_threadpool(jobs.accept, job_id, folder, received, owner, idempotency_key)
+            admitted = False
+        finally:
+            if admitted:
+                jobs.leave()
+                shutil.rmtree(folder, ignore_errors=True)
+        return _case(jobs, job, 202 if new else 200)
+
+    @app.get("/v1/cases", response_model=CaseList, summary="List cases", responses=_said(401, 403, 422))
+    def list_cases(
+        request: Request,
+        limit: Annotated[int, Query(ge=1, le=500, description="At most this many.")] = 50,
+        before: Annotated[int | None, Query(ge=0, lt=2**62, description="`next` of an earlier answer.")] = None,
+    ) -> dict[str, Any]:
+        found = jobs.store.newest(request.state.owner, limit, before)
+        following = found[-1].seq if len(found) == limit else None
+        return {"cases": [jobs.describe(job) for job in found], "next": following, "accepts": True}
+
+    @app.get(
+        "/v1/cases/{case_id}",
+        response_model=CaseInfo,
+        summary="State of a case",
+        responses={200: {"content": {"application/json": {"example": CASE_EXAMPLE}}}, **_said(401, 403, 404)},
+    )
+    def get_case(request: Request, case_id: str) -> dict[str, Any]:
+        return jobs.describe(jobs.own(case_id, request.state.owner))
+
+    @app.post(
+        "/v1/cases/{case_id}/cancel",
+        response_model=CaseInfo,
+        summary="Cancel a case that waits or is computed",
+        responses=_said(401, 403, 404, 409),
+    )
+    def cancel_case(request: Request, case_id: str) -> dict[str, Any]:
+        jobs.own(case_id, request.state.owner)
+        job = jobs.store.cancel(case_id)
+        if job is None:
+            raise Problem(404, "There is no such case any more.")
+        if ended(job) and job.state != "cancelled":
+            raise Problem(409, f"The case is {job.state} already.")
+        return jobs.describe(job)
+
+    @app.delete(
+        "/v1/cases/{case_id}",
+        status_code=204,
+        response_class=Response,
+        summary="Remove a case and all its files",
+        responses=_said(401, 403, 404, 409),
+    )
+    def delete_case(request: Request, case_id: str) -> Response:
+        job = jobs.own(case_id, request.state.owner)
+        if job.state == "queued":
+            jobs.store.cancel(case_id)
+        if not jobs.remove(job):
+            raise Problem(409, "The case is being computed. Cancel it first, and remove it when it has ended.")
+        return Response(status_code=204)
+
+    @app.get(
+        "/v1/cases/{case_id}/files/{name}",
+        response_class=FileResponse,
+        summary="A file of a finished case; results.zip holds all that was written",
+        responses={200: {"content": {"application/octet-stream": {}}}, **_said(401, 403, 404, 409)},
+    )
+    def get_file(request: Request, case_id: str, name: str) -> Response:
+        job = jobs.own(case_id, request.state.owner)
+        if job.result is None:
+            raise Problem(409, f"The case is {job.state}: it has no files.")
+        path = jobs.files(job).get(name)
+        if path is None or not path.is_file():
+            raise Problem(404, "There is no such file of this case.")
+        return FileResponse(path, media_type=_media_type(name), headers={"cache-control": "private, no-cache"})
+
+    @app.get("/healthz", response_class=PlainTextResponse, summary="Whether the web process answers")
+    def healthz() -> str:
+        return "ok\n"
+
+    @app.get("/readyz", response_class=PlainTextResponse, summary="Whether cases are computed", responses=_said(503))
+    def readyz() -> str:
+        jobs.store.counts()
+        if not supervisor.ready:
+            raise Problem(503, "The computing process is not ready: it starts, or died and is started again.")
+        return "ready\n"
+
+    @app.get("/metrics", response_class=PlainTextResponse, summary="For Prometheus", responses=_said(401, 403))
+    def metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    if (PAGE / "index.html").is_file():
+        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    return app
+
+
+def _case(jobs: Jobs, job: Any, status: int) -> JSONResponse:
+    return JSONResponse(jobs.describe(job), status, {"location": f"/v1/cases/{job.id}"})
+
+
+def _answer(content: dict[str, Any], headers: dict[str, str]) -> Response:
+    # a body may be unread, and what follows it on the connection is no request
+    closing = {"connection": "close"} if content["status"] in (400, 408, 411, 413, 415, 422, 429, 507) else {}
+    return JSONResponse(content, content["status"], {**closing, **headers}, MEDIA_TYPE)
+
+
+def _media_type(name: str) -> str:
+    endings = {
+        ".gz": "application/gzip",
+        ".json": "application/json",
+        ".png": "image/png",
+        ".zip": "application/zip",
+        ".html": "text/html",
+    }
+    return endings.get(Path(name).suffix, "application/octet-stream")

@@ -1,0 +1,186 @@
+"""What the web process does with cases: admit, accept, describe, remove. No HTTP here."""
+
+import os
+import shutil
+import threading
+import time
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rediffinet.clinic.service.archives import check_archive
+from rediffinet.clinic.service.logs import log
+from rediffinet.clinic.service.problems import Problem
+from rediffinet.clinic.service.requests import parse_request
+from rediffinet.clinic.service.settings import Settings
+from rediffinet.clinic.service.store import FINAL, Job, JobStore
+from rediffinet.clinic.service.uploads import ARCHIVE, Received
+from rediffinet.clinic.service.worker import RESULTS
+from rediffinet.errors import CaseError
+
+INCOMING = ".incoming-"
+
+
+class Jobs:
+    """Cases of one service: rows of the store and a folder each."""
+
+    def __init__(self, settings: Settings, store: JobStore) -> None:
+        self.settings = settings
+        self.store = store
+        self._lock = threading.Lock()
+        self._receiving = 0
+        settings.jobs.mkdir(parents=True, exist_ok=True)
+
+    def admit(self) -> None:
+        """Take a place in the queue for an upload that begins. Raises Problem 429 when there is none.
+
+        Every admit is followed by one `accept` or `leave`.
+        """
+        with self._lock:
+            counts = self.store.counts()
+            waiting = counts["queued"] + counts["running"] + self._receiving
+            if waiting < self.settings.limits.queue:
+                self._receiving += 1
+                return
+        detail = f"{waiting} cases are waiting, as many as this service takes at a time. Try again later."
+        raise Problem(429, detail, {"Retry-After": str(self._wait_s())})
+
+    def leave(self) -> None:
+        """Give the place back."""
+        with self._lock:
+            self._receiving -= 1
+
+    def new_folder(self) -> tuple[str, Path]:
+        """(id, folder that a client's files go into). The folder is not made."""
+        job_id = uuid.uuid4().hex
+        return job_id, self.settings.jobs / f"{INCOMING}{job_id}"
+
+    def accept(self, job_id: str, folder: Path, received: Received, owner: str, key: str | None) -> tuple[Job, bool]:
+        """Queue what was received, on the disk before this returns: (the job, whether it is new).
+
+        Raises Problem 422 for options or an archive that cannot be used.
+        """
+        request = parse_request(received.texts)
+        if ARCHIVE in received.files:
+            limits = self.settings.limits
+            try:
+                check_archive(received.files[ARCHIVE], limits.files, limits.unpacked_bytes)
+            except CaseError as error:
+                raise Problem(422, str(error)) from None
+        for path in received.files.values():
+            _sync(path)
+        final = self.settings.jobs / job_id
+        folder.rename(final)
+        _sync(final)
+        _sync(self.settings.jobs)
+        with self._lock:
+            job = self.store.add(job_id, owner, request, key)
+            self._receiving -= 1
+        if job.id != job_id:
+            shutil.rmtree(final, ignore_errors=True)
+        return job, job.id == job_id
+
+    def own(self, job_id: str, owner: str) -> Job:
+        """A job of the owner. Raises Problem 404, for those of others too."""
+        job = self.store.get(job_id)
+        if job is None or job.owner != owner:
+            raise Problem(404, "There is no such case. It may have been removed: results are kept for a limited time.")
+        return job
+
+    def describe(self, job: Job) -> dict[str, Any]:
+        """JSON-ready, as the API tells it."""
+        result = job.result
+        told: dict[str, Any] = {
+            "id": job.id,
+            "case": result["case"] if result else job.request["name"],
+            "state": job.state,
+            "created": _iso(job.created),
+            "started": _iso(job.started),
+            "finished": _iso(job.finished),
+            "ahead": self.store.ahead(job) if job.state == "queued" else 0,
+            "progress": {"stage": job.stage, "done": job.done, "of": job.total} if job.state == "running" else None,
+            "cancelling": job.state == "running" and job.cancel,
+            "problem": job.problem,
+            "result": None,
+        }
+        if result is not None:
+            base = f"v1/cases/{job.id}/files/"
+            files = {
+                kind: {"name": name, "url": base + name, "bytes": result["bytes"].get(name)}
+                for kind, name in result["files"].items()
+            }
+            told["result"] = {
+                "seconds": result["seconds"],
+                "volumes_ml": result["volumes_ml"],
+                "warnings": result["warnings"],
+                "files": files,
+                "images": {contrast: base + name for contrast, (name, _) in self._images(job).items()},
+                "zip": base + RESULTS,
+            }
+        return told
+
+    def files(self, job: Job) -> dict[str, Path]:
+        """Every file of a job that may be fetched, by the name it has in a URL."""
+        if job.result is None:
+            return {}
+        folder = self.settings.jobs / job.id
+        outputs = {name: folder / "out" / name for name in (*job.result["files"].values(), RESULTS)}
+        return outputs | {name: path for name, path in self._images(job).values()}
+
+    def remove(self, job: Job) -> bool:
+        """Forget a case that has ended, with its files."""
+        if not self.store.remove(job.id):
+            return False
+        shutil.rmtree(self.settings.jobs / job.id, ignore_errors=True)
+        return True
+
+    def tidy(self) -> None:
+        """At the start: folders of uploads that were cut off, and of cases that were forgotten."""
+        known = self.store.ids()
+        for path in self.settings.jobs.iterdir():
+            if path.name not in known:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def expire(self) -> None:
+        """Remove cases whose time is over. A clock that was set back keeps them longer."""
+        for job_id in self.store.ended_before(time.time() - self.settings.retention_s):
+            if self.store.remove(job_id):
+                shutil.rmtree(self.settings.jobs / job_id, ignore_errors=True)
+                log("case expired", id=job_id)
+
+    def _images(self, job: Job) -> dict[str, tuple[str, Path]]:
+        """(name in a URL, file) of each contrast; paths are those of the report, inside the job's folder."""
+        folder = self.settings.jobs / job.id
+        found = {}
+        for contrast, path in (job.result or {}).get("inputs", {}).items():
+            ending = ".nii.gz" if path.lower().endswith(".gz") else ".nii"
+            found[contrast] = (f"{contrast}{ending}", folder / path)
+        return found
+
+    def _wait_s(self) -> int:
+        """A guess at when a place will be free: the mean time of the last cases."""
+        recent = [job for job in self.store.recent(10) if job.started is not None and job.finished is not None]
+        spent = [max(0.0, (job.finished or 0.0) - (job.started or 0.0)) for job in recent]
+        return max(1, round(sum(spent) / len(spent))) if spent else 10
+
+
+def ended(job: Job) -> bool:
+    """Whether nothing more becomes of it."""
+    return job.state in FINAL
+
+
+def _iso(moment: float | None) -> str | None:
+    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
+
+
+def _sync(path: Path) -> None:
+    """A file or folder onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # some systems do not sync folders
+            raise
+    finally:
+        os.close(descriptor)
