@@ -318,6 +318,14 @@ def toy_images(shape: tuple[int, int, int] = (26, 30, 24), centre: tuple[int, in
 TOY_AFFINE = np.array([[-1, 0, 0, 7], [0, -1, 0, 40], [0, 0, 1, -12], [0, 0, 0, 1.0]])
 
 
+@pytest.fixture(scope="session")
+def make_toy() -> Callable[[], Any]:
+    """make_toy() → the case of `toy_images` in memory, for fixtures that live longer than a test."""
+    from rediffinet.io.cases import Case
+
+    return lambda: Case.from_arrays("toy", toy_images(), TOY_AFFINE)
+
+
 @pytest.fixture
 def toy_case() -> Any:
     """The case of `toy_images` in memory, named `toy`, LPS, 1 mm."""

@@ -38,6 +38,7 @@ SHARED = {"rediffinet.errors", "rediffinet.files"}  # every group but ext may ra
 RUNTIME = {"numpy", "nibabel", "typer", "click", "rich", "pydantic", "PIL"}
 HEAVY = ("torch", "monai", "onnx", "onnxruntime", "openvino", "tensorrt", "scipy", "matplotlib")
 BACKENDS = re.compile(r"rediffinet\.engines\.\w+_(engine|operators)(\.|$)")
+SERVICE = re.compile(r"rediffinet\.clinic\.service\.(app|gate|measures|server|uploads|jobs)$")  # the extra [serve]
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,11 @@ IMPORTS = [found for name, path in KNOWN.items() for found in imports(name, path
 
 def light(module: str) -> bool:
     """Whether a module must import with the runtime dependencies alone."""
-    return group(module) in ("core", "cli", "ext", "engines", "reports") and not BACKENDS.match(module)
+    return (
+        group(module) in ("core", "cli", "ext", "engines", "reports")
+        and not BACKENDS.match(module)
+        and not SERVICE.match(module)
+    )
 
 
 def test_the_five_folders_are_seen() -> None:

@@ -1,7 +1,6 @@
 """The API: a FastAPI application over `Jobs`."""
 
 import shutil
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Query, Request
@@ -22,8 +21,10 @@ from rediffinet.clinic.service.settings import LOOPBACK
 from rediffinet.clinic.service.supervisor import Supervisor
 from rediffinet.clinic.service.tokens import Tokens
 from rediffinet.clinic.service.uploads import ARCHIVE, CONTRASTS, receive
+from rediffinet.clinic.viewer.corrections import save_correction
+from rediffinet.clinic.viewer.server import DIST, content_type, scene_bytes
+from rediffinet.errors import OutputError, RediffError
 
-PAGE = Path(__file__).parent.parent / "viewer" / "dist"
 INTENDED_USE = "Research use only, not a medical device. No clinical decision may rest on its output."
 
 
@@ -154,6 +155,10 @@ def create_app(jobs: Jobs, tokens: Tokens, supervisor: Supervisor, version: str)
     async def _problem(_: Request, error: Problem) -> Response:
         return _answer(error.to_dict(), error.headers)
 
+    @app.exception_handler(RediffError)
+    async def _refused(_: Request, error: RediffError) -> Response:
+        return _answer(problem(507 if isinstance(error, OutputError) else 422, str(error)), {})
+
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> Response:
         detail = {404: "There is nothing at this address.", 405: "This address takes other methods."}
@@ -262,7 +267,47 @@ def create_app(jobs: Jobs, tokens: Tokens, supervisor: Supervisor, version: str)
         path = jobs.files(job).get(name)
         if path is None or not path.is_file():
             raise Problem(404, "There is no such file of this case.")
-        return FileResponse(path, media_type=_media_type(name), headers={"cache-control": "private, no-cache"})
+        return FileResponse(path, media_type=content_type(name), headers={"cache-control": "private, no-cache"})
+
+    @app.get(
+        "/v1/cases/{case_id}/scene",
+        summary="What the page shows of a finished case",
+        responses=_said(401, 403, 404, 409),
+    )
+    def get_scene(request: Request, case_id: str) -> dict[str, Any]:
+        return jobs.scene(jobs.own(case_id, request.state.owner)).to_dict()
+
+    @app.post(
+        "/v1/cases/{case_id}/corrections",
+        status_code=201,
+        summary="Save a corrected label map beside the original",
+        description="The body is the gzip of one byte per voxel, first axis fastest, in the order of the map `from`.",
+        responses=_said(401, 403, 404, 409, 413, 422, 507),
+        openapi_extra={
+            "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _binary("gzip")}}}
+        },
+    )
+    async def post_correction(
+        request: Request,
+        case_id: str,
+        origin: Annotated[str, Query(alias="from", max_length=300, description="The map that was corrected.")],
+        who: Annotated[str, Query(max_length=200, description="Who corrected it.")],
+        note: Annotated[str, Query(max_length=2000, description="Why.")] = "",
+    ) -> dict[str, Any]:
+        job = await run_in_threadpool(jobs.own, case_id, request.state.owner)
+        scene = await run_in_threadpool(jobs.scene, job)
+        body = bytearray()
+        limit = scene_bytes(scene)
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise Problem(413, f"Expected at most {limit} bytes: one byte per voxel, as gzip.")
+
+        def save() -> dict[str, Any]:
+            entry = save_correction(scene.folder, scene.report, origin, bytes(body), who=who, note=note)
+            return entry.model_dump(mode="json", by_alias=True)
+
+        return await run_in_threadpool(save)
 
     @app.get("/healthz", response_class=PlainTextResponse, summary="Whether the web process answers")
     def healthz() -> str:
@@ -279,8 +324,8 @@ def create_app(jobs: Jobs, tokens: Tokens, supervisor: Supervisor, version: str)
     def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    if (PAGE / "index.html").is_file():
-        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    if (DIST / "index.html").is_file():
+        app.mount("/", StaticFiles(directory=DIST, html=True), name="page")
     return app
 
 
@@ -292,14 +337,3 @@ def _answer(content: dict[str, Any], headers: dict[str, str]) -> Response:
     # a body may be unread, and what follows it on the connection is no request
     closing = {"connection": "close"} if content["status"] in (400, 408, 411, 413, 415, 422, 429, 507) else {}
     return JSONResponse(content, content["status"], {**closing, **headers}, MEDIA_TYPE)
-
-
-def _media_type(name: str) -> str:
-    endings = {
-        ".gz": "application/gzip",
-        ".json": "application/json",
-        ".png": "image/png",
-        ".zip": "application/zip",
-        ".html": "text/html",
-    }
-    return endings.get(Path(name).suffix, "application/octet-stream")

@@ -10,20 +10,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rediffinet.clinic.service.logs import log, log_error
 from rediffinet.clinic.service.problems import MEDIA_TYPE, problem
 from rediffinet.clinic.service.tokens import Tokens
+from rediffinet.clinic.viewer.server import HEADERS
 
-POLICY = (
-    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; img-src 'self' data: blob:; "
-    "connect-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; font-src 'self' data:; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'; object-src 'none'"
-)
-HEADERS = {
-    "content-security-policy": POLICY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-}
-GUARDED = ("/v1/", "/metrics")
+OPEN_TO_ALL = ("/healthz", "/readyz")
+CHALLENGE = 'Bearer, Basic realm="rediff: any name, the token as password", charset="UTF-8"'
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -53,7 +43,7 @@ class Gate:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 named = {name.lower() for name, _ in message["headers"]}
-                extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                extra = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
                 message["headers"] = [*message["headers"], *(pair for pair in extra if pair[0] not in named)]
             await send(message)
 
@@ -61,7 +51,7 @@ class Gate:
         refusal = self._refusal(scope, headers)
         try:
             if refusal is not None:
-                await _refuse(answer, refusal, {"www-authenticate": "Bearer"} if refusal["status"] == 401 else {})
+                await _refuse(answer, refusal, {"www-authenticate": CHALLENGE} if refusal["status"] == 401 else {})
             else:
                 await self._app(scope, receive, answer)
         except Exception as error:
@@ -84,8 +74,12 @@ class Gate:
         if origin is not None and origin.partition("://")[2] != host:
             return problem(403, "This service answers its own page alone, not one of another origin.")
         owner = self._tokens.owner(headers.get("authorization"))
-        if owner is None and scope["path"].startswith(GUARDED):
-            return problem(401, "The token is missing or not known. Send it as 'Authorization: Bearer TOKEN'.")
+        if owner is None and scope["path"] not in OPEN_TO_ALL:
+            return problem(
+                401,
+                "The token is missing or not known. Send it as 'Authorization: Bearer TOKEN'; in a browser "
+                "it is the password, with any name.",
+            )
         scope.setdefault("state", {})["owner"] = owner
         return None
 
@@ -93,7 +87,7 @@ class Gate:
 async def _refuse(send: Send, content: dict[str, Any], more: dict[str, str]) -> None:
     body = json.dumps(content).encode()
     headers = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), "connection": "close", **more}
-    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": content["status"], "headers": pairs})
     await send({"type": "http.response.body", "body": body})
 

@@ -8,6 +8,7 @@ import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rediffinet.clinic.service.archives import check_archive
 from rediffinet.clinic.service.logs import log
@@ -17,6 +18,8 @@ from rediffinet.clinic.service.settings import Settings
 from rediffinet.clinic.service.store import FINAL, Job, JobStore
 from rediffinet.clinic.service.uploads import ARCHIVE, Received
 from rediffinet.clinic.service.worker import RESULTS
+from rediffinet.clinic.viewer.corrections import Correction, read_corrections
+from rediffinet.clinic.viewer.scene import Scene, open_scene
 from rediffinet.errors import CaseError
 
 INCOMING = ".incoming-"
@@ -107,7 +110,7 @@ class Jobs:
         if result is not None:
             base = f"v1/cases/{job.id}/files/"
             files = {
-                kind: {"name": name, "url": base + name, "bytes": result["bytes"].get(name)}
+                kind: {"name": name, "url": base + quote(name), "bytes": result["bytes"].get(name)}
                 for kind, name in result["files"].items()
             }
             told["result"] = {
@@ -115,7 +118,7 @@ class Jobs:
                 "volumes_ml": result["volumes_ml"],
                 "warnings": result["warnings"],
                 "files": files,
-                "images": {contrast: base + name for contrast, (name, _) in self._images(job).items()},
+                "images": {contrast: base + quote(name) for contrast, (name, _) in self._images(job).items()},
                 "zip": base + RESULTS,
             }
         return told
@@ -126,7 +129,19 @@ class Jobs:
             return {}
         folder = self.settings.jobs / job.id
         outputs = {name: folder / "out" / name for name in (*job.result["files"].values(), RESULTS)}
-        return outputs | {name: path for name, path in self._images(job).values()}
+        corrections = {entry.file: folder / "out" / entry.file for entry in self._corrections(job)}
+        return {**outputs, **corrections, **dict(self._images(job).values())}
+
+    def scene(self, job: Job) -> Scene:
+        """What the page shows of a job that is done. Raises Problem 409 before."""
+        if job.result is None:
+            raise Problem(409, f"The case is {job.state}: there is nothing to look at.")
+        first = next(path for _, path in self._images(job).values())
+        return open_scene(self.settings.jobs / job.id / "out" / job.result["case"], first.parent)
+
+    def _corrections(self, job: Job) -> list[Correction]:
+        assert job.result is not None
+        return read_corrections(self.settings.jobs / job.id / "out", job.result["case"])
 
     def remove(self, job: Job) -> bool:
         """Forget a case that has ended, with its files."""

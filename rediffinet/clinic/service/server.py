@@ -1,13 +1,14 @@
 """The web process, from its lock to its last answer."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from importlib.metadata import version
 
 import uvicorn
 from fastapi import FastAPI
 
+from rediffinet.clinic.interrupt import Interrupted
 from rediffinet.clinic.service.app import create_app
 from rediffinet.clinic.service.jobs import Jobs
 from rediffinet.clinic.service.lock import held
@@ -58,6 +59,8 @@ def serve(settings: Settings) -> None:
         )
         try:
             server.run()
+        except Interrupted:  # uvicorn raises the signal once more when all is said and done
+            pass
         except SystemExit:  # how uvicorn says that the port is taken
             message = f"{settings.host}:{settings.port} cannot be listened on. Is the port taken? Give another --port."
             raise ConfigError(message) from None
@@ -69,7 +72,7 @@ def serve(settings: Settings) -> None:
         raise ConfigError(f"{settings.host}:{settings.port} cannot be listened on. Give another --port or --host.")
 
 
-def _lifespan(jobs: Jobs, supervisor: Supervisor):  # type: ignore[no-untyped-def]
+def _lifespan(jobs: Jobs, supervisor: Supervisor) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         supervisor.start()

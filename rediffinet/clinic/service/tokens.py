@@ -3,6 +3,7 @@
 A token holds 256 random bits, so a plain SHA-256 of it cannot be searched; a password would need a slow hash.
 """
 
+import base64
 import hashlib
 import json
 import secrets
@@ -28,10 +29,10 @@ class Tokens:
         """Whose token an Authorization header holds; None: no known one. Without any token all is OPEN's."""
         if not self.names:
             return OPEN
-        scheme, _, token = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer":
+        token = _token(authorization or "")
+        if token is None:
             return None
-        given = _hash(token.strip())
+        given = _hash(token)
         found = None
         for known, name in self.names.items():  # all are compared, in the same time each
             if secrets.compare_digest(given, known):
@@ -63,6 +64,19 @@ def new_token(path: Path, name: str) -> str:
     write_atomically(path, (json.dumps(entries, indent=1) + "\n").encode(), parents=True, durable=True)
     path.chmod(0o600)
     return token
+
+
+def _token(authorization: str) -> str | None:
+    """The token of a Bearer header, or of a Basic one, which browsers send: there it is the password."""
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() != "basic":
+        return None
+    try:
+        return base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
+    except ValueError:
+        return None
 
 
 def _hash(token: str) -> str:
