@@ -19,19 +19,39 @@ def overlay(
     reference: Annotated[
         Path | None, typer.Option(help="The expert's label map; by default the case's own segmentation.")
     ] = None,
-    region: Annotated[str, typer.Option(help="WT, TC or ET.")] = "WT",
+    region: Annotated[str | None, typer.Option(help="WT, TC or ET, or another task's; WT by default.")] = None,
     contrast: Annotated[
         str | None, typer.Option(help="Background: t1n, t1c, t2w or t2f; t2f for WT and t1c for others by default.")
+    ] = None,
+    task: Annotated[
+        str, typer.Option(metavar="NAME|FILE.json", help="Tumour, contrasts and label values.")
+    ] = "glioma-2023",
+    labels: Annotated[
+        str | None, typer.Option(metavar="CONVENTION", help="What the numbers in the label maps mean: nnunet, …")
     ] = None,
 ) -> None:
     """Draw what the refinement put right and what it broke, in three planes through the largest change."""
     from rediffinet.cli.paths import check_new_file
     from rediffinet.reports.drawing import check_figure_path
     from rediffinet.reports.overlay import write_overlay
+    from rediffinet.task import find_task
 
     check_figure_path(out)
     check_new_file(out)
-    counts = write_overlay(case, baseline, refined, out, reference=reference, region=region, contrast=contrast)
+    tumour = find_task(task)
+    convention = find_task(labels) if labels is not None else None
+    region = region or tumour.region_names[tumour.role("whole") or 0]
+    counts = write_overlay(
+        case,
+        baseline,
+        refined,
+        out,
+        reference=reference,
+        region=region,
+        contrast=contrast,
+        task=tumour,
+        convention=convention,
+    )
     typer.echo(f"wrote {out}", err=True)
     typer.echo(
         f"{region}: {counts['fixed']} voxels fixed, {counts['broken']} broken, "

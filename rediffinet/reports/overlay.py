@@ -13,15 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.errors import ConfigError, LabelError
-from rediffinet.io.cases import Case, find_labels, load_case, load_labels
+from rediffinet.io.cases import Case, find_labels, load_case, load_label_map
+from rediffinet.io.conventions import Conventions
 from rediffinet.io.preview import PLANES, lesion_centre
-from rediffinet.labels import CONTRASTS, REGIONS, labels_to_regions
 from rediffinet.metrics import dice
 from rediffinet.reports.drawing import check_figure_path, new_figure, write_figure
+from rediffinet.task import DEFAULT_TASK, TASKS, Task, regions_of
 
 WHAT = "The overlay figure"
-SEEN_BEST = {"WT": "t2f", "TC": "t1c", "ET": "t1c"}
-"""The contrast in which a region stands out."""
+SEEN_BEST = {True: ("t2f", "t2w"), False: ("t1c", "t1n")}
+"""The contrasts in which the whole tumour, and any part of it, stand out; the task's first where it has neither."""
 MARGIN_MM = 15.0
 MASK_COLOUR, FIXED_COLOUR, BROKEN_COLOUR = "#F0E442", "#56B4E9", "#D55E00"  # told apart by the colour-blind as well
 
@@ -63,15 +64,19 @@ def write_overlay(
     out: Path,
     *,
     reference: Path | None = None,
-    region: str = "WT",
+    region: str | None = None,
     contrast: str | None = None,
+    task: Task = TASKS[DEFAULT_TASK],
+    convention: Task | None = None,
 ) -> dict[str, int]:
     """Write the figure of a case as PNG and return the counts of changed voxels.
 
     Args:
         folder: the case folder; its own segmentation is the reference unless another is named.
-        region: WT, TC or ET.
+        region: one of the task's; by default the whole tumour.
         contrast: the background; by default the one in which the region stands out.
+        task: the contrasts of the case, and what its regions are.
+        convention: what the numbers in the label maps mean; None: the task's, or for gliomas BraTS 2021 or 2023.
 
     Raises:
         ConfigError: no such region or contrast, or the name does not end in .png.
@@ -81,18 +86,23 @@ def write_overlay(
         MissingExtraError: Matplotlib is not installed.
     """
     check_figure_path(out)
-    for what, value, known in (("region", region, REGIONS), ("contrast", contrast, CONTRASTS)):
+    region = region or task.region_names[task.role("whole") or 0]
+    for what, value, known in (("region", region, task.region_names), ("contrast", contrast, task.contrasts)):
         if value is not None and value not in known:
             raise ConfigError(f"There is no {what} {value!r}.\nExpected one of {', '.join(known)}.")
     new_figure(1.0, 1.0, WHAT)  # a missing module is said before the images are read
-    case = load_case(folder, spacing_range_mm=(0.0, math.inf))  # a picture has no need of 1 mm
-    truth = reference or find_labels(folder)
+    case = load_case(folder, spacing_range_mm=(0.0, math.inf), task=task)  # a picture has no need of 1 mm
+    truth = reference or find_labels(folder, task)
     if truth is None:
         message = f"{folder} holds no segmentation, and what is right cannot be told without.\nGive --reference FILE."
         raise LabelError(message)
-    masks = [_region(path, case, region) for path in (truth, baseline, refined)]
+    index = task.region_names.index(region)
+    masks = [
+        regions_of(load_label_map(path, Conventions(task, convention), case.grid), task)[index]
+        for path in (truth, baseline, refined)
+    ]
     changes = find_changes(*masks)
-    figure = draw_overlay(case, masks, changes, region, contrast or SEEN_BEST[region])
+    figure = draw_overlay(case, masks, changes, region, contrast or _seen_best(index, task))
     write_figure(figure, out)
     return changes.counts
 
@@ -102,7 +112,7 @@ def draw_overlay(case: Case, masks: list[Mask], changes: Changes, region: str, c
     tumour = masks[0] | masks[1] | masks[2]
     point = change_centre(changes, tumour)
     box = _around(tumour, point, case.spacing_mm)
-    image = case.images[CONTRASTS.index(contrast)]
+    image = case.images[case.contrasts.index(contrast)]
     brain = image[image > 0]
     low, high = np.percentile(brain, (1.0, 99.5)) if brain.size else (0.0, 1.0)
     counts = changes.counts
@@ -152,10 +162,10 @@ def planes(volume: npt.NDArray[Any], point: Point, box: Box) -> list[npt.NDArray
     return [volume[box[0], box[1], z].T, volume[box[0], y, box[2]][:, ::-1].T, volume[x, box[1], box[2]][:, ::-1].T]
 
 
-def _region(path: Path, case: Case, region: str) -> Mask:
-    labels, schema = load_labels(path, case.grid)
-    regions: Mask = labels_to_regions(labels, schema)
-    return np.asarray(regions[REGIONS.index(region)])
+def _seen_best(region: int, task: Task) -> str:
+    """The contrast in which a region stands out."""
+    wanted = SEEN_BEST[region == task.role("whole")]
+    return next((contrast for contrast in wanted if contrast in task.contrasts), task.contrasts[0])
 
 
 def _around(tumour: Mask, point: Point, spacing: tuple[float, float, float]) -> Box:

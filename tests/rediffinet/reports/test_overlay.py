@@ -12,6 +12,7 @@ from PIL import Image
 from rediffinet.errors import CaseError, ConfigError, LabelError, MissingExtraError, OutputError
 from rediffinet.io.cases import load_case
 from rediffinet.reports.overlay import change_centre, draw_overlay, find_changes, planes, write_overlay
+from rediffinet.task import TASKS
 
 SHAPE = (24, 28, 20)
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
@@ -73,6 +74,30 @@ def test_another_region_and_reference(toy: Any) -> None:
         contrast="t1n",
     )
     assert counts == {"fixed": 0, "broken": 1, "still_wrong": 0}
+
+
+def test_a_region_of_another_task(toy: Any) -> None:
+    """A cavity, in a case of two contrasts: drawn on the one that there is."""
+    for name in ("t1n", "t2w"):
+        (toy.folder / f"toy-{name}.nii.gz").unlink()
+    task = TASKS["glioma-post-2024"].model_copy(update={"name": "two", "contrasts": ("t1c", "t2f")})
+    for path in (toy.folder / "toy-seg.nii.gz", toy.baseline_path, toy.refined_path):
+        labels = np.asarray(nib.load(path).dataobj)
+        nib.save(nib.Nifti1Image(np.where(labels == 3, np.uint8(4), labels), AFFINE), path)
+    counts = write_overlay(toy.folder, toy.baseline_path, toy.refined_path, toy.out, region="RC", task=task)
+    assert counts == {"fixed": 0, "broken": 1, "still_wrong": 0}
+    with pytest.raises(ConfigError, match=r"no contrast 't2w'.\nExpected one of t1c, t2f"):
+        write_overlay(toy.folder, toy.baseline_path, toy.refined_path, toy.out, contrast="t2w", task=task)
+
+
+def test_a_convention_that_is_named(toy: Any) -> None:
+    paths = toy.folder / "toy-seg.nii.gz", toy.baseline_path, toy.refined_path
+    for path in paths:
+        labels = np.asarray(nib.load(path).dataobj)
+        nib.save(nib.Nifti1Image(np.array([0, 2, 1, 3], np.uint8)[labels], AFFINE), path)
+    arguments = {"region": "TC", "convention": TASKS["glioma-decathlon"]}
+    assert write_overlay(toy.folder, *paths[1:], toy.out, **arguments) == {"fixed": 0, "broken": 1, "still_wrong": 0}
+    assert write_overlay(toy.folder, *paths[1:], toy.out, region="TC")["fixed"] == 96  # read the other way round
 
 
 def test_older_labels_are_understood(toy: Any, tmp_path: Path) -> None:
