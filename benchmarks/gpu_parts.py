@@ -316,16 +316,17 @@ def timed(call: Callable[[], object], wait: Callable[[], object], seconds: float
     call()
     wait()
     first = time.perf_counter() - started
-    for _ in range(2):
+    if first < seconds:
         call()
-    wait()
+        wait()
     started = time.perf_counter()
     call()
     wait()
-    count = max(1, min(20, int(seconds / 5 / max(time.perf_counter() - started, 1e-6))))
-    blocks: list[float] = []
+    once = time.perf_counter() - started
+    count = max(1, min(20, int(seconds / 5 / max(once, 1e-6))))
+    blocks: list[float] = [1e3 * once] if once > seconds else []
     end = time.perf_counter() + seconds
-    while len(blocks) < 3 or (time.perf_counter() < end and len(blocks) < 50):
+    while not blocks or (time.perf_counter() < end and len(blocks) < 50):
         started = time.perf_counter()
         for _ in range(count):
             call()
