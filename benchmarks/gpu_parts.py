@@ -23,6 +23,7 @@ from rediffinet.engines import ENGINES, Engine, Graph, GraphSpec, open_engine, s
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("rediffinet", "torch", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-cu13", "onnx", "numpy")
+NO_HALF = "left out: many processors have no half precision, and torch's substitute takes minutes"
 TOO_LATE = "left out: too little of this part's time is left"
 Arrays = dict[str, np.ndarray]
 Given = argparse.Namespace
@@ -420,8 +421,8 @@ def torch_rows(
         ]
     for label, function, channels_last, graph in ways:
         with rows.trying(**what, contestant=f"torch {label}"), torch.inference_mode():
-            if graph and not cuda:
-                raise RuntimeError("CUDA graphs need a GPU")
+            if not cuda and (graph or "autocast" in label):
+                raise RuntimeError("CUDA graphs need a GPU" if graph else NO_HALF)
             if rows.left() < (45 if label.startswith("compiled") else 5):
                 raise RuntimeError(TOO_LATE)
             values = {key: last(value) if channels_last else value for key, value in held.items()}
@@ -576,6 +577,8 @@ def training(given: Given, rows: Rows) -> None:
         ("autocast bf16, channels last, compiled", torch.bfloat16, True, True),
     ):
         with rows.trying(contestant=label):
+            if dtype is not None and device.type == "cpu":
+                raise RuntimeError(NO_HALF)
             if compiled and (given.no_compile or rows.left() < 45):
                 raise RuntimeError(TOO_LATE)
             torch.manual_seed(0)

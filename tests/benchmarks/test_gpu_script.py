@@ -72,7 +72,7 @@ def test_parts_that_fail_or_outrun_their_time(tmp_path: Path) -> None:
 def test_paper_size_and_training_in_small(tmp_path: Path) -> None:
     found, _ = run(
         tmp_path,
-        *("--device", "cpu", "--preset", "tiny", "--window", "24,24,24", "--seconds", "0.01", "--no-compile"),
+        *("--device", "cpu", "--preset", "tiny", "--window", "32,32,32", "--seconds", "0.01", "--no-compile"),
         *("--parts", "paper,training"),
     )
     assert [part["state"] for part in found.values()] == ["done"] * 2
