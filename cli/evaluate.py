@@ -1,9 +1,13 @@
 """`rediff evaluate`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rediffinet.scoring.evaluation import Failure
 
 
 def evaluate(
@@ -80,6 +84,7 @@ def evaluate(
         scores = evaluate_cohort(
             pairs, rules, model=model or name.removesuffix(".gz").removesuffix(".nii"), workers=workers, on_case=advance
         )
+    _log_traces(scores.failures, out)
     if not scores.cases and not any(failure.unpaired for failure in scores.failures):
         first = scores.failures[0]
         more = f"\n({len(pairs)} cases failed, none could be scored.)" if len(pairs) > 1 else ""
@@ -99,3 +104,14 @@ def evaluate(
             typer.echo(f"{failure.case}: failed: {failure.message}", err=True)
         typer.echo(f"{len(scores.failures)} of {len(pairs)} cases failed, {len(scores.cases)} were scored.", err=True)
         raise typer.Exit(3)
+
+
+def _log_traces(failures: "Sequence[Failure]", out: Path | None) -> None:
+    """Write what is not the user's error to a file beside the table, or in the current folder."""
+    from rediffinet.files import write_atomically
+
+    traces = "".join(f"{failure.case}\n{failure.trace}\n" for failure in failures if failure.trace)
+    if traces:
+        log = Path("evaluate-errors.log") if out is None else out.with_name(f"{out.stem}-errors.log")
+        write_atomically(log, traces.encode(errors="backslashreplace"))
+        typer.echo(f"the tracebacks of what is not your error are in {log}; please report them", err=True)

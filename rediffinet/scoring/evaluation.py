@@ -1,5 +1,6 @@
 """Score files against files: read and check each pair, by one label convention a side, and go on when one fails."""
 
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -45,11 +46,15 @@ class CaseScores:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A case that could not be scored, and why; unpaired: one of its two files is not there."""
+    """A case that could not be scored, and why.
+
+    unpaired: one of its two files is not there. trace: the traceback of an error that is not the user's.
+    """
 
     case: str
     message: str
     unpaired: bool = False
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +128,8 @@ def evaluate_cohort(
             raise
         except RediffError as error:
             return Failure(pair.case, str(error), pair.prediction is None or pair.reference is None)
+        except Exception as error:  # one surprising file does not cost the cohort
+            return Failure(pair.case, f"{type(error).__name__}: {error}", trace=traceback.format_exc())
         finally:
             on_case(pair.case)
 

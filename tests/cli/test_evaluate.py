@@ -110,6 +110,26 @@ def test_an_output_that_cannot_be_written_is_said_before_the_work(folders, tmp_p
     assert "Cannot write" in str(result.exception)
 
 
+def test_whatever_one_case_raises_the_others_are_scored(folders, tmp_path, monkeypatch):
+    """An error that nobody thought of: the case is listed with a short reason, the traceback is in a file."""
+    import rediffinet.scoring.evaluation as module
+
+    read = module.read_nifti
+
+    def surprise(path):
+        if path.name.startswith("A"):
+            raise ZeroDivisionError("a surprise")
+        return read(path)
+
+    monkeypatch.setattr(module, "read_nifti", surprise)
+    result = run(*folders, "--out", tmp_path / "scores.csv")
+    assert result.exit_code == 3
+    assert "A: failed: ZeroDivisionError: a surprise" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Traceback" in (tmp_path / "scores-errors.log").read_text()
+    assert (tmp_path / "scores.csv").read_text().count("\npreds,0,0,B,") == 3
+
+
 def test_two_conventions_are_refused(folders):
     labels = np.zeros((16, 16, 16), np.uint8)
     labels[3:12, 3:12, 3:12] = 4
