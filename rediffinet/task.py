@@ -158,6 +158,12 @@ def find_task(given: str | PathLike[str]) -> Task:
     Raises:
         ConfigError: no such name and no such file, or a file that holds no task; it names the value and what would be
             right.
+
+    >>> task = find_task("glioma-post-2024")
+    >>> task.region_names, task.paint, task.parents
+    (('WT', 'TC', 'ET', 'RC'), (2, 1, 3, 4), (-1, 0, 1, -1))
+    >>> task.describe_labels()
+    'NETC = 1, SNFH = 2, ET = 3, RC = 4'
     """
     name = str(given)
     if name in TASKS or name in ALIASES:
@@ -183,7 +189,13 @@ def task_from(values: Any, where: str) -> Task:
 
 
 def regions_of(labels: npt.NDArray[np.integer], task: Task) -> npt.NDArray[np.bool_]:
-    """Label map (…) → its regions, bool (R, …). Values that are in no region are background."""
+    """Label map (…) → its regions, bool (R, …). Values that are in no region are background.
+
+    >>> regions_of(np.array([0, 1, 2, 3]), find_task("glioma-2023")).astype(int)
+    array([[0, 1, 1, 1],
+           [0, 1, 0, 1],
+           [0, 0, 0, 1]])
+    """
     found = np.zeros((len(task.regions), *labels.shape), np.bool_)
     for k, region in enumerate(task.regions):
         for value in region.labels:
@@ -224,6 +236,9 @@ def value_map(source: Task, target: Task) -> dict[int, int]:
 
     Only regions that both have count: what lies in none of them becomes 0, such as the resection cavity where the
     target has no region for it. Raises ConfigError where there is no counterpart.
+
+    >>> value_map(find_task("pediatric-2024"), find_task("glioma-2023"))
+    {1: 3, 2: 1, 3: 1, 4: 2}
     """
     common = set(source.region_names) & set(target.region_names)
     found = {}

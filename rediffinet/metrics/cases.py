@@ -57,6 +57,12 @@ def evaluate_case(
     Raises:
         LabelError: different shapes, values other than the task's, a spacing not above 0.
         ConfigError: an unknown protocol.
+
+    >>> labels = np.zeros((20, 20, 20), np.uint8)
+    >>> labels[4:12, 4:12, 4:12] = 2
+    >>> scores = evaluate_case(np.where(labels, 3, 0), labels)
+    >>> {region: (found.presence, found.dice) for region, found in scores.items()}
+    {'WT': ('both', 1.0), 'TC': ('invented', 0.0), 'ET': ('invented', 0.0)}
     """
     rules = find_protocol(protocol, task)
     check_spacing(spacing_mm)

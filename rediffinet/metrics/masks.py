@@ -41,6 +41,11 @@ def dice(a: Mask, b: Mask) -> float:
 
     Raises:
         LabelError: different or not three-dimensional shapes.
+
+    >>> a, b = np.zeros((8, 8, 8)), np.zeros((8, 8, 8))
+    >>> a[2:6, 2:6, 2:6] = b[3:6, 2:6, 2:6] = 1
+    >>> round(dice(a, b), 3)
+    0.857
     """
     check_pair(a, b)
     inside_a, inside_b = (mask if mask.dtype == np.bool_ else mask != 0 for mask in (a, b))
@@ -49,7 +54,13 @@ def dice(a: Mask, b: Mask) -> float:
 
 
 def hd95(a: Mask, b: Mask, spacing_mm: Spacing = (1.0, 1.0, 1.0), definition: Definition = "surface") -> float:
-    """95th-percentile Hausdorff distance in mm; see `hausdorff`."""
+    """95th-percentile Hausdorff distance in mm; see `hausdorff`.
+
+    >>> a, b = np.zeros((8, 8, 8)), np.zeros((8, 8, 8))
+    >>> a[2:6, 2:6, 2:6] = b[3:6, 2:6, 2:6] = 1
+    >>> hd95(a, b, spacing_mm=(2.0, 1.0, 1.0), definition="max")
+    2.0
+    """
     return hausdorff(a, b, spacing_mm, 95.0, definition)
 
 
