@@ -105,7 +105,7 @@ def score(segmenter: Segmenter, folder: Path, options: SegmentOptions) -> list[R
 def describe(segmenter: Segmenter, rows: list[Row]) -> dict[str, object]:
     """Print the table of means with standard deviations; the same as JSON-ready values."""
     cases = len({row["case"] for row in rows})
-    diffusion = segmenter.bundle.manifest.diffusion
+    diffusion = segmenter.bundle.manifest.recipe.diffusion
     print(f"\nrediffinet {__version__}, bundle {segmenter.bundle.manifest.name} {segmenter.bundle.sha256[:12]}")
     print(f"{cases} held-out cases; defaults {diffusion.steps} steps × {diffusion.samples} samples")
     print(find_protocol(PROTOCOL).describe())

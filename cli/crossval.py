@@ -39,7 +39,7 @@ def crossval(
     try:
         from rediffinet.training.crossval import Study, crossvalidate
         from rediffinet.training.data import read_patients
-        from rediffinet.training.manifest import InferenceSettings
+        from rediffinet.training.recipe import InferenceSettings
     except ModuleNotFoundError as error:
         raise MissingExtraError("Training", str(error.name), "train") from None
 
@@ -82,68 +82,54 @@ def calibrate(
     cache: Annotated[Path | None, typer.Option(help="Folder of prepared cases; default: STUDY/cache.")] = None,
     min_fraction: Annotated[
         float,
-        typer.Option(min=0.0, max=1.0, help="Remove components below this share of the largest, as export will."),
+        typer.Option(min=0.0, max=1.0, help="Remove components below this share of the largest."),
     ] = 0.0,
-    min_enhancing: Annotated[
-        str,
-        typer.Option(help="Call ET core where its mean probability is lower, as export will; auto: choose that too."),
+    unsure_enhancement: Annotated[
+        str, typer.Option(help="Call ET core where its mean probability is lower; auto: choose that too.")
     ] = "0",
-    component_threshold: Annotated[
-        str,
-        typer.Option(
-            help="Flip a whole component where its mean Δ exceeds this, as export will; auto: choose that too."
-        ),
+    whole_components: Annotated[
+        str, typer.Option(help="Flip a whole component where its mean Δ exceeds this; auto: choose that too.")
     ] = "1",
 ) -> None:
     """Choose the thresholds of the flip on out-of-fold cases; score each fold with those chosen on the others.
 
-    Writes into STUDY/calibrated: MODEL-sweep.csv (every case at every threshold), MODEL.csv (the baseline, and the
-    model with the thresholds of the other folds), MODEL-uncertainty.json (for `rediff export --uncertainty`: the curve,
-    the reliability before and after, when samples disagree) and MODEL-metrics.json (for `rediff export --metrics`:
-    means and deviations of both). Prints the thresholds for `rediff export --thresholds`.
+    Writes into STUDY/calibrated, which `rediff export --calibrated` takes: MODEL-decision.json (what was chosen, the
+    curve of the uncertainty, when samples disagree, means and deviations of the scores), MODEL-uncertainty.json (the
+    reliability before and after), MODEL-sweep.csv (every case at every threshold) and MODEL.csv (the baseline, and the
+    model with the decision of the other folds). Prints the path of the decision.
     """
-    from rediffinet.bundle import PostprocessSettings
     from rediffinet.cli.paths import check_new_folder
     from rediffinet.errors import MissingExtraError
+    from rediffinet.method.recipe import SmallComponents
 
     try:
-        from rediffinet.training.calibrate_study import calibrate_study
+        from rediffinet.training.calibrate_study import calibrate_study, decision_file
         from rediffinet.training.crossval import reopen
         from rediffinet.training.data import read_patients
-        from rediffinet.training.manifest import InferenceSettings
     except ModuleNotFoundError as error:
         raise MissingExtraError("Calibration", str(error.name), "train") from None
 
     named = read_patients(patients) if patients is not None else None
-    enhancing = number_or_auto("--min-enhancing", min_enhancing)
-    whole = number_or_auto("--component-threshold", component_threshold)
-    opened = reopen(
-        study,
-        data,
-        cache=cache,
-        patients=named,
-        inference=InferenceSettings(
-            postprocess=PostprocessSettings(min_fraction=min_fraction, min_enhancing=enhancing or 0.0),
-            component_threshold=1.0 if whole is None else whole,
-        ),
-    )
+    enhancing = number_or_auto("--unsure-enhancement", unsure_enhancement)
+    whole = number_or_auto("--whole-components", whole_components)
+    opened = reopen(study, data, cache=cache, patients=named)
     check_new_folder(study / "calibrated")
-    found = calibrate_study(opened, model, seed, choose_components=whole is None, choose_enhancing=enhancing is None)
+    found = calibrate_study(
+        opened,
+        model,
+        seed,
+        small_components=SmallComponents(min_fraction=min_fraction),
+        whole_components=whole,
+        unsure_enhancement=enhancing,
+    )
     typer.echo(
         f"expected calibration error {found.before.error:.4f}, calibrated on other folds {found.after.error:.4f}",
         err=True,
     )
     for fold, choice in found.per_fold.items():
-        typer.echo(
-            f"fold {fold}: thresholds of the other folds {','.join(map(str, choice.thresholds))}, "
-            f"component-threshold {choice.component_threshold}, min-enhancing {choice.min_enhancing}",
-            err=True,
-        )
-    if enhancing is None:
-        typer.echo(f"for export: --min-enhancing {found.chosen.min_enhancing}", err=True)
-    if whole is None:
-        typer.echo(f"for export: --component-threshold {found.chosen.component_threshold}", err=True)
-    typer.echo(",".join(map(str, found.chosen.thresholds)))
+        typer.echo(f"fold {fold}, chosen on the others: {choice.described()}", err=True)
+    typer.echo(f"chosen on all: {found.chosen.described()}", err=True)
+    typer.echo(str(decision_file(found.folder, model)))
 
 
 def number_or_auto(option: str, text: str) -> float | None:

@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from rediffinet.bundle import Bundle, Manifest
+    from rediffinet.method.recipe import Recipe
 
 
 def info(
@@ -18,22 +19,24 @@ def info(
     from rediffinet.bundle import open_bundle
 
     opened = open_bundle(bundle)
-    manifest = opened.manifest
+    manifest, recipe = opened.manifest, opened.manifest.recipe
     if as_json:
         typer.echo(json.dumps(_content(opened), indent=2))
         return
-    typer.echo(f"{manifest.name} ({manifest.model}), sha256 {opened.sha256}, hashes verified")
+    typer.echo(f"{manifest.name} ({recipe.model}), sha256 {opened.sha256}, hashes verified")
     typer.echo(f"at {opened.path}, made by rediffinet {manifest.rediffinet}, licence {manifest.licence}")
     _graphs(opened)
     _precisions(opened)
-    _settings(manifest)
-    typer.echo(f"channels {', '.join(manifest.channels)}; labels {manifest.labels}; {manifest.intended_use}")
+    _settings(recipe)
+    task = recipe.task
+    typer.echo(f"task {task.name}: channels {', '.join(task.contrasts)}; labels {task.describe_labels()}")
+    typer.echo(manifest.intended_use)
     _training(manifest)
 
 
-def _settings(manifest: "Manifest") -> None:
-    spacing = " × ".join(f"{size:g}" for size in manifest.spacing_mm)
-    kind, diffusion, refiner = manifest.kind, manifest.diffusion, manifest.refiner
+def _settings(recipe: "Recipe") -> None:
+    spacing = " × ".join(f"{size:g}" for size in recipe.spacing_mm)
+    kind, diffusion = recipe.kind, recipe.diffusion
     origin = f" from {', '.join(kind.condition)}" if kind.condition else ""
     typer.echo(f"predicts the {kind.target}{origin}, at voxels of {spacing} mm")
     if diffusion is not None:
@@ -41,10 +44,10 @@ def _settings(manifest: "Manifest") -> None:
             f"sampling: {diffusion.scheduler}, {diffusion.steps} of {diffusion.train_steps} steps, "
             f"{diffusion.samples} samples"
         )
-    if refiner is not None:
-        whole = refiner.component_threshold
-        components = "" if whole >= 1.0 else f", whole components above {whole}"
-        typer.echo(f"flips above {refiner.thresholds} (WT, TC, ET){components}")
+    if recipe.refiner is not None:
+        typer.echo(f"decision ({', '.join(recipe.task.region_names)}): {recipe.decision.described()}")
+        if recipe.given is not None:
+            typer.echo(f"decision for a given mask: {recipe.given.described()}")
 
 
 def _content(bundle: "Bundle") -> dict[str, Any]:
@@ -86,9 +89,10 @@ def _precisions(bundle: "Bundle") -> None:
     from rediffinet.engines.plans import list_plans
 
     typer.echo(f"precisions: {', '.join(bundle.precisions)}")
+    regions = ", ".join(bundle.manifest.recipe.task.region_names)
     for precision, gate in bundle.manifest.precision_gate.items():
         dice = ", ".join(f"{value:.4f}" for value in gate.dice)
-        typer.echo(f"  {precision}: Dice of WT, TC, ET against fp32 {dice}; {len(gate.cases)} cases, {gate.engine}")
+        typer.echo(f"  {precision}: Dice of {regions} against fp32 {dice}; {len(gate.cases)} cases, {gate.engine}")
     for plans in list_plans(bundle.path / PLANS):
         key = plans.key
         typer.echo(f"  plans {plans.path.name}: {key.module} {key.version}, {key.target}, {', '.join(plans.plans)}")

@@ -7,6 +7,7 @@ import typer
 
 from rediffinet.cli.average import average
 from rediffinet.cli.compare import compare
+from rediffinet.cli.convert import convert
 from rediffinet.cli.crossval import calibrate, crossval
 from rediffinet.cli.doctor import doctor
 from rediffinet.cli.evaluate import evaluate
@@ -33,7 +34,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     *(segment, serve, view, evaluate, compare, tables, phantom),
-    *(train, average, crossval, calibrate, export, plan, info, doctor),
+    *(train, average, crossval, calibrate, export, convert, plan, info, doctor),
 )
 for command in COMMANDS:
     app.command()(command)

@@ -7,8 +7,7 @@ arithmetic stays float32. It halves the file.
 import copy
 import logging
 import warnings
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,93 +17,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from rediffinet.labels import CONTRASTS, REGIONS
-from rediffinet.method.models import find_model
-from rediffinet.method.windows import Shape
-from rediffinet.nets.config import RefinerConfig
-from rediffinet.nets.refiner import ConditionerGraph, DenoiserGraph, Refiner
-from rediffinet.nets.unet import BaselineGraph, DiscrepancyGraph
-from rediffinet.training.manifest import Pair
+from rediffinet.nets.graphs import NetGraph
 
 Weights = Literal["float32", "float16"]
 SMALL = 64
 """Tensors with fewer values (norm parameters, biases) stay float32."""
-
-
-@dataclass(frozen=True)
-class GraphSource:
-    """A network ready for export: the module, its inputs in order, names of inputs and outputs."""
-
-    name: str
-    module: nn.Module
-    inputs: dict[str, Any]
-    outputs: tuple[str, ...]
-
-    def arguments(self, arrays: dict[str, np.ndarray[Any, Any]]) -> tuple[Any, ...]:
-        """Arrays by graph input name → the module's arguments."""
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        return tuple(
-            [tensors[f"feature_{i}"] for i in range(len(value))] if isinstance(value, list) else tensors[name]
-            for name, value in self.inputs.items()
-        )
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """Names of the graph's inputs, lists flattened."""
-        names: list[str] = []
-        for name, value in self.inputs.items():
-            names += [f"feature_{i}" for i in range(len(value))] if isinstance(value, list) else [name]
-        return tuple(names)
-
-
-def baseline_source(net: nn.Module, window: Shape, *, mirror: bool = False) -> GraphSource:
-    """image (batch, 4, X, Y, Z) → probability (batch, 3, X, Y, Z), for any network of the baseline."""
-    image = torch.zeros(2, len(CONTRASTS), *window)
-    return GraphSource("baseline", BaselineGraph(net, mirror=mirror).eval(), {"image": image}, ("probability",))
-
-
-def discrepancy_source(net: nn.Module, window: Shape, condition_channels: int) -> GraphSource:
-    """condition (batch, C, X, Y, Z) → delta (batch, 3, X, Y, Z)."""
-    condition = torch.zeros(2, condition_channels, *window)
-    return GraphSource("discrepancy", DiscrepancyGraph(net).eval(), {"condition": condition}, ("delta",))
-
-
-def refiner_sources(refiner: Refiner) -> tuple[GraphSource, GraphSource]:
-    """The conditioner (condition → feature_i) and the denoiser (…, t, c0, c1 → x_prev, x0)."""
-    config: RefinerConfig = refiner.config
-    condition = torch.zeros(2, config.condition_channels, *config.window)
-    conditioner = ConditionerGraph(refiner).eval()
-    with torch.inference_mode():
-        features = [torch.zeros_like(feature) for feature in conditioner(condition)]
-    names = tuple(f"feature_{i}" for i in range(len(features)))
-    denoiser_inputs = {
-        "x_t": torch.zeros(2, len(REGIONS), *config.window),
-        "condition": condition,
-        "t": torch.zeros(2),
-        "c0": torch.zeros(2),
-        "c1": torch.zeros(2),
-        "features": [feature.clone() for feature in features],
-    }
-    return (
-        GraphSource("conditioner", conditioner, {"condition": condition}, names),
-        GraphSource("denoiser", DenoiserGraph(refiner).eval(), denoiser_inputs, ("x_prev", "x0")),
-    )
-
-
-def graph_sources(pair: Pair) -> tuple[GraphSource, ...]:
-    """Every graph of the model that the runs make."""
-    sources: list[GraphSource] = []
-    if pair.baseline is not None:
-        config = pair.baseline.config
-        sources.append(baseline_source(pair.baseline.model, config.unet.window, mirror=config.mirror))
-    if pair.refiner is not None:
-        net = pair.refiner.model
-        if isinstance(net, Refiner):
-            sources += refiner_sources(net)
-        else:
-            window = pair.refiner.config.unet.window
-            sources.append(discrepancy_source(net, window, find_model(pair.model).condition_channels))
-    return tuple(sources)
 
 
 def round_weights(module: nn.Module, weights: Weights) -> nn.Module:
@@ -122,21 +39,22 @@ def _large(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.numel() >= SMALL}
 
 
-def write_graph(source: GraphSource, path: Path, weights: Weights) -> None:
+def write_graph(graph: NetGraph, path: Path, weights: Weights = "float32") -> None:
     """Export one graph to `path` (a single file)."""
 
     def batch_only(value: Any) -> Any:
         return [batch_only(item) for item in value] if isinstance(value, list) else {0: "batch"}
 
+    arguments = graph.arguments(graph.examples(2))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of every absent optional package
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            source.module,
-            tuple(source.inputs.values()),
-            input_names=list(source.input_names),
-            output_names=list(source.outputs),
-            dynamic_shapes=tuple(batch_only(value) for value in source.inputs.values()),
+            graph.module,
+            arguments,
+            input_names=[tensor.name for tensor in graph.inputs],
+            output_names=[tensor.name for tensor in graph.outputs],
+            dynamic_shapes=tuple(batch_only(value) for value in arguments),
             dynamo=True,
             external_data=False,
             verbose=False,
@@ -144,7 +62,7 @@ def write_graph(source: GraphSource, path: Path, weights: Weights) -> None:
     assert program is not None
     model = program.model_proto
     if weights == "float16":
-        _store_as_float16(model, _large(source.module))
+        _store_as_float16(model, _large(graph.module))
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
     for node in model.graph.node:  # the exporter's stack traces name files of the machine it ran on
@@ -171,8 +89,9 @@ def _store_as_float16(model: onnx.ModelProto, names: Collection[str]) -> None:
     model.graph.node.extend([*casts, *nodes])
 
 
-def run_torch(source: GraphSource, module: nn.Module, arrays: dict[str, np.ndarray[Any, Any]]) -> list[Tensor]:
-    """The module's outputs for arrays given by graph input name."""
+def run_torch(
+    graph: NetGraph, arrays: Mapping[str, np.ndarray[Any, Any]], module: nn.Module | None = None
+) -> list[Tensor]:
+    """The outputs of the graph's module, or of another in its place, for arrays by input name."""
     with torch.inference_mode():
-        result = module(*source.arguments(arrays))
-    return [result] if isinstance(result, Tensor) else list(result)
+        return list(graph.run({name: torch.from_numpy(array) for name, array in arrays.items()}, module))

@@ -69,7 +69,7 @@ def build_plans(bundle: Bundle, settings: PlanSettings | None = None, stage: Sta
     settings that do not make sense; BundleError for a precision that the bundle does not have.
     """
     settings = settings or PlanSettings()
-    diffusion = bundle.manifest.diffusion
+    diffusion = bundle.manifest.recipe.diffusion
     batch = settings.batch if settings.batch is not None else diffusion.samples if diffusion is not None else 1
     workspace = settings.workspace_mib
     if batch < 1 or (workspace is not None and workspace < 1):

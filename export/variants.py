@@ -20,8 +20,8 @@ from rediffinet.engines.base import Buffer, Graph, TensorSpec
 from rediffinet.errors import ConfigError, ExportError, RediffError
 from rediffinet.export.precision import Arrays, outermost_convolutions, to_fp16, to_int8
 from rediffinet.io.cases import Case
-from rediffinet.labels import labels_to_regions
 from rediffinet.segmenter import Labels, Segmenter, SegmentOptions
+from rediffinet.task import regions_of
 
 Stage = Callable[[str, int, int], None]
 Lower = Literal["fp16", "bf16", "int8"]
@@ -60,7 +60,7 @@ def calibrate(bundle: Bundle, cases: Sequence[Case]) -> Calibration:
     """Segment the cases in fp32 and keep, per case, up to `KEPT` inputs of every graph, drawn evenly from its calls."""
     found = Calibration(cases)
     # More steps than the default perhaps takes, so that the denoiser is also met at smaller t.
-    diffusion = bundle.manifest.diffusion
+    diffusion = bundle.manifest.recipe.diffusion
     several = SegmentOptions(steps=min(max(4, diffusion.steps), diffusion.train_steps) if diffusion else None)
     with Segmenter(bundle, "onnxruntime") as segmenter:
         for case in cases:
@@ -234,25 +234,25 @@ def _measured(
 
 def _gate(bundle: Bundle, precision: Lower, calibration: Calibration) -> PrecisionGate:
     """Segment the calibration cases in this precision and compare with the fp32 labels."""
-    schema = bundle.manifest.label_schema
+    task = bundle.manifest.recipe.task
     scores = []
     engine = measuring_engine(precision)
     with Segmenter(bundle, engine, precision=precision) as segmenter:
         for case, expected in zip(calibration.cases, calibration.labels, strict=True):
             got = segmenter.segment(case).crop_labels
-            scores.append(_dice(labels_to_regions(got, schema), labels_to_regions(expected, schema)))
+            scores.append(_dice(regions_of(got, task), regions_of(expected, task)))
     table = np.array(scores)
     return PrecisionGate(
         engine=engine,
         cases=tuple(case.name for case in calibration.cases),
-        dice=cast(tuple[float, float, float], tuple(table.mean(axis=0).tolist())),
-        worst=cast(tuple[float, float, float], tuple(table.min(axis=0).tolist())),
+        dice=tuple(table.mean(axis=0).tolist()),
+        worst=tuple(table.min(axis=0).tolist()),
         limit=LIMITS[precision],
     )
 
 
 def _dice(a: np.ndarray, b: np.ndarray) -> list[float]:  # type: ignore[type-arg]
-    """Dice of each region (3, X, Y, Z); 1 where both are empty."""
+    """Dice of each region (R, X, Y, Z); 1 where both are empty."""
     sums = [(int(np.count_nonzero(x & y)), int(x.sum()) + int(y.sum())) for x, y in zip(a, b, strict=True)]
     return [2.0 * both / total if total else 1.0 for both, total in sums]
 

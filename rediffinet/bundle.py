@@ -6,44 +6,23 @@ Nothing in a bundle is code: the manifest is JSON, the graphs are ONNX with thei
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, ValidationError
 
 from rediffinet.engines.base import GraphSpec, TensorSpec
 from rediffinet.errors import BundleError
-from rediffinet.labels import BRATS_2023, CONTRASTS, REGIONS, SCHEMAS, LabelSchema
-from rediffinet.method.models import MODELS, ModelKind
-from rediffinet.method.normalise import Normalisation
-from rediffinet.method.uncertainty import UncertaintyCurve
-from rediffinet.trust import TrustSettings
+from rediffinet.method.recipe import Part, PerRegion, Recipe
 
-SCHEMA: Literal["rediffinet-bundle/1"] = "rediffinet-bundle/1"
+SCHEMA: Literal["rediffinet-bundle/2"] = "rediffinet-bundle/2"
+CONVERTIBLE = ("rediffinet-bundle/1",)
+"""Older schemas that `rediffinet.export.convert` reads."""
 MANIFEST = "manifest.json"
 PLANS = "trt"
 """Folder of a bundle's TensorRT plans, which `rediff plan` adds; a bundle is whole without them."""
 INTENDED_USE = "Research use only, not a medical device. No clinical decision may rest on its output."
-
-Triple = tuple[int, int, int]
-PerRegion = tuple[float, float, float]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Millimetres = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _inside(file: str) -> str:
@@ -52,7 +31,7 @@ def _inside(file: str) -> str:
     return file
 
 
-class TensorEntry(_Part):
+class TensorEntry(Part):
     """Input or output of a graph; a string in the shape is a dynamic dimension."""
 
     name: str
@@ -60,7 +39,7 @@ class TensorEntry(_Part):
     shape: tuple[int | str, ...]
 
 
-class Parity(_Part):
+class Parity(Part):
     """How far a graph is from the torch network, over the inputs of the parity gate.
 
     graph: the file, run node by node in torch, against the network with the same (stored) weights. storage: the network
@@ -80,7 +59,7 @@ class Parity(_Part):
     onnxruntime_mean_tolerance: float
 
 
-class VariantParity(_Part):
+class VariantParity(Part):
     """How far a graph in a lower precision is from the fp32 graph, over recorded inputs of the calibration cases.
 
     Differences of all outputs, absolute, divided by the largest absolute value of the fp32 graph's output.
@@ -92,7 +71,7 @@ class VariantParity(_Part):
     mean: float
 
 
-class GraphVariant(_Part):
+class GraphVariant(Part):
     """The graph in another precision: a file with the same inputs and outputs, float32 on the outside.
 
     float32_layers: convolutions that are left in float32 because the gate asked for it.
@@ -104,7 +83,7 @@ class GraphVariant(_Part):
     parity: VariantParity
 
 
-class GraphEntry(_Part):
+class GraphEntry(Part):
     """One ONNX file of the bundle, and the files of the same graph in other precisions."""
 
     file: Annotated[str, AfterValidator(_inside)]
@@ -114,10 +93,10 @@ class GraphEntry(_Part):
     inputs: tuple[TensorEntry, ...]
     outputs: tuple[TensorEntry, ...]
     parity: Parity
-    variants: dict[Literal["fp16", "int8"], GraphVariant] = {}
+    variants: dict[Literal["fp16", "int8"], GraphVariant] = Field(default_factory=dict)
 
 
-class PrecisionGate(_Part):
+class PrecisionGate(Part):
     """Dice of a precision's segmentation against the fp32 one, per region over the calibration cases.
 
     A precision below `limit` in any region's mean does not enter a bundle. A region empty in both counts as 1.
@@ -130,123 +109,22 @@ class PrecisionGate(_Part):
     limit: float
 
 
-class BaselineSettings(_Part):
-    """How the baseline graph is run: window in voxels, overlap of windows, threshold of U(I) = p > threshold."""
+class Manifest(Part):
+    """What a bundle is: a recipe, the files of its graphs, and where they come from.
 
-    window: Triple
-    overlap: Annotated[float, Field(ge=0.0, lt=1.0)]
-    thresholds: PerRegion
-
-
-class RefinerSettings(_Part):
-    """How the discrepancy is predicted and used.
-
-    condition: the baseline's soft probabilities (2p − 1) or its mask (2U − 1). Windows are run where any region's p
-    exceeds `unsure`, in the box of those voxels grown by `margin`. thresholds: flip where the mean Δ exceeds them.
-    component_threshold: flip a whole component of the baseline's WT where the mean of Δ over it exceeds this, see
-    `rediffinet.method.discrepancy.doubted_components`; 1 is never. A model without a baseline has no p: its windows
-    tile the whole crop, and only window, overlap and thresholds count.
+    training: provenance of the networks by role. metrics: scores on cases that took no part in training.
     """
 
-    window: Triple
-    overlap: Annotated[float, Field(ge=0.0, lt=1.0)]
-    margin: Annotated[int, Field(ge=0)]
-    unsure: Fraction
-    condition: Literal["probability", "mask"]
-    thresholds: PerRegion
-    component_threshold: Fraction = 1.0
-
-
-class DiffusionSettings(_Part):
-    """Training schedule and default sampling; mirror: every second sample is drawn in the mirrored window."""
-
-    scheduler: Literal["ddim"] = "ddim"
-    betas: Literal["linear"] = "linear"
-    beta_first: float = 1e-4
-    beta_last: float = 0.02
-    train_steps: Annotated[int, Field(gt=0)] = 1000
-    signal_scale: float = 1.0
-    steps: Annotated[int, Field(gt=0)]
-    samples: Annotated[int, Field(gt=0)]
-    mirror: bool = False
-
-
-class PostprocessSettings(_Part):
-    """What is corrected in a label map.
-
-    Whole-tumour components are removed when smaller than min_voxels, or than min_fraction of the largest. The enhancing
-    tumour of a case is called core when the mean probability over it, by the baseline, is below min_enhancing.
-    """
-
-    connectivity: Literal[6, 18, 26] = 26
-    min_voxels: Annotated[int, Field(ge=0)] = 50
-    min_fraction: Fraction = 0.0
-    min_enhancing: Fraction = 0.0
-
-
-class Manifest(_Part):
-    """Everything a program needs to run the graphs, and where they come from.
-
-    model: a name of rediffinet.method.models; it decides which of `baseline`, `refiner` and `diffusion` there are.
-    spacing_mm: voxel size that the graphs work at, along L, P, S. uncertainty: what a stated probability of a wrong
-    label is worth; None where that was not measured.
-    """
-
-    schema_version: Literal["rediffinet-bundle/1"] = SCHEMA
+    schema_version: Literal["rediffinet-bundle/2"] = SCHEMA
     name: str
-    model: str
     rediffinet: str
+    recipe: Recipe
     graphs: dict[str, GraphEntry]
-    channels: tuple[str, ...] = CONTRASTS
-    regions: tuple[str, ...] = REGIONS
-    orientation: Literal["LPS"] = "LPS"
-    spacing_mm: tuple[Millimetres, Millimetres, Millimetres] = (1.0, 1.0, 1.0)
-    normalisation: Normalisation
-    labels: Literal["brats2023", "brats2021"] = "brats2023"
-    baseline: BaselineSettings | None = None
-    refiner: RefinerSettings | None = None
-    diffusion: DiffusionSettings | None = None
-    postprocess: PostprocessSettings = PostprocessSettings()
-    trust: TrustSettings = TrustSettings()
-    uncertainty: UncertaintyCurve | None = None
     training: dict[str, Any]
-    metrics: dict[str, Any] = {}
-    precision_gate: dict[Literal["fp16", "bf16", "int8"], PrecisionGate] = {}
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    precision_gate: dict[Literal["fp16", "bf16", "int8"], PrecisionGate] = Field(default_factory=dict)
     licence: str = "Apache-2.0"
     intended_use: str = INTENDED_USE
-
-    @field_validator("channels", "regions")
-    @classmethod
-    def _in_order(cls, names: tuple[str, ...], field: ValidationInfo) -> tuple[str, ...]:
-        expected = CONTRASTS if field.field_name == "channels" else REGIONS
-        if names != expected:
-            raise ValueError(f"got {', '.join(names)}, this version runs {', '.join(expected)} in this order only")
-        return names
-
-    @model_validator(mode="after")
-    def _of_the_model(self) -> Self:
-        if self.model not in MODELS:
-            raise ValueError(f"model: got '{self.model}', this version runs {', '.join(MODELS)}")
-        wanted = {
-            "baseline": self.kind.has_baseline,
-            "refiner": bool(self.kind.condition),
-            "diffusion": self.kind.samples,
-        }
-        for part, needed in wanted.items():
-            if needed != (getattr(self, part) is not None):
-                said = "no" if needed else "surplus"
-                raise ValueError(f"{said} settings '{part}' for the model '{self.model}'")
-        return self
-
-    @property
-    def kind(self) -> ModelKind:
-        """What the model predicts, and from what."""
-        return MODELS[self.model]
-
-    @property
-    def label_schema(self) -> LabelSchema:
-        """The integers of the label maps this bundle writes."""
-        return SCHEMAS.get(self.labels, BRATS_2023)
 
 
 @dataclass(frozen=True)
@@ -265,7 +143,7 @@ class Bundle:
         return ("fp32", *(name for name in ("fp16", "int8") if all(name in entry.variants for entry in entries)))
 
     def graph(self, name: str, precision: str = "fp32") -> GraphSpec:
-        """What an engine needs to load a graph of `manifest.kind.graphs`.
+        """What an engine needs to load a graph of `manifest.recipe.kind.graphs`.
 
         For bf16 it is the fp32 file. Raises BundleError when the bundle has no file of that precision.
         """
@@ -284,11 +162,6 @@ class Bundle:
         variants = {"fp32": entry.file} | {key: variant.file for key, variant in entry.variants.items()}
         tensors = _tensors(entry.inputs), _tensors(entry.outputs)
         return GraphSpec(name, self.path / variants[precision], *tensors, precision, self.path / PLANS)
-
-    @cached_property
-    def feature_names(self) -> tuple[str, ...]:
-        """Names of the conditioner's outputs, which are inputs of the denoiser; KeyError for a model without them."""
-        return tuple(tensor.name for tensor in self.manifest.graphs["conditioner"].outputs)
 
 
 def _tensors(entries: tuple[TensorEntry, ...]) -> tuple[TensorSpec, ...]:
@@ -336,6 +209,12 @@ def _parse(folder: Path, content: bytes) -> Manifest:
         message = f"bundle {folder}: {MANIFEST} is not JSON ({error}). Copy the bundle again or export it anew."
         raise BundleError(message) from None
     found = values.get("schema_version") if isinstance(values, dict) else None
+    if found in CONVERTIBLE:
+        message = (
+            f"bundle {folder}: schema '{found}' is that of an older version, expected '{SCHEMA}'. Convert it: "
+            f"rediff convert {folder} --out NEW_FOLDER."
+        )
+        raise BundleError(message)
     if found != SCHEMA:
         message = f"bundle {folder}: schema {found!r}, expected '{SCHEMA}'. Export it with this version of rediffinet."
         raise BundleError(message)
@@ -345,12 +224,12 @@ def _parse(folder: Path, content: bytes) -> Manifest:
         problems = "; ".join(": ".join((".".join(map(str, e["loc"])) or "model", e["msg"])) for e in error.errors())
         message = f"bundle {folder}: {MANIFEST} does not fit its schema ({problems}). Export it anew."
         raise BundleError(message) from None
-    expected = set(manifest.kind.graphs)
+    expected = set(manifest.recipe.kind.graphs)
     for said, names in (("no", expected - manifest.graphs.keys()), ("surplus", manifest.graphs.keys() - expected)):
         if names:
             message = (
                 f"bundle {folder}: {MANIFEST} names {said} graph {', '.join(sorted(names))} for the model "
-                f"'{manifest.model}'. Export it anew."
+                f"'{manifest.recipe.model}'. Export it anew."
             )
             raise BundleError(message)
     return manifest

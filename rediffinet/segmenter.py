@@ -21,13 +21,15 @@ from rediffinet.io.source import Source
 from rediffinet.method.decode import Decoded, decode
 from rediffinet.method.inference import Inferred, Loaded, Plan, find_discrepancy, plan_sampling, predict_baseline
 from rediffinet.method.models import MODELS
-from rediffinet.method.normalise import Box, brain_box, normalise
+from rediffinet.method.normalise import Box
+from rediffinet.method.preparation import Prepared, prepare
 from rediffinet.method.refine import Discrepancy
-from rediffinet.method.resample import resample, resampled_shape, same_spacing
-from rediffinet.method.windows import Shape
 from rediffinet.report import BaselineInfo, BundleInfo, EngineInfo, Report, SamplingInfo, Seconds, Warning_, peak_rss_mb
+from rediffinet.task import Task
 from rediffinet.trust import check_disagreement, check_result
 
+_WORDS = {"ED": "edema", "NCR": "necrosis", "ET": "enhancing"}
+"""What reports call these labels; others have the names of the task."""
 Progress = Callable[[str, int, int], None]
 """(stage, done, of)."""
 
@@ -79,7 +81,7 @@ class Result:
 
     @property
     def probabilities(self) -> Volume:
-        """Probabilities of WT, TC, ET after refinement, float32 (3, X, Y, Z)."""
+        """Probabilities of the regions after refinement, float32 (R, X, Y, Z)."""
         return self._on_input_grid(self.crop_probability)
 
     @property
@@ -183,26 +185,26 @@ class Segmenter:
         given = mask_from_labels(baseline, case) if isinstance(baseline, np.ndarray) else baseline
         if given is not None:
             self.check_takes_baseline()
-        manifest = self.bundle.manifest
+        manifest, recipe = self.bundle.manifest, self.bundle.manifest.recipe
         tell = _watched(case.name, progress, cancelled, deadline_s)
         seconds = {"load": case.load_seconds + (0.0 if given is None else given.load_seconds)}
         started = time.perf_counter()
         with _timed(seconds, "normalise"):
             tell("normalise", 0, 1)
-            box = _crop_box(case, given)
-            image = normalise(case.images[(slice(None), *box)], manifest.normalisation)
-            shape: Shape = (image.shape[1], image.shape[2], image.shape[3])
-            mask = None if given is None else given.regions[(slice(None), *box)]
-            model_image = self._to_model(image, case)
+            held = None if given is None else recipe.whole(given.regions)
+            prepared = prepare(case.images, case.spacing_mm, recipe.preparation, held)
+            mask = None if given is None else given.regions[(slice(None), *prepared.box)]
         with _timed(seconds, "baseline"):
             if mask is None:
-                probability = predict_baseline(self._loaded, model_image, lambda done, of: tell("baseline", done, of))
+                probability = predict_baseline(
+                    self._loaded, prepared.image, lambda done, of: tell("baseline", done, of)
+                )
             else:
-                probability = self._to_model(mask.astype(np.float32), case)
+                probability = prepared.to_model(mask.astype(np.float32))
         with _timed(seconds, "refine"):
             found = find_discrepancy(
                 self._loaded,
-                model_image,
+                prepared.image,
                 probability,
                 plan,
                 case.name,
@@ -212,36 +214,36 @@ class Segmenter:
         with _timed(seconds, "decode"):
             tell("decode", 0, 1)
             decoded = decode(
-                manifest,
+                recipe,
                 Inferred(probability, found),
                 spacing_mm=case.spacing_mm,
-                shape=shape,
+                shape=prepared.shape,
                 given=mask,
                 postprocess=options.postprocess,
             )
         seconds["total"] = seconds["load"] + time.perf_counter() - started
         tell("decode", 1, 1)
-        measured = findings(case, decoded, found, manifest.spacing_mm)
-        measured["warnings"] += self._trust_warnings(case, box, model_image, decoded, measured)
+        measured = findings(case, decoded, found, recipe.spacing_mm)
+        measured["warnings"] += self._trust_warnings(case, prepared, decoded, measured)
         measured["warnings"] += self._precision_warnings()
         report = Report(
             case=case.name,
             intended_use=manifest.intended_use,
-            bundle=BundleInfo(name=manifest.name, sha256=self.bundle.sha256, model=manifest.model),
+            bundle=BundleInfo(name=manifest.name, sha256=self.bundle.sha256, model=recipe.model),
             engine=self._engine_info(),
             baseline=self._baseline_info(given),
             sampling=self._sampling_info(plan, found),
             options=asdict(options),
             seconds=Seconds(**seconds),
             peak_rss_mb=peak_rss_mb(),
-            labels=dict(zip(("edema", "necrosis", "enhancing"), manifest.label_schema.values, strict=True)),
+            labels=_named_labels(recipe.task),
             **measured,
         )
         return Result(
             source=case.source,
-            box=box,
+            box=prepared.box,
             report=report,
-            crop_image=image,
+            crop_image=prepared.crop,
             crop_labels=decoded.labels,
             crop_baseline=decoded.baseline,
             crop_probability=decoded.probability,
@@ -258,11 +260,11 @@ class Segmenter:
 
         Raises ConfigError for steps or samples out of range.
         """
-        return plan_sampling(self.bundle.manifest, options.steps, options.samples, seed)
+        return plan_sampling(self.bundle.manifest.recipe, options.steps, options.samples, seed)
 
     def check_takes_baseline(self) -> None:
         """Raise ConfigError unless the bundle's model refines a baseline, so that another can be given to it."""
-        kind = self.bundle.manifest.kind
+        kind = self.bundle.manifest.recipe.kind
         if not kind.refines:
             refining = ", ".join(name for name, other in MODELS.items() if other.refines)
             message = (
@@ -273,23 +275,15 @@ class Segmenter:
 
     @property
     def _loaded(self) -> Loaded:
-        return Loaded(self._engine, self._graphs, self.bundle.manifest)
-
-    def _to_model(self, volume: Volume, case: Case) -> Volume:
-        """A volume (C, X, Y, Z) on the case's crop → on the model's grid."""
-        wanted = self.bundle.manifest.spacing_mm
-        if same_spacing(case.spacing_mm, wanted):
-            return volume
-        shape = resampled_shape((volume.shape[1], volume.shape[2], volume.shape[3]), case.spacing_mm, wanted)
-        return resample(volume, case.spacing_mm, wanted, shape)
+        return Loaded(self._engine, self._graphs, self.bundle.manifest.recipe)
 
     def _baseline_info(self, given: BaselineMask | None) -> BaselineInfo:
         if given is not None:
             return BaselineInfo(source="array" if given.path is None else "file", path=given.path, sha256=given.sha256)
-        return BaselineInfo(source="bundle" if self.bundle.manifest.kind.has_baseline else "none")
+        return BaselineInfo(source="bundle" if self.bundle.manifest.recipe.kind.has_baseline else "none")
 
     def _sampling_info(self, plan: Plan, found: Discrepancy | None) -> SamplingInfo:
-        diffusion = self.bundle.manifest.diffusion
+        diffusion = self.bundle.manifest.recipe.diffusion
         windows = 0 if found is None else found.windows
         return SamplingInfo(
             scheduler=None if diffusion is None else diffusion.scheduler,
@@ -300,15 +294,11 @@ class Segmenter:
             denoiser_calls=windows * plan.samples * plan.steps,
         )
 
-    def _trust_warnings(
-        self, case: Case, box: Box, model_image: Volume, decoded: Decoded, measured: Findings
-    ) -> list[Warning_]:
-        manifest = self.bundle.manifest
+    def _trust_warnings(self, case: Case, prepared: Prepared, decoded: Decoded, measured: Findings) -> list[Warning_]:
+        recipe = self.bundle.manifest.recipe
         found = [
-            *check_result(
-                case, box, model_image, manifest.normalisation.background, decoded.regions[0], manifest.trust
-            ),
-            *check_disagreement(measured["uncertainty"].sample_disagreement, manifest.trust),
+            *check_result(case, prepared, recipe, decoded.regions),
+            *check_disagreement(measured["uncertainty"].sample_disagreement, recipe.trust),
         ]
         return [Warning_(code=warning.code, message=warning.message) for warning in found]
 
@@ -357,11 +347,8 @@ def _watched(
     return tell
 
 
-def _crop_box(case: Case, given: BaselineMask | None) -> Box:
-    """The box of the brain, widened to hold a given mask: nothing of it may be cut off."""
-    box = brain_box(case.images)
-    if given is None or not given.regions[0].any():
-        return box
-    held = np.zeros(case.images.shape[1:], bool)
-    held[box] = True
-    return brain_box((held | given.regions[0])[None].astype(np.float32))
+def _named_labels(task: Task) -> dict[str, int]:
+    """Values of the label maps by name, in the order of painting."""
+    names = task.label_names
+    order = dict.fromkeys((*task.paint, *names))
+    return {_WORDS.get(names[value], names[value]): value for value in order}

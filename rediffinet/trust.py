@@ -1,45 +1,28 @@
 """When a result should not be trusted: what the images and the finding say against it, in words for the report.
 
 What the files alone tell, a contrast that covers part of the brain for one, is in rediffinet.io.checks.
-Nothing here changes a label. Each check has one number that trips it, kept in the manifest (`TrustSettings`).
+Nothing here changes a label. Each check has one number that trips it, kept in the recipe (`TrustSettings`).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
 
 from rediffinet.ext import component_sizes, label_components
 from rediffinet.io.cases import Case
 from rediffinet.io.checks import CaseWarning
-from rediffinet.labels import CONTRASTS
-from rediffinet.method.normalise import Box
+from rediffinet.method.preparation import Prepared
+from rediffinet.method.recipe import Range, Recipe, TrustSettings
 
-Range = tuple[float, float]
 Mask = npt.NDArray[np.bool_]
-NonNegative = Annotated[float, Field(ge=0.0)]
 QUANTILES = (10, 50, 90)
 ENOUGH = 200_000
 """Voxels that a profile is taken from, at most: more would not change it."""
 
 
-class TrustSettings(BaseModel):
-    """Limits of the warnings. intensities: range of every number of `intensity_profile` over the training cases."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    intensity_margin: NonNegative = 0.3
-    intensities: dict[str, Range] | None = None
-    far_ml: NonNegative = 1.0
-    far_mm: NonNegative = 30.0
-    edge_voxels: Annotated[int, Field(ge=1)] = 20
-    disagreement: NonNegative | None = None
-
-
-def intensity_profile(image: npt.NDArray[np.floating], background: float) -> dict[str, float]:
-    """Numbers that tell one kind of scan from another, of a normalised image (4, X, Y, Z).
+def intensity_profile(image: npt.NDArray[np.floating], background: float, contrasts: Sequence[str]) -> dict[str, float]:
+    """Numbers that tell one kind of scan from another, of a normalised image (C, X, Y, Z) of these contrasts.
 
     Per contrast three quantiles over the brain, per pair of contrasts their correlation: the normalisation takes scale
     and offset away, these are left.
@@ -50,13 +33,13 @@ def intensity_profile(image: npt.NDArray[np.floating], background: float) -> dic
     quantiles: npt.NDArray[np.float64] = np.array([np.percentile(values, q, axis=1) for q in QUANTILES])
     profile = {
         f"{name} p{q}": float(quantiles[row, column])
-        for column, name in enumerate(CONTRASTS)
+        for column, name in enumerate(contrasts)
         for row, q in enumerate(QUANTILES)
     }
     with np.errstate(invalid="ignore"):
-        together: npt.NDArray[np.float64] = np.asarray(np.nan_to_num(np.corrcoef(values)), np.float64)
-    for j, other in enumerate(CONTRASTS):
-        for i, name in enumerate(CONTRASTS[:j]):
+        together: npt.NDArray[np.float64] = np.atleast_2d(np.nan_to_num(np.corrcoef(values)))
+    for j, other in enumerate(contrasts):
+        for i, name in enumerate(contrasts[:j]):
             profile[f"{name}·{other}"] = float(together[i, j])
     return profile
 
@@ -71,14 +54,16 @@ def widest_ranges(ranges: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, 
     return {name: (min(r[name][0] for r in ranges), max(r[name][1] for r in ranges)) for name in ranges[0]}
 
 
-def check_intensities(image: npt.NDArray[np.floating], background: float, settings: TrustSettings) -> list[CaseWarning]:
+def check_intensities(
+    image: npt.NDArray[np.floating], background: float, settings: TrustSettings, contrasts: Sequence[str]
+) -> list[CaseWarning]:
     """`intensities-unlike-training`: a number of the profile lies outside the training range by more than the margin.
 
-    The margin is a share of the range's width. image: normalised, (4, X, Y, Z).
+    The margin is a share of the range's width. image: normalised, (C, X, Y, Z).
     """
     if settings.intensities is None:
         return []
-    profile = intensity_profile(image, background)
+    profile = intensity_profile(image, background, contrasts)
     outside = {}
     for name, (low, high) in settings.intensities.items():
         away = max(low - profile[name], profile[name] - high) / max(high - low, 1e-6)
@@ -139,16 +124,11 @@ def check_disagreement(disagreement: float, settings: TrustSettings) -> list[Cas
     return [CaseWarning("samples-disagree", message)]
 
 
-def check_result(
-    case: Case, box: Box, image: npt.NDArray[np.floating], background: float, whole: Mask, settings: TrustSettings
-) -> list[CaseWarning]:
-    """Every check that needs no samples, of a segmented case.
-
-    image: normalised, on the model's grid (4, …); whole: the whole tumour found, on the brain crop `box` of the case.
-    """
+def check_result(case: Case, prepared: Prepared, recipe: Recipe, regions: Mask) -> list[CaseWarning]:
+    """Every check that needs no samples, of a segmented case. regions: those found, bool (R, …) on the brain crop."""
     full = np.zeros(case.images.shape[1:], bool)
-    full[box] = whole
+    full[prepared.box] = recipe.whole(regions)
     return [
-        *check_intensities(image, background, settings),
-        *check_tumour(full, case.spacing_mm, settings),
+        *check_intensities(prepared.image, recipe.background, recipe.trust, recipe.task.contrasts),
+        *check_tumour(full, case.spacing_mm, recipe.trust),
     ]

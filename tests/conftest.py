@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rediffinet.bundle import Parity
+from rediffinet.bundle import Manifest, Parity
 from rediffinet.method.models import MODELS, ModelKind
+from rediffinet.task import find_task
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -115,7 +116,7 @@ class ToyBundle:
 def write_toy_bundle(
     folder: Path, formula: ToyFormula | None = None, model: str = "rediffinet", **changes: Any
 ) -> ToyBundle:
-    """Write the toy bundle; `changes` replace entries of the manifest, dictionaries entry by entry."""
+    """Write the toy bundle; `changes` replace entries of the manifest or its recipe, entry by entry."""
     kind = MODELS[model]
     formula = (formula or ToyFormula()).of(kind)
     folder.mkdir(parents=True)
@@ -138,11 +139,15 @@ def write_toy_bundle(
             },
         }
     manifest: dict[str, Any] = {
-        "schema_version": "rediffinet-bundle/1",
+        "schema_version": "rediffinet-bundle/2",
         "name": "toy",
-        "model": model,
         "rediffinet": "0",
         "graphs": graphs,
+        "training": {},
+    }
+    recipe: dict[str, Any] = {
+        "model": model,
+        "task": find_task("glioma-2023").model_dump(mode="json"),
         "normalisation": {},
         "baseline": {"window": BASELINE_WINDOW, "overlap": 0.25, "thresholds": [0.5, 0.5, 0.5]},
         "refiner": {
@@ -151,18 +156,25 @@ def write_toy_bundle(
             "margin": 2,
             "unsure": 0.1,
             "condition": "probability",
-            "thresholds": [0.5, 0.5, 0.5],
         },
         "diffusion": {"steps": 2, "samples": 3, "signal_scale": formula.signal_scale},
-        "postprocess": {"connectivity": 26, "min_voxels": 0, "min_fraction": 0.0},
-        "training": {},
+        "decision": {
+            "adding": [0.5, 0.5, 0.5],
+            "removing": [0.5, 0.5, 0.5],
+            "small_components": {"connectivity": 26, "min_voxels": 0, "min_fraction": 0.0},
+        },
     }
     absent = {"baseline": not kind.has_baseline, "refiner": not kind.condition, "diffusion": not kind.samples}
     for key, gone in absent.items():
         if gone:
-            del manifest[key]
+            del recipe[key]
+    if (flip := changes.get("decision", {}).get("thresholds")) is not None:  # the same in both directions
+        rest = {key: value for key, value in changes["decision"].items() if key != "thresholds"}
+        changes["decision"] = {**rest, "adding": list(flip), "removing": list(flip)}
     for key, value in changes.items():
-        manifest[key] = {**manifest[key], **value} if isinstance(value, dict) and key in manifest else value
+        part = manifest if key in Manifest.model_fields else recipe
+        part[key] = {**part[key], **value} if isinstance(value, dict) and key in part else value
+    manifest["recipe"] = recipe
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return ToyBundle(folder, formula, manifest)
 
@@ -194,7 +206,7 @@ def _toy_models(formula: ToyFormula, kind: ModelKind) -> dict[str, Any]:
     def kernel(weights: np.ndarray) -> np.ndarray:
         return weights[..., None, None, None].astype(np.float32)
 
-    size = kind.condition_channels or 7
+    size = kind.condition_channels(find_task("glioma-2023")) or 7
     prior = np.eye(3, size, dtype=np.float32) if formula.has_prior else np.zeros((3, size), np.float32)
     columns = {} if formula.contrast.shape[1] else {"contrast": prior, "second": prior[:2], "from_condition": prior}
     formula = replace(formula, **columns)  # a model without a condition: of the right size, and not used

@@ -5,32 +5,32 @@ voxels are the soft baseline p and the soft flip r, and each is compared with 1/
 p, so that the baseline keeps the boundary it has between the coarse voxels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from rediffinet.bundle import Manifest, PerRegion
 from rediffinet.ext import flip_and_decode
-from rediffinet.labels import REGIONS, LabelSchema, labels_to_regions
 from rediffinet.method.discrepancy import doubted_components, refined_probability, wrong_probability
 from rediffinet.method.inference import Inferred
 from rediffinet.method.postprocess import enhancing_confidence, enhancing_to_core, remove_small_components
-from rediffinet.method.refine import Discrepancy, mask_of
+from rediffinet.method.recipe import Decision, Recipe
+from rediffinet.method.refine import Discrepancy
 from rediffinet.method.resample import Spacing, resample, same_spacing
 from rediffinet.method.windows import Shape
+from rediffinet.task import Task, regions_of
 
 Labels = npt.NDArray[np.uint8]
 Regions = npt.NDArray[np.bool_]
 Volume = npt.NDArray[np.float32]
-HALF: PerRegion = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What was decided, on the crop: label maps uint8 (X, Y, Z) with their regions bool (3, X, Y, Z).
+    """What was decided, on the crop: label maps uint8 (X, Y, Z) with their regions bool (R, X, Y, Z).
 
-    baseline, baseline_regions: None for a model without a baseline. probability: float32 (3, X, Y, Z) after refinement.
+    baseline, baseline_regions: None for a model without a baseline. probability: float32 (R, X, Y, Z) after refinement.
     uncertainty: float32 (X, Y, Z), probability of a wrong label. left_out_voxels: of the baseline's tumour, flipped in
     whole components. removed_voxels, unsure_voxels: how many voxels of the refined map postprocessing removed, and how
     many of enhancing tumour it called core. enhancing_confidence: mean probability of the baseline over the enhancing
@@ -59,13 +59,13 @@ class _Masks:
     baseline: Regions
     prior: Volume
     delta: Volume
-    limits: PerRegion
+    limits: Sequence[float]
     probability: Volume
     left_out: npt.NDArray[np.bool_]
 
 
 def decode(
-    manifest: Manifest,
+    recipe: Recipe,
     inferred: Inferred,
     *,
     spacing_mm: Spacing,
@@ -73,50 +73,52 @@ def decode(
     given: Regions | None = None,
     postprocess: bool,
 ) -> Decoded:
-    """Flip where Δ̂ exceeds its threshold and what is doubted as a whole, decode, postprocess both maps alike.
+    """Flip what the recipe's decision flips, decode, postprocess both maps alike.
 
     spacing_mm, shape: of the case's crop, which is the model's grid where the spacings are the same. given: bool
     (3, X, Y, Z) on the crop, a mask made elsewhere that took the baseline's place; it is never postprocessed.
     """
     prior, found = _filled(inferred)
-    if same_spacing(manifest.spacing_mm, spacing_mm):
-        masks = _masks(manifest, prior, found)
+    decision = recipe.decision_for(given=given is not None)
+    if same_spacing(recipe.spacing_mm, spacing_mm):
+        masks = _masks(recipe, decision, prior, found)
     else:
-        masks = _resampled(manifest, prior, found, spacing_mm, shape, given)
-    schema = manifest.label_schema
-    labels = flip_and_decode(masks.delta, masks.baseline, masks.limits, schema.values).labels
-    baseline = None if inferred.probability is None else _labels(masks.baseline, schema)
+        masks = _resampled(recipe, decision, prior, found, spacing_mm, shape, given)
+    task = recipe.task
+    labels = flip_and_decode(masks.delta, masks.baseline, masks.limits, task.paint, task.parents).labels
+    baseline = None if inferred.probability is None else _labels(masks.baseline, task)
     removed = unsure = 0
     confidence = 1.0
     if postprocess:
-        settings = manifest.postprocess
-        limits = settings.model_dump(exclude={"min_enhancing"})
+        whole = task.role("whole")
+        limits = decision.small_components.model_dump()
+        limits["whole"] = None if whole is None else task.regions[whole].labels
         labels, removed = remove_small_components(labels, **limits)
         if given is None:  # a mask made elsewhere is not ours to correct, and does not say how sure it is
             if baseline is None:
-                confidence = enhancing_confidence(labels, masks.probability[-1], schema)
+                confidence = enhancing_confidence(labels, masks.probability, task)
             else:
                 baseline, _ = remove_small_components(baseline, **limits)
-                confidence = enhancing_confidence(baseline, masks.prior[-1], schema)
+                confidence = enhancing_confidence(baseline, masks.prior, task)
         kept = confidence  # one decision for both maps, but for components that only the baseline's has
         if baseline is not None and given is None and masks.left_out.any():
-            kept = enhancing_confidence(np.where(masks.left_out, 0, baseline), masks.prior[-1], schema)
-        if kept < settings.min_enhancing:
-            labels, unsure = enhancing_to_core(labels, schema)
-        if baseline is not None and confidence < settings.min_enhancing:
-            baseline = enhancing_to_core(baseline, schema)[0]
-    regions = labels_to_regions(labels, schema)
+            kept = enhancing_confidence(np.where(masks.left_out, 0, baseline), masks.prior, task)
+        if kept < decision.unsure_enhancement:
+            labels, unsure = enhancing_to_core(labels, task)
+        if baseline is not None and confidence < decision.unsure_enhancement:
+            baseline = enhancing_to_core(baseline, task)[0]
+    regions = regions_of(labels, task)
     uncertainty = wrong_probability(regions, masks.probability)
-    if manifest.uncertainty is not None:
-        uncertainty = manifest.uncertainty(uncertainty)
+    if recipe.uncertainty is not None:
+        uncertainty = recipe.uncertainty(uncertainty)
     return Decoded(
         labels=labels,
         regions=regions,
         baseline=baseline,
-        baseline_regions=None if baseline is None else labels_to_regions(baseline, schema),
+        baseline_regions=None if baseline is None else regions_of(baseline, task),
         probability=masks.probability,
         uncertainty=uncertainty,
-        left_out_voxels=int(np.count_nonzero(masks.left_out & masks.baseline[0])),
+        left_out_voxels=int(np.count_nonzero(masks.left_out & recipe.whole(masks.baseline))),
         removed_voxels=removed,
         unsure_voxels=unsure,
         enhancing_confidence=confidence,
@@ -135,37 +137,63 @@ def _filled(inferred: Inferred) -> tuple[Volume, Discrepancy]:
     return prior, found
 
 
-def _labels(mask: Regions, schema: LabelSchema) -> Labels:
-    return flip_and_decode(np.zeros(mask.shape, np.float32), mask, (1.0, 1.0, 1.0), schema.values).labels
+def _labels(mask: Regions, task: Task) -> Labels:
+    never = (1.0,) * len(mask)
+    return flip_and_decode(np.zeros(mask.shape, np.float32), mask, never, task.paint, task.parents).labels
 
 
-def _masks(manifest: Manifest, prior: Volume, found: Discrepancy) -> _Masks:
-    mask = mask_of(manifest, prior)
+def _masks(recipe: Recipe, decision: Decision, prior: Volume, found: Discrepancy) -> _Masks:
+    mask = recipe.mask(prior)
     probability = refined_probability(mask, prior, found.delta, found.sampled)
-    limits, left_out = _flip_limits(manifest), left_out_of(manifest, prior, found)
+    left_out = left_out_of(recipe, decision, mask, found)
+    if decision.adding == decision.removing and not left_out.any():  # one pass over Δ̂ flips and decodes
+        return _Masks(mask, prior, found.delta, decision.adding, probability, left_out)
+    return _flipped(mask, prior, _flips(recipe, decision, mask, found.delta, left_out), probability, left_out)
+
+
+def _flipped(
+    mask: Regions, prior: Volume, flips: Regions, probability: Volume, left_out: npt.NDArray[np.bool_]
+) -> _Masks:
+    """Masks whose flips are decided already."""
+    return _Masks(mask, prior, flips.astype(np.float32), (0.5,) * len(mask), probability, left_out)
+
+
+def left_out_of(recipe: Recipe, decision: Decision, mask: Regions, found: Discrepancy) -> npt.NDArray[np.bool_]:
+    """The components of the baseline's whole tumour that are flipped whole, bool (X, Y, Z) on the model's grid.
+
+    None for a task that names no whole tumour.
+    """
+    whole = recipe.task.role("whole")
+    if whole is None:
+        return np.zeros(mask.shape[1:], bool)
+    return doubted_components(mask[whole], found.delta[whole], decision.whole_components)
+
+
+def _flips(
+    recipe: Recipe, decision: Decision, mask: Regions, delta: Volume, left_out: npt.NDArray[np.bool_]
+) -> Regions:
+    """What is flipped: a component left out in every region within, the rest where Δ̂ exceeds its threshold."""
+    flips = delta > _limits(decision, mask)
     if not left_out.any():
-        return _Masks(mask, prior, found.delta, limits, probability, left_out)
-    flips = _flips(mask, found.delta, limits, left_out)
-    return _Masks(mask, prior, flips.astype(np.float32), HALF, probability, left_out)
+        return flips
+    return np.where(left_out & _column(recipe.within_whole).astype(bool), mask, flips)
 
 
-def _flip_limits(manifest: Manifest) -> PerRegion:
-    return HALF if manifest.refiner is None else manifest.refiner.thresholds
-
-
-def left_out_of(manifest: Manifest, probability: Volume, found: Discrepancy) -> npt.NDArray[np.bool_]:
-    """The components of the baseline's whole tumour that are flipped whole, bool (X, Y, Z) on the model's grid."""
-    limit = 1.0 if manifest.refiner is None else manifest.refiner.component_threshold
-    return doubted_components(mask_of(manifest, probability)[0], found.delta[0], limit)
-
-
-def _flips(mask: Regions, delta: Volume, limits: PerRegion, left_out: npt.NDArray[np.bool_]) -> Regions:
-    """What is flipped: a component left out in every region, the rest where Δ̂ exceeds its threshold."""
-    return np.where(left_out, mask, delta > _column(limits))
+def _limits(decision: Decision, mask: Regions) -> Volume:
+    """The threshold of every voxel, float32 of a shape that broadcasts to the mask's."""
+    if decision.adding == decision.removing:
+        return _column(decision.adding)
+    return np.where(mask, _column(decision.removing), _column(decision.adding))
 
 
 def _resampled(
-    manifest: Manifest, prior: Volume, found: Discrepancy, spacing_mm: Spacing, shape: Shape, given: Regions | None
+    recipe: Recipe,
+    decision: Decision,
+    prior: Volume,
+    found: Discrepancy,
+    spacing_mm: Spacing,
+    shape: Shape,
+    given: Regions | None,
 ) -> _Masks:
     """The masks on the case's voxels of what was found on the model's.
 
@@ -175,19 +203,19 @@ def _resampled(
     """
 
     def up(values: npt.NDArray[np.floating]) -> Volume:
-        return resample(values, manifest.spacing_mm, spacing_mm, shape)
+        return resample(values, recipe.spacing_mm, spacing_mm, shape)
 
-    limits = _flip_limits(manifest)
-    mask = mask_of(manifest, prior)
-    soft = prior if manifest.baseline is None else _centred(prior, manifest.baseline.thresholds)
-    left_out = left_out_of(manifest, prior, found)
-    flips = _flips(mask, found.delta, limits, left_out)
-    if manifest.kind.target == "discrepancy":
+    mask = recipe.mask(prior)
+    soft = prior if recipe.baseline is None else _centred(prior, _column(recipe.baseline.thresholds))
+    left_out = left_out_of(recipe, decision, mask, found)
+    flips = _flips(recipe, decision, mask, found.delta, left_out)
+    if recipe.kind.target == "discrepancy":
         refined = np.where(flips, 1.0 - soft, soft)
     else:
-        wrong = _centred(found.delta, limits)
+        wrong = _centred(found.delta, _limits(decision, mask))
         refined = np.where(found.sampled, np.where(mask, 1.0 - wrong, wrong), soft)
-        refined = np.where(left_out & mask, 1.0 - soft, refined)
+        within = _column(recipe.within_whole).astype(bool)
+        refined = np.where(left_out & within & mask, 1.0 - soft, refined)
     probability = refined_probability(mask, prior, found.delta, found.sampled)
     doubt = up(np.where(mask ^ flips, 1.0 - probability, probability))
     on_case = up(refined)
@@ -199,15 +227,15 @@ def _resampled(
     inside = on_case > 0.5
     probability = np.where(inside, 1.0 - doubt, doubt)
     outside = up(left_out[None].astype(np.float32))[0] > 0.0 if left_out.any() else np.zeros(shape, bool)
-    return _Masks(baseline, soft, (baseline ^ inside).astype(np.float32), HALF, probability, outside)
+    return _flipped(baseline, soft, baseline ^ inside, probability, outside)
 
 
-def _column(values: PerRegion) -> Volume:
-    return np.array(values, np.float32).reshape(len(REGIONS), 1, 1, 1)
+def _column(values: Sequence[float]) -> Volume:
+    return np.array(values, np.float32).reshape(-1, 1, 1, 1)
 
 
-def _centred(values: Volume, thresholds: PerRegion) -> Volume:
+def _centred(values: Volume, thresholds: Volume) -> Volume:
     """Values in [0, 1] stretched on both sides so that the threshold comes to 1/2; unchanged for thresholds of 1/2."""
-    at = np.clip(_column(thresholds), np.float32(1e-6), np.float32(1.0 - 1e-6))
+    at = np.clip(thresholds, np.float32(1e-6), np.float32(1.0 - 1e-6))
     stretched = np.where(values < at, values / (2.0 * at), 0.5 + (values - at) / (2.0 * (1.0 - at)))
     return stretched.astype(np.float32, copy=False)

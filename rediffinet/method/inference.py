@@ -10,10 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rediffinet.bundle import Manifest
 from rediffinet.engines.base import Engine, Graph
 from rediffinet.errors import ConfigError
-from rediffinet.labels import REGIONS
+from rediffinet.method.recipe import Recipe
 from rediffinet.method.refine import (
     Corrector,
     Discrepancy,
@@ -30,11 +29,11 @@ Volume = npt.NDArray[np.float32]
 
 
 class Loaded(NamedTuple):
-    """A model that is ready to run: its graphs by name on an engine, and the manifest that says how."""
+    """A model that is ready to run: its graphs by name on an engine, and the recipe that says how."""
 
     engine: Engine
     graphs: Mapping[str, Graph]
-    manifest: Manifest
+    recipe: Recipe
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Plan:
 class Inferred:
     """What a model says of a case, on the model's grid.
 
-    probability: float32 (3, X, Y, Z) of the baseline; None where the model has none. found: None where it refines
+    probability: float32 (R, X, Y, Z) of the baseline; None where the model has none. found: None where it refines
     nothing.
     """
 
@@ -66,12 +65,12 @@ class Inferred:
     found: Discrepancy | None
 
 
-def plan_sampling(manifest: Manifest, steps: int | None = None, samples: int | None = None, seed: int = 0) -> Plan:
-    """The sampling that the arguments and the manifest's defaults (None) amount to.
+def plan_sampling(recipe: Recipe, steps: int | None = None, samples: int | None = None, seed: int = 0) -> Plan:
+    """The sampling that the arguments and the recipe's defaults (None) amount to.
 
     Raises ConfigError for steps or samples out of range. A model that draws no noise takes any in range, unused.
     """
-    diffusion = manifest.diffusion
+    diffusion = recipe.diffusion
     for name, value in (("samples", samples), ("steps", steps)):
         if value is not None and value < 1:
             most = f"1 to {diffusion.train_steps}" if name == "steps" and diffusion is not None else "1 or more"
@@ -94,9 +93,9 @@ def infer(
     everywhere: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Inferred:
-    """Run a model on a normalised crop (4, X, Y, Z) of the case `name`, on the model's grid.
+    """Run a model on a normalised crop (C, X, Y, Z) of the case `name`, on the model's grid.
 
-    probability: float32 (3, X, Y, Z), in the place of what the baseline graph would say: known already, or a mask made
+    probability: float32 (R, X, Y, Z), in the place of what the baseline graph would say: known already, or a mask made
     elsewhere. everywhere: see `find_discrepancy`. progress(stage, done, of): stages "baseline" and "refine".
     """
 
@@ -110,17 +109,17 @@ def infer(
 
 
 def predict_baseline(model: Loaded, image: Volume, done: Done | None = None) -> Volume | None:
-    """Blended probabilities of WT, TC, ET, float32 (3, X, Y, Z); None for a model without a baseline."""
-    settings = model.manifest.baseline
+    """Blended probabilities of the regions, float32 (R, X, Y, Z); None for a model without a baseline."""
+    settings = model.recipe.baseline
     if settings is None:
         return None
     graph = model.graphs["baseline"]
-    fill = model.manifest.normalisation.background
+    fill = model.recipe.background
 
     def predict(window: Volume) -> Volume:
         return np.asarray(graph(image=window)["probability"], np.float32)
 
-    return slide(image, settings.window, settings.overlap, predict, len(REGIONS), fill, done)
+    return slide(image, settings.window, settings.overlap, predict, len(model.recipe.task.regions), fill, done)
 
 
 def find_discrepancy(
@@ -135,15 +134,15 @@ def find_discrepancy(
 ) -> Discrepancy | None:
     """What the model would change of the baseline; None for a model that is nothing but a baseline.
 
-    image (4, X, Y, Z), probability (3, X, Y, Z) of the baseline. `plan.seed` and `name` key the noise. Windows lie
+    image (C, X, Y, Z), probability (R, X, Y, Z) of the baseline. `plan.seed` and `name` key the noise. Windows lie
     where discrepancy can be; with `everywhere`, or where there is no baseline to tell, they tile the whole crop.
     """
-    settings = model.manifest.refiner
+    settings = model.recipe.refiner
     if settings is None:
         return None
     shape = (image.shape[1], image.shape[2], image.shape[3])
     if probability is None:
-        prior = np.zeros((len(REGIONS), *shape), np.float32)
+        prior = np.zeros((len(model.recipe.task.regions), *shape), np.float32)
         starts = plan_windows(shape, settings.window, settings.overlap)
     else:
         prior = probability
@@ -151,7 +150,7 @@ def find_discrepancy(
     window_model = _window_model(model, plan)
     key = (plan.seed, name)
     return sample_discrepancy(
-        window_model, model.manifest, image, prior, starts, key=key, samples=plan.samples, done=done
+        window_model, model.recipe, image, prior, starts, key=key, samples=plan.samples, done=done
     )
 
 

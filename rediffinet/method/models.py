@@ -11,6 +11,7 @@
 | rediffinet | diffusion | Δ | U(I), I (eq. 5) |
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,12 +19,20 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.errors import ConfigError
-from rediffinet.labels import CONTRASTS, REGIONS
+from rediffinet.task import Task
 
 Part = Literal["prior", "image", "masked"]
+Network = Literal["baseline", "corrector", "refiner"]
+"""What a network does: a segmentation of its own, a correction in one call, or a diffusion that draws noise."""
 Volume = npt.NDArray[np.float32]
 OUTSIDE = 0.2
 """M′ outside the predicted tumour (eq. 3)."""
+GRAPHS: Mapping[Network, tuple[str, ...]] = {
+    "baseline": ("baseline",),
+    "corrector": ("discrepancy",),
+    "refiner": ("conditioner", "denoiser"),
+}
+"""Names of the graphs of a network; what they are is in rediffinet.nets.graphs."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class ModelKind:
     """What a model is. `condition`: the parts that are concatenated, in order; empty for the baseline itself."""
 
     name: str
-    network: Literal["unet", "diffusion"]
+    network: Network
     target: Literal["segmentation", "discrepancy"]
     condition: tuple[Part, ...]
 
@@ -48,31 +57,33 @@ class ModelKind:
     @property
     def samples(self) -> bool:
         """Whether the model draws noise."""
-        return self.network == "diffusion"
+        return self.network == "refiner"
 
     @property
     def graphs(self) -> tuple[str, ...]:
         """Names of the graphs of a bundle of the model."""
-        own = ("conditioner", "denoiser") if self.samples else ("discrepancy",)
-        return (*(("baseline",) if self.has_baseline else ()), *(own if self.condition else ()))
+        own = GRAPHS[self.network] if self.condition else ()
+        return (*(GRAPHS["baseline"] if self.has_baseline else ()), *own)
 
-    @property
-    def condition_channels(self) -> int:
+    def condition_channels(self, task: Task) -> int:
         """Channels of the condition."""
-        sizes = {"prior": len(REGIONS), "image": len(CONTRASTS), "masked": len(CONTRASTS)}
-        return sum(sizes[part] for part in self.condition)
+        return sum(_channels(part, task) for part in self.condition)
+
+
+def _channels(part: Part, task: Task) -> int:
+    return len(task.regions if part == "prior" else task.contrasts)
 
 
 MODELS = {
     kind.name: kind
     for kind in (
-        ModelKind("unet", "unet", "segmentation", ()),
-        ModelKind("discrepancy-unet", "unet", "discrepancy", ("prior", "image")),
-        ModelKind("diff-unet", "diffusion", "segmentation", ("image",)),
-        ModelKind("ua-diffusion-mask-only", "diffusion", "segmentation", ("prior",)),
-        ModelKind("ua-diffusion-concat", "diffusion", "segmentation", ("prior", "image")),
-        ModelKind("ua-diffusion-masked", "diffusion", "segmentation", ("masked",)),
-        ModelKind("rediffinet", "diffusion", "discrepancy", ("prior", "image")),
+        ModelKind("unet", "baseline", "segmentation", ()),
+        ModelKind("discrepancy-unet", "corrector", "discrepancy", ("prior", "image")),
+        ModelKind("diff-unet", "refiner", "segmentation", ("image",)),
+        ModelKind("ua-diffusion-mask-only", "refiner", "segmentation", ("prior",)),
+        ModelKind("ua-diffusion-concat", "refiner", "segmentation", ("prior", "image")),
+        ModelKind("ua-diffusion-masked", "refiner", "segmentation", ("masked",)),
+        ModelKind("rediffinet", "refiner", "discrepancy", ("prior", "image")),
     )
 }
 
@@ -88,11 +99,11 @@ def find_model(name: str) -> ModelKind:
 def build_condition(
     kind: ModelKind, image: Volume, prior: Volume, tumour: npt.NDArray[np.bool_], fill: float
 ) -> Volume:
-    """What the network is conditioned on, float32 (kind.condition_channels, X, Y, Z).
+    """What the network is conditioned on, float32 (C, X, Y, Z) with the channels of `kind.condition_channels`.
 
-    image: normalised contrasts (4, X, Y, Z), background `fill`; prior: U(I) as probabilities or as a mask of 0 and 1,
-    (3, X, Y, Z), which enters as 2·prior − 1; tumour: bool (X, Y, Z), the whole tumour of U(I). Eq. 3 multiplies by M′
-    intensities whose background is 0, hence the detour over image − fill.
+    image: normalised contrasts (channels, X, Y, Z), background `fill`; prior: U(I) as probabilities or as a mask of 0
+    and 1, (R, X, Y, Z), which enters as 2·prior − 1; tumour: bool (X, Y, Z), the whole tumour of U(I). Eq. 3 multiplies
+    by M′ intensities whose background is 0, hence the detour over image − fill.
     """
     parts: dict[str, Volume] = {"prior": 2.0 * prior - 1.0, "image": image}
     if "masked" in kind.condition:
@@ -100,16 +111,15 @@ def build_condition(
     return np.concatenate([parts[part] for part in kind.condition]).astype(np.float32, copy=False)
 
 
-def condition_fill(kind: ModelKind, fill: float) -> list[float]:
+def condition_fill(kind: ModelKind, task: Task, fill: float) -> list[float]:
     """The value of each condition channel outside the brain crop: no tumour, background."""
-    values = {"prior": [-1.0] * len(REGIONS), "image": [fill] * len(CONTRASTS), "masked": [fill] * len(CONTRASTS)}
-    return [value for part in kind.condition for value in values[part]]
+    return [-1.0 if part == "prior" else fill for part in kind.condition for _ in range(_channels(part, task))]
 
 
 def as_discrepancy(kind: ModelKind, predicted: Volume, mask: npt.NDArray[np.bool_]) -> Volume:
     """What a model predicted in [0, 1] as a discrepancy to U(I): itself, or |U(I) − x̂0| for a segmentation.
 
-    predicted float32 and mask bool, both (3, X, Y, Z). With it every model ends in the same flip, |U(I) − Δ̂|.
+    predicted float32 and mask bool, both (R, X, Y, Z). With it every model ends in the same flip, |U(I) − Δ̂|.
     """
     if kind.target == "discrepancy":
         return predicted

@@ -1,5 +1,6 @@
 """Intensity normalisation and the brain crop: from a case's images to what the networks take."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -7,7 +8,6 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rediffinet.errors import CaseError
-from rediffinet.labels import CONTRASTS
 
 Box = tuple[slice, slice, slice]
 
@@ -41,7 +41,7 @@ class Normalisation(BaseModel):
 
 
 def brain_mask(images: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """Voxels of images (4, X, Y, Z) where any contrast is > 0: boolean (X, Y, Z)."""
+    """Voxels of images (C, X, Y, Z) where any contrast is > 0: boolean (X, Y, Z)."""
     mask: npt.NDArray[np.bool_] = images[0] > 0
     for image in images[1:]:
         mask |= image > 0
@@ -68,10 +68,13 @@ def brain_box(images: npt.NDArray[np.float32], margin: int = 0) -> Box:
     return box[0], box[1], box[2]
 
 
-def normalise(images: npt.NDArray[np.float32], recipe: Normalisation | None = None) -> npt.NDArray[np.float32]:
-    """Images (4, X, Y, Z) in scanner units → float32 (4, X, Y, Z) within `recipe.range`.
+def normalise(
+    images: npt.NDArray[np.float32], recipe: Normalisation | None = None, contrasts: Sequence[str] = ()
+) -> npt.NDArray[np.float32]:
+    """Images (C, X, Y, Z) in scanner units → float32 (C, X, Y, Z) within `recipe.range`.
 
-    The result is the same for a whole volume and for any crop of it that holds the brain.
+    The result is the same for a whole volume and for any crop of it that holds the brain. contrasts: their names, for
+    the error.
 
     Raises:
         CaseError: a contrast has no voxel > 0, or one intensity fills the span between the percentiles.
@@ -79,7 +82,7 @@ def normalise(images: npt.NDArray[np.float32], recipe: Normalisation | None = No
     recipe = recipe or Normalisation()
     out = np.empty(images.shape, np.float32)
     for channel, image in enumerate(images):
-        name = CONTRASTS[channel] if len(images) == len(CONTRASTS) else f"channel {channel}"
+        name = contrasts[channel] if contrasts else f"channel {channel}"
         _normalise_contrast(image, recipe, name, out[channel])
     return out
 

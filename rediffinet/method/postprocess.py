@@ -1,21 +1,29 @@
 """Corrections of a label map: small whole-tumour components, and enhancing tumour that is doubted as a whole."""
 
+from collections.abc import Collection
+
 import numpy as np
 import numpy.typing as npt
 
 from rediffinet.ext import component_sizes, label_components
-from rediffinet.labels import LabelSchema
+from rediffinet.task import Task
 
 
 def remove_small_components(
-    labels: npt.NDArray[np.uint8], *, connectivity: int, min_voxels: int, min_fraction: float
+    labels: npt.NDArray[np.uint8],
+    *,
+    connectivity: int,
+    min_voxels: int,
+    min_fraction: float,
+    whole: Collection[int] | None = None,
 ) -> tuple[npt.NDArray[np.uint8], int]:
     """Set whole-tumour components under the limits to background; returns (label map, voxels removed).
 
     A component goes when it has fewer than min_voxels voxels, or fewer than min_fraction of the largest component's
-    (stray components in healthy brain dominate HD95). With both 0 nothing is removed. labels: (X, Y, Z).
+    (stray components in healthy brain dominate HD95). With both 0 nothing is removed. labels: (X, Y, Z);
+    whole: the values that make the whole tumour, None for all.
     """
-    components, count = label_components(labels > 0, connectivity)
+    components, count = label_components(labels > 0 if whole is None else np.isin(labels, list(whole)), connectivity)
     if count == 0:
         return labels, 0
     sizes = component_sizes(components, count)
@@ -27,15 +35,27 @@ def remove_small_components(
     return np.where(removed, np.uint8(0), labels), int(removed.sum())
 
 
-def enhancing_confidence(
-    labels: npt.NDArray[np.uint8], probability: npt.NDArray[np.float32], schema: LabelSchema
-) -> float:
-    """Mean probability of ET, (X, Y, Z), over what a label map calls enhancing tumour; 1 where it calls nothing so."""
-    enhancing = labels == schema.et
-    return float(probability[enhancing].mean(dtype=float)) if enhancing.any() else 1.0
+def enhancing_confidence(labels: npt.NDArray[np.uint8], probability: npt.NDArray[np.float32], task: Task) -> float:
+    """Mean probability of ET over what a label map (X, Y, Z) calls so; 1 where it calls nothing so, or no region is ET.
+
+    probability: of every region, (R, X, Y, Z).
+    """
+    index = task.role("enhancing")
+    if index is None:
+        return 1.0
+    enhancing = np.isin(labels, task.regions[index].labels)
+    return float(probability[index][enhancing].mean(dtype=float)) if enhancing.any() else 1.0
 
 
-def enhancing_to_core(labels: npt.NDArray[np.uint8], schema: LabelSchema) -> tuple[npt.NDArray[np.uint8], int]:
-    """The label map with its enhancing tumour called core without enhancement; and how many voxels that were."""
-    enhancing = labels == schema.et
-    return np.where(enhancing, np.uint8(schema.ncr), labels), int(enhancing.sum())
+def enhancing_to_core(labels: npt.NDArray[np.uint8], task: Task) -> tuple[npt.NDArray[np.uint8], int]:
+    """The label map with its enhancing tumour called what is around it; and how many voxels that were.
+
+    What is around it is the region that it lies in, the core without enhancement in BraTS; it is background where
+    there is none. Nothing changes where no region is enhancing tumour.
+    """
+    index = task.role("enhancing")
+    if index is None:
+        return labels, 0
+    parent = task.parents[index]
+    enhancing = np.isin(labels, task.regions[index].labels)
+    return np.where(enhancing, np.uint8(0 if parent < 0 else task.paint[parent]), labels), int(enhancing.sum())

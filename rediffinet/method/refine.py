@@ -7,11 +7,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rediffinet.bundle import Manifest, RefinerSettings
 from rediffinet.engines.base import Buffer, Engine, Graph
-from rediffinet.labels import REGIONS
 from rediffinet.method.models import as_discrepancy, build_condition, condition_fill
 from rediffinet.method.noise import window_noise
+from rediffinet.method.recipe import Recipe, RefinerSettings
 from rediffinet.method.sampling import ddim
 from rediffinet.method.schedule import Schedule
 from rediffinet.method.windows import Blend, Start, extract, overlap_slices, plan_windows
@@ -25,7 +24,7 @@ Done = Callable[[int, int], None]
 class Discrepancy:
     """What was found, on the crop.
 
-    delta: float32 (3, X, Y, Z), mean Δ̂x0 over samples (a predicted segmentation x̂0 counts as |U − x̂0|); 0 where no
+    delta: float32 (R, X, Y, Z), mean Δ̂x0 over samples (a predicted segmentation x̂0 counts as |U − x̂0|); 0 where no
     window was. disagreement: float32 (X, Y, Z), standard deviation over samples, mean of the regions. sampled: bool
     (X, Y, Z), where windows were.
     """
@@ -37,14 +36,17 @@ class Discrepancy:
 
 
 def refinement_windows(probability: Volume, settings: RefinerSettings, *, everywhere: bool) -> list[Start]:
-    """Starts of the windows in which discrepancy can be: those that hold a voxel with p > unsure.
+    """Starts of the windows in which discrepancy can be: those that hold a voxel with p > unsure (and p ≤ sure).
 
     They tile the box of these voxels grown by the margin. `everywhere` tiles the whole crop (the paper's way).
     """
     shape = (probability.shape[1], probability.shape[2], probability.shape[3])
     if everywhere:
         return plan_windows(shape, settings.window, settings.overlap)
-    unsure: Mask = np.asarray((probability > settings.unsure).any(axis=0))
+    doubted = probability > settings.unsure
+    if settings.sure < 1.0:
+        doubted &= probability <= settings.sure
+    unsure: Mask = np.asarray(doubted.any(axis=0))
     if not unsure.any():
         return []
     low, high = [], []
@@ -72,7 +74,7 @@ class WindowModel(Protocol):
     """What finds x0, a discrepancy or a segmentation, in a window."""
 
     def window(self, condition: Volume, noises: list[Volume]) -> Volume:
-        """Condition (C, x, y, z) and one noise (3, x, y, z) per sample → x̂0 of every sample (K, 3, x, y, z)."""
+        """Condition (C, x, y, z) and one noise (R, x, y, z) per sample → x̂0 of every sample (K, R, x, y, z)."""
 
 
 class Corrector:
@@ -138,7 +140,7 @@ class Sampler:
 
 def sample_discrepancy(
     model: WindowModel,
-    manifest: Manifest,
+    recipe: Recipe,
     image: Volume,
     probability: Volume,
     starts: list[Start],
@@ -149,23 +151,23 @@ def sample_discrepancy(
 ) -> Discrepancy:
     """Run every window and blend.
 
-    image (4, X, Y, Z) and probability (3, X, Y, Z) on the crop, the latter 0 for a model without a baseline; `key`
+    image (C, X, Y, Z) and probability (R, X, Y, Z) on the crop, the latter 0 for a model without a baseline; `key`
     (seed, case name) fixes the noise together with each window's start, so that it depends on neither engine, order
     nor batch. samples: how many noises a window gets, 0 for a model that takes none.
     """
-    kind, settings = manifest.kind, manifest.refiner
+    kind, settings = recipe.kind, recipe.refiner
     assert settings is not None, f"model '{kind.name}' has no refiner"
     shape = (image.shape[1], image.shape[2], image.shape[3])
-    mask = mask_of(manifest, probability)
+    mask = recipe.mask(probability)
     prior = probability if settings.condition == "probability" else mask.astype(np.float32)
-    background = manifest.normalisation.background
-    condition = build_condition(kind, image, prior, mask[0], background)
-    fill = condition_fill(kind, background)
-    blend = Blend(len(REGIONS) + 1, shape, settings.window)
-    mirror = manifest.diffusion is not None and manifest.diffusion.mirror
+    condition = build_condition(kind, image, prior, recipe.whole(mask), recipe.background)
+    fill = condition_fill(kind, recipe.task, recipe.background)
+    regions = len(recipe.task.regions)
+    blend = Blend(regions + 1, shape, settings.window)
+    mirror = recipe.diffusion is not None and recipe.diffusion.mirror
     for index, start in enumerate(starts):
         given = extract(condition, start, settings.window, fill)
-        noises = [window_noise(*key, start, k, (len(REGIONS), *settings.window)) for k in range(samples)]
+        noises = [window_noise(*key, start, k, (regions, *settings.window)) for k in range(samples)]
         found = _samples(model, given, noises, mirror=mirror)
         blend.add(start, np.concatenate([found.mean(axis=0), found.std(axis=0).mean(axis=0, keepdims=True)]))
         if done is not None:
@@ -178,7 +180,7 @@ def sample_discrepancy(
 
 
 def _samples(model: WindowModel, condition: Volume, noises: list[Volume], *, mirror: bool) -> Volume:
-    """x̂0 of every noise (K, 3, x, y, z); with `mirror` every second one by way of the mirrored window."""
+    """x̂0 of every noise (K, R, x, y, z); with `mirror` every second one by way of the mirrored window."""
     if not mirror or len(noises) < 2:
         return model.window(condition, noises)
     straight = model.window(condition, noises[::2])
@@ -189,10 +191,3 @@ def _samples(model: WindowModel, condition: Volume, noises: list[Volume], *, mir
 def _mirrored(volume: Volume) -> Volume:
     """(…, X, Y, Z) with left and right exchanged."""
     return np.ascontiguousarray(volume[..., ::-1, :, :])
-
-
-def mask_of(manifest: Manifest, probability: Volume) -> Mask:
-    """U(I): probability (3, X, Y, Z) over the baseline's thresholds; empty for a model without a baseline."""
-    if manifest.baseline is None:
-        return np.zeros(probability.shape, bool)
-    return probability > np.array(manifest.baseline.thresholds, np.float32)[:, None, None, None]

@@ -6,21 +6,15 @@ Fienberg 1983); a rising curve through these points then replaces p. The expecte
 is the distance of the two, averaged over the groups by their size.
 """
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from rediffinet.errors import ConfigError
-
 Values = npt.NDArray[np.floating]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Chosen = TypeVar("Chosen")
 LEAST = 0.01
 """Voxels whose stated probability is below are left out: the sure background, which would make any error look small."""
 
@@ -44,32 +38,6 @@ class UncertaintyCurve(BaseModel):
     def __call__(self, stated: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Calibrated probability of a wrong label, float32, of any shape."""
         return np.interp(stated, self.stated, self.observed).astype(np.float32)
-
-
-def read_curve(path: Path) -> UncertaintyCurve:
-    """The curve in a JSON file of `rediff calibrate`. Raises ConfigError when there is none."""
-    return _read(path, lambda content: UncertaintyCurve.model_validate(content["curve"]))
-
-
-def read_disagreement_limit(path: Path) -> float | None:
-    """The limit of `samples-disagree` in a JSON file of `rediff calibrate`, None where it holds none.
-
-    Raises ConfigError when the file cannot be read.
-    """
-
-    def limit(content: dict[str, Any]) -> float | None:
-        found = content.get("disagreement_limit")
-        return None if found is None else float(found)
-
-    return _read(path, limit)
-
-
-def _read(path: Path, choose: Callable[[dict[str, Any]], Chosen]) -> Chosen:
-    try:
-        return choose(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        message = f"--uncertainty {path}: {error}. Expected the MODEL-uncertainty.json that `rediff calibrate` writes."
-        raise ConfigError(message) from None
 
 
 @dataclass(frozen=True)

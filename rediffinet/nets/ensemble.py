@@ -41,6 +41,12 @@ class RefinerEnsemble(Refiner):
         self.config = members[0].config
         self.conditioner = _Encoders([member.conditioner for member in members])
         self.denoiser = _Denoisers([member.denoiser for member in members])
+        self._members = len(members)
+
+    @property
+    def members(self) -> int:
+        """See Refiner."""
+        return self._members
 
 
 def as_one(networks: Sequence[nn.Module]) -> nn.Module:

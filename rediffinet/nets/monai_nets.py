@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from rediffinet.errors import ConfigError
-from rediffinet.labels import CONTRASTS, REGIONS
 from rediffinet.nets.config import UNetConfig
 from rediffinet.nets.unet import UNet
 
@@ -30,25 +29,25 @@ class FirstOutput(nn.Module):
         self.net = net
 
     def forward(self, image: Tensor) -> Tensor:
-        """Image (N, 4, X, Y, Z) → logits (N, 3, X, Y, Z)."""
+        """Image (N, C, X, Y, Z) → logits (N, R, X, Y, Z)."""
         result = self.net(image)
         return torch.as_tensor(result[0] if isinstance(result, list | tuple) else result)
 
 
-def build_baseline(config: UNetConfig) -> nn.Module:
-    """The baseline of a configuration: contrasts (N, 4, X, Y, Z) → logits of WT, TC, ET (N, 3, X, Y, Z).
+def build_baseline(config: UNetConfig, in_channels: int = 4, out_channels: int = 3) -> nn.Module:
+    """The baseline of a configuration: contrasts (N, C, X, Y, Z) → logits of the regions (N, R, X, Y, Z).
 
     Raises ConfigError for an unknown network (the message lists what exists) or options it does not take.
     """
     if config.network == "unet":
-        return UNet(config)
+        return UNet(config, in_channels, out_channels)
     if config.network not in DEFAULTS:
         message = f"unet.network: got '{config.network}', expected one of unet, {', '.join(DEFAULTS)}"
         raise ConfigError(message)
     import monai.networks.nets as nets
 
     maker = getattr(nets, config.network)
-    arguments = {"spatial_dims": 3, "in_channels": len(CONTRASTS), "out_channels": len(REGIONS)}
+    arguments = {"spatial_dims": 3, "in_channels": in_channels, "out_channels": out_channels}
     arguments |= {**DEFAULTS[config.network], **config.options}
     try:
         inspect.signature(maker).bind(**arguments)

@@ -13,7 +13,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from rediffinet.labels import REGIONS
 from rediffinet.nets.config import RefinerConfig
 from rediffinet.nets.convolution import Convolution
 from rediffinet.nets.norm import InstanceNorm
@@ -99,38 +98,38 @@ class UpBlock(nn.Module):
 
 
 class PriorLogits(nn.Module):
-    """Condition (N, C, …), whose first three channels are 2p − 1, and a correction (N, 3, …) → logits of the target.
+    """Condition (N, C, …), whose first R channels are 2p − 1, and a correction (N, R, …) → logits of the target.
 
     The correction is added to s · logit p, s learnt per region; where the target is the discrepancy the sum changes
     sign inside the mask p > 1/2. So a network that corrects nothing says what the baseline doubts, and flips nothing;
     it never has to learn that a discrepancy is the exclusive or of the mask and the truth.
     """
 
-    def __init__(self, target: Literal["segmentation", "discrepancy"]) -> None:
+    def __init__(self, target: Literal["segmentation", "discrepancy"], regions: int = 3) -> None:
         super().__init__()
         self.target = target
-        self.scale = nn.Parameter(torch.ones(len(REGIONS)))
+        self.scale = nn.Parameter(torch.ones(regions))
 
     def forward(self, condition: Tensor, correction: Tensor) -> Tensor:
         """See the class."""
-        signed = condition[:, : len(REGIONS)]
+        signed = condition[:, : len(self.scale)]
         p = ((signed + 1.0) / 2.0).clamp(SUREST, 1.0 - SUREST)
         logits = self.scale[:, None, None, None] * (torch.log(p) - torch.log(1.0 - p)) + correction
         return torch.where(signed > 0.0, -logits, logits) if self.target == "discrepancy" else logits
 
 
 class Denoiser(nn.Module):
-    """x_t (N, 3, …), condition (N, C, …), conditioning features, t (N,) → logits of x0 (N, 3, …)."""
+    """x_t (N, R, …), condition (N, C, …), conditioning features, t (N,) → logits of x0 (N, R, …)."""
 
-    def __init__(self, config: RefinerConfig) -> None:
+    def __init__(self, config: RefinerConfig, regions: int) -> None:
         super().__init__()
         widths, time = config.features, config.time_features
         self.time = TimeEmbedding(time)
-        self.encoder = Encoder(len(REGIONS) + config.condition_channels, widths, time)
+        self.encoder = Encoder(regions + config.condition_channels, widths, time)
         self.up = nn.ModuleList(UpBlock(i, o, time) for i, o in zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.last = Block(widths[0], config.head_features, 1, time) if config.head_features != widths[0] else None
-        self.head = nn.Conv3d(config.head_features, len(REGIONS), 1)
-        self.prior = None if config.residual is None else PriorLogits(config.residual)
+        self.head = nn.Conv3d(config.head_features, regions, 1)
+        self.prior = None if config.residual is None else PriorLogits(config.residual, regions)
         if self.prior is not None:
             for parameter in self.head.parameters():
                 nn.init.zeros_(parameter)
@@ -148,16 +147,21 @@ class Denoiser(nn.Module):
 
 
 class Refiner(nn.Module):
-    """Denoiser and conditioning encoder, trained together."""
+    """Denoiser and conditioning encoder, trained together, for as many regions as the task has."""
 
-    def __init__(self, config: RefinerConfig) -> None:
+    def __init__(self, config: RefinerConfig, regions: int = 3) -> None:
         super().__init__()
         self.config = config
         self.conditioner: nn.Module = Encoder(config.condition_channels, config.features)
-        self.denoiser: nn.Module = Denoiser(config)
+        self.denoiser: nn.Module = Denoiser(config, regions)
+
+    @property
+    def members(self) -> int:
+        """Of how many networks this is the ensemble: their features lie side by side in one tensor."""
+        return 1
 
     def forward(self, x_t: Tensor, condition: Tensor, t: Tensor) -> Tensor:
-        """x_t (N, 3, …), condition (N, C, …), t (N,) → logits of x0 (N, 3, …)."""
+        """x_t (N, R, …), condition (N, C, …), t (N,) → logits of x0 (N, R, …)."""
         return torch.as_tensor(self.denoiser(x_t, condition, self.conditioner(condition), t))
 
 

@@ -5,7 +5,6 @@ from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetOutBlock, Un
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rediffinet.labels import CONTRASTS, REGIONS
 from rediffinet.nets.config import UNetConfig
 from rediffinet.nets.convolution import with_fast_convolutions
 from rediffinet.nets.norm import with_fast_norms
@@ -15,13 +14,13 @@ ACT = ("leakyrelu", {"inplace": True, "negative_slope": 0.01})
 
 
 class UNet(nn.Module):
-    """Contrasts (N, 4, X, Y, Z) → logits of WT, TC, ET (N, 3, X, Y, Z).
+    """Contrasts (N, C, X, Y, Z) → logits of the regions (N, R, X, Y, Z).
 
     In training with deep supervision the logits of the two next coarser decoder levels follow, at their own
     resolution, as a list.
     """
 
-    def __init__(self, config: UNetConfig, in_channels: int = len(CONTRASTS), out_channels: int = len(REGIONS)) -> None:
+    def __init__(self, config: UNetConfig, in_channels: int = 4, out_channels: int = 3) -> None:
         super().__init__()
         widths = config.features
         strides = [config.stem_stride] + [2] * (len(widths) - 1)
@@ -58,7 +57,7 @@ class UNet(nn.Module):
 
 
 class BaselineGraph(nn.Module):
-    """The exported baseline: contrasts → probabilities in [0, 1], float32 (N, 3, X, Y, Z).
+    """The exported baseline: contrasts → probabilities in [0, 1], float32 (N, R, X, Y, Z).
 
     mirror: the mean with the prediction of the window mirrored along its first axis, left–right in canonical
     orientation (test-time augmentation, at twice the work).
@@ -79,7 +78,7 @@ class BaselineGraph(nn.Module):
 
 
 class DiscrepancyGraph(nn.Module):
-    """The exported discrepancy U-Net: condition (N, C, X, Y, Z) → Δ in [0, 1], float32 (N, 3, X, Y, Z)."""
+    """The exported discrepancy U-Net: condition (N, C, X, Y, Z) → Δ in [0, 1], float32 (N, R, X, Y, Z)."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

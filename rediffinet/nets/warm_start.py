@@ -9,7 +9,6 @@ the U-Net answers, for any x_t and t; a residual one the mean of that and of the
 from torch import Tensor, nn
 
 from rediffinet.errors import ConfigError
-from rediffinet.labels import CONTRASTS
 from rediffinet.nets.refiner import Refiner
 from rediffinet.nets.unet import UNet
 
@@ -17,7 +16,7 @@ State = dict[str, Tensor]
 
 
 def warm_start(refiner: Refiner, net: nn.Module) -> None:
-    """Copy the weights of a U-Net into the refiner, whose condition ends with the four contrasts.
+    """Copy the weights of a U-Net into the refiner, whose condition ends with the contrasts.
 
     Raises ConfigError when the two are not of one shape.
     """
@@ -61,6 +60,6 @@ def _copy_block(own: State, to: str, given: State, source: str) -> None:
 def _copy_last(weight: Tensor, given: Tensor) -> None:
     """The U-Net's input is the last of ours; all before it begins unseen."""
     new = weight.shape[1] - given.shape[1]
-    assert new == 0 or given.shape[1] == len(CONTRASTS), "only the first convolution has more inputs"
+    assert new >= 0, "the first convolution has more inputs, no other has fewer"
     weight.zero_()
     weight[:, new:].copy_(given)

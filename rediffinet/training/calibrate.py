@@ -18,23 +18,20 @@ from statistics import mean
 import numpy as np
 import numpy.typing as npt
 
-from rediffinet.bundle import Manifest, PerRegion
 from rediffinet.errors import TrainingError
-from rediffinet.labels import REGIONS, labels_to_regions
-from rediffinet.method.decode import HALF, Decoded, decode, left_out_of
+from rediffinet.method.decode import Decoded, decode, left_out_of
 from rediffinet.method.inference import Inferred
 from rediffinet.method.models import find_model
+from rediffinet.method.recipe import NEVER, Decision, PerRegion, Recipe
 from rediffinet.method.resample import Spacing
 from rediffinet.method.uncertainty import LEAST, Reliability, UncertaintyCurve, fit_curve, reliability
 from rediffinet.metrics import dice
+from rediffinet.task import Task, regions_of
 from rediffinet.training.data import TrainingCase
 from rediffinet.training.scoring import FOUND, Row, load_found, rows_of
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998)
 COMPONENTS = (0.1, 0.15, 0.2, 0.3, 0.5)
-NEVER = 1.0
-"""Δ̂ never exceeds it: the region stays as the baseline has it, or the component."""
-UNFLIPPED: PerRegion = (NEVER, NEVER, NEVER)
 
 
 @dataclass(frozen=True)
@@ -52,33 +49,31 @@ class Found:
     spacing_mm: Spacing
     scored: dict[bytes, list[Row]] = field(default_factory=dict, compare=False, repr=False)
 
-    def decoded(self, manifest: Manifest, thresholds: PerRegion) -> Decoded:
-        """What these thresholds make of it, at the case's own voxels."""
-        assert manifest.refiner is not None, "a model that flips"
-        refiner = manifest.refiner.model_copy(update={"thresholds": thresholds})
+    def decoded(self, recipe: Recipe, decision: Decision) -> Decoded:
+        """What this decision makes of it, at the case's own voxels."""
         return decode(
-            manifest.model_copy(update={"refiner": refiner}),
+            recipe.with_decision(decision),
             self.inferred,
             spacing_mm=self.spacing_mm,
             shape=(self.reference.shape[0], self.reference.shape[1], self.reference.shape[2]),
             postprocess=True,
         )
 
-    def rows(self, manifest: Manifest, thresholds: PerRegion, model: str) -> list[Row]:
-        """Scores with these thresholds, in rows that name `model`."""
-        return self._rows(self.decoded(manifest, thresholds).labels, model)
+    def rows(self, recipe: Recipe, decision: Decision) -> list[Row]:
+        """Scores with this decision, in rows that name the recipe's model."""
+        return self._rows(self.decoded(recipe, decision).labels, recipe.task, recipe.model)
 
-    def baseline_rows(self, manifest: Manifest) -> list[Row]:
+    def baseline_rows(self, recipe: Recipe, decision: Decision) -> list[Row]:
         """Scores of the baseline after the same postprocessing, in rows that name 'unet'."""
-        labels = self.decoded(manifest, HALF).baseline
+        labels = self.decoded(recipe, decision).baseline
         assert labels is not None, "a model that refines a baseline"
-        return self._rows(labels, "unet")
+        return self._rows(labels, recipe.task, "unet")
 
-    def _rows(self, labels: npt.NDArray[np.uint8], model: str) -> list[Row]:
+    def _rows(self, labels: npt.NDArray[np.uint8], task: Task, model: str) -> list[Row]:
         key = hashlib.sha256(labels.tobytes()).digest()
         if key not in self.scored:
             self.scored[key] = rows_of(
-                labels, self.reference, self.spacing_mm, model, self.seed, self.fold, self.case.name
+                labels, self.reference, self.spacing_mm, task, model, self.seed, self.fold, self.case.name
             )
         return [{**row, "model": model} for row in self.scored[key]]
 
@@ -92,47 +87,44 @@ def found_by(folder: Path, case: TrainingCase, prior: npt.NDArray[np.floating] |
     return Inferred(None if prior is None else prior.astype(np.float32), load_found(path))
 
 
-def sweep(manifest: Manifest, cases: Iterable[Found], model: str) -> dict[float, list[Row]]:
-    """Scores of every case at each of `THRESHOLDS` and `NEVER`, the same one for all regions."""
+def sweep(recipe: Recipe, cases: Iterable[Found], decision: Decision) -> dict[float, list[Row]]:
+    """Scores of every case at each of `THRESHOLDS` and `NEVER`, the same one for all regions and both directions."""
     swept: dict[float, list[Row]] = {threshold: [] for threshold in (*THRESHOLDS, NEVER)}
     for found in cases:
         for threshold, rows in swept.items():
-            rows += found.rows(manifest, (threshold, threshold, threshold), model)
+            rows += found.rows(recipe, decision.changed(thresholds=(threshold,) * len(recipe.task.regions)))
     return swept
 
 
-def with_component_threshold(manifest: Manifest, limit: float) -> Manifest:
-    """The same model with another doubt at which it flips a whole component."""
-    assert manifest.refiner is not None, "a model that flips"
-    refiner = manifest.refiner.model_copy(update={"component_threshold": limit})
-    return manifest.model_copy(update={"refiner": refiner})
-
-
-def sweep_components(manifest: Manifest, cases: Iterable[Found], model: str) -> dict[float, list[Row]]:
+def sweep_components(recipe: Recipe, cases: Iterable[Found], decision: Decision) -> dict[float, list[Row]]:
     """Scores of every case with whole components flipped, and nothing else, at each of `COMPONENTS` and `NEVER`."""
-    swept: dict[float, list[Row]] = {limit: [] for limit in (*COMPONENTS, NEVER)}
-    made = {limit: with_component_threshold(manifest, limit) for limit in swept}
+    unflipped = (NEVER,) * len(recipe.task.regions)
+    decisions = {
+        limit: decision.changed(thresholds=unflipped, whole_components=limit) for limit in (*COMPONENTS, NEVER)
+    }
+    swept: dict[float, list[Row]] = {limit: [] for limit in decisions}
     for found in cases:
         assert found.inferred.probability is not None and found.inferred.found is not None, "a model that flips"
+        mask = recipe.mask(found.inferred.probability)
         done: dict[bytes, list[Row]] = {}  # most cases are one component, whatever the limit
         for limit, rows in swept.items():
-            left_out = left_out_of(made[limit], found.inferred.probability, found.inferred.found).tobytes()
+            left_out = left_out_of(recipe, decisions[limit], mask, found.inferred.found).tobytes()
             if left_out not in done:
-                done[left_out] = found.rows(made[limit], UNFLIPPED, model)
+                done[left_out] = found.rows(recipe, decisions[limit])
             rows += done[left_out]
     return swept
 
 
-def choose_component_threshold(swept: Mapping[float, Sequence[Row]]) -> float:
+def choose_whole_components(swept: Mapping[float, Sequence[Row]], regions: Sequence[str]) -> float:
     """The doubt at which flipping whole components gains most over all regions; `NEVER` if it gains nowhere.
 
     Cases with more than one large component are few, and most limits do the same to them. Of those that do equally
     well it is the middle one, which is the farthest from both mistakes. swept: scores of the same cases at every limit,
     without any such flip under `NEVER`.
     """
-    before = {region: _means(swept[NEVER], region) for region in REGIONS}
+    before = {region: _means(swept[NEVER], region) for region in regions}
     gains = {
-        limit: sum(_gain(before[region], _means(rows, region)) for region in REGIONS)
+        limit: sum(_gain(before[region], _means(rows, region)) for region in regions)
         for limit, rows in sorted(swept.items())
         if limit < NEVER
     }
@@ -143,7 +135,7 @@ def choose_component_threshold(swept: Mapping[float, Sequence[Row]]) -> float:
     return equal[len(equal) // 2]
 
 
-def choose_thresholds(swept: Mapping[float, Sequence[Row]]) -> PerRegion:
+def choose_thresholds(swept: Mapping[float, Sequence[Row]], regions: Sequence[str]) -> PerRegion:
     """The threshold that gains most over the regions that it helps; `NEVER` for a region that it does not.
 
     swept: scores of the same cases at every threshold, the baseline's under `NEVER`. A threshold helps a region when
@@ -152,17 +144,16 @@ def choose_thresholds(swept: Mapping[float, Sequence[Row]]) -> PerRegion:
     which it then is on other cases. One threshold for all regions that are flipped: with a threshold of their own the
     few cases there are decide by chance, and flips of nested regions fall apart.
     """
-    before = {region: _means(swept[NEVER], region) for region in REGIONS}
-    pick = UNFLIPPED
+    before = {region: _means(swept[NEVER], region) for region in regions}
+    pick: PerRegion = (NEVER,) * len(regions)
     best = 0.0
     for threshold in sorted(swept):
-        now = {region: _means(swept[threshold], region) for region in REGIONS}
-        helped = [now[r][0] >= before[r][0] and now[r][1] < before[r][1] for r in REGIONS]
-        gains = [_gain(before[r], now[r]) if good else 0.0 for r, good in zip(REGIONS, helped, strict=True)]
+        now = {region: _means(swept[threshold], region) for region in regions}
+        helped = [now[r][0] >= before[r][0] and now[r][1] < before[r][1] for r in regions]
+        gains = [_gain(before[r], now[r]) if good else 0.0 for r, good in zip(regions, helped, strict=True)]
         if sum(gains) > best:
             best = sum(gains)
-            wt, tc, et = (threshold if good else NEVER for good in helped)
-            pick = (wt, tc, et)
+            pick = tuple(threshold if good else NEVER for good in helped)
     return pick
 
 
@@ -185,21 +176,19 @@ class Enhancing:
     absent: bool
 
 
-def with_min_enhancing(manifest: Manifest, limit: float) -> Manifest:
-    """The same model with another limit of how sure of enhancing tumour it must be."""
-    postprocess = manifest.postprocess.model_copy(update={"min_enhancing": limit})
-    return manifest.model_copy(update={"postprocess": postprocess})
-
-
-def enhancing_of(manifest: Manifest, found: Found) -> Enhancing:
+def enhancing_of(recipe: Recipe, found: Found) -> Enhancing:
     """The baseline's enhancing tumour in a case it had not seen."""
-    decoded = found.decoded(with_min_enhancing(manifest, 0.0), HALF)
+    index = recipe.task.role("enhancing")
+    if index is None:
+        message = f"the task '{recipe.task.name}' has no enhancing tumour, of which one could be unsure"
+        raise TrainingError(message)
+    decoded = found.decoded(recipe, recipe.decision.changed(unsure_enhancement=0.0))
     assert decoded.baseline_regions is not None, "a model that refines a baseline"
-    called, truth = decoded.baseline_regions[-1], labels_to_regions(found.reference)[-1]
+    called, truth = decoded.baseline_regions[index], regions_of(found.reference, recipe.task)[index]
     return Enhancing(found.fold, decoded.enhancing_confidence, dice(called, truth), not truth.any())
 
 
-def choose_min_enhancing(cases: Sequence[Enhancing]) -> float:
+def choose_unsure_enhancement(cases: Sequence[Enhancing]) -> float:
     """The confidence below which calling enhancing tumour core does most for the mean Dice of ET; 0, never, if none.
 
     A tumour that is called core scores 1 where the reference has no enhancement, else 0, as the protocols have it. The
@@ -226,14 +215,12 @@ class Doubt:
     wrong: npt.NDArray[np.bool_]
 
 
-def doubts(
-    manifests: Mapping[int, Manifest], cases: Iterable[Found], thresholds: Mapping[int, PerRegion]
-) -> dict[int, Doubt]:
-    """Stated probability of a wrong label and whether it was, per fold, with each fold's manifest and thresholds."""
-    plain = {fold: manifest.model_copy(update={"uncertainty": None}) for fold, manifest in manifests.items()}
+def doubts(recipe: Recipe, cases: Iterable[Found], decisions: Mapping[int, Decision]) -> dict[int, Doubt]:
+    """Stated probability of a wrong label and whether it was, per fold, with each fold's decision."""
+    plain = recipe.model_copy(update={"uncertainty": None})
     parts: dict[int, list[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]]] = {}
     for found in cases:
-        decoded = found.decoded(plain[found.fold], thresholds[found.fold])
+        decoded = found.decoded(plain, decisions[found.fold])
         some = decoded.uncertainty >= LEAST
         parts.setdefault(found.fold, []).append(
             (decoded.uncertainty[some], decoded.labels[some] != found.reference[some])

@@ -1,26 +1,24 @@
-"""A study of cross-validation calibrated: thresholds and uncertainty, each fold by all others, written beside it."""
+"""A study of cross-validation calibrated: a decision and the uncertainty, each fold by all others."""
 
 import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from rediffinet.bundle import Manifest, PerRegion
+from rediffinet.errors import ConfigError
 from rediffinet.files import write_atomically
+from rediffinet.method.recipe import NEVER, Calibration, Decision, SmallComponents
 from rediffinet.method.uncertainty import Reliability
 from rediffinet.training.calibrate import (
-    NEVER,
     calibrate_doubt,
-    choose_component_threshold,
-    choose_min_enhancing,
     choose_thresholds,
+    choose_unsure_enhancement,
+    choose_whole_components,
     disagreement_limit,
     doubts,
     enhancing_of,
     sweep,
     sweep_components,
-    with_component_threshold,
-    with_min_enhancing,
     without,
 )
 from rediffinet.training.crossval import Study, gather
@@ -30,99 +28,117 @@ FOLDER = "calibrated"
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What is chosen out of fold: thresholds of the flip of a voxel, of a whole component, and `min_enhancing`."""
-
-    thresholds: PerRegion
-    component_threshold: float
-    min_enhancing: float
-
-
-@dataclass(frozen=True)
 class Calibrated:
     """chosen: on all cases, for a bundle; per_fold: on those of all other folds, what a fold's cases were scored with.
 
     before, after: reliability of the stated probability of a wrong label, and of the calibrated one.
     """
 
-    chosen: Choice
-    per_fold: dict[int, Choice]
+    chosen: Decision
+    per_fold: dict[int, Decision]
     before: Reliability
     after: Reliability
     folder: Path
 
 
-def calibrate_study(
-    study: Study, model: str, seed: int, *, choose_components: bool = False, choose_enhancing: bool = False
-) -> Calibrated:
-    """Choose thresholds and fit the uncertainty of a model that refines; see docs/crossval.md for the files.
+def decision_file(folder: Path, model: str) -> Path:
+    """Where the decision for a model lies in the folder of a calibration."""
+    return folder / f"{model}-decision.json"
 
-    choose_components, choose_enhancing: choose `component_threshold` and `min_enhancing` too, instead of taking the
-    study's. First min_enhancing, then component_threshold, then the thresholds, each given those before it. Raises
+
+def read_calibration(folder: Path, model: str) -> Calibration:
+    """What `calibrate_study` chose for a model. Raises ConfigError when the folder holds nothing of the kind."""
+    path = decision_file(folder, model)
+    try:
+        found = Calibration.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        message = f"{path}: {error}. Expected the folder 'calibrated' that `rediff calibrate` writes into a study."
+        raise ConfigError(message) from None
+    if found.model != model:
+        message = f"{path} holds the decision for '{found.model}', expected one for '{model}'"
+        raise ConfigError(message)
+    return found
+
+
+def calibrate_study(
+    study: Study,
+    model: str,
+    seed: int,
+    *,
+    small_components: SmallComponents | None = None,
+    whole_components: float | None = NEVER,
+    unsure_enhancement: float | None = 0.0,
+) -> Calibrated:
+    """Choose the decision and fit the uncertainty of a model that refines; see docs/crossval.md for the files.
+
+    small_components: None is that of the study. whole_components, unsure_enhancement: None chooses them too. First
+    unsure_enhancement is chosen, then whole_components, then the thresholds, each given those before it. Raises
     TrainingError when the study is not finished for this model, or the model refines nothing.
     """
-    manifest, found = gather(study, model, seed)
-    seen = [enhancing_of(manifest, one) for one in found] if choose_enhancing else []
+    recipe, found = gather(study, model, seed)
+    if small_components is not None:
+        recipe = recipe.with_decision(recipe.decision.changed(small_components=small_components))
+    regions = recipe.task.region_names
+    seen = [enhancing_of(recipe, one) for one in found] if unsure_enhancement is None else []
 
     @cache
-    def made(limit: float, whole: float) -> Manifest:
-        return with_component_threshold(with_min_enhancing(manifest, limit), whole)
+    def made(limit: float, whole: float) -> Decision:
+        return recipe.decision.changed(unsure_enhancement=limit, whole_components=whole)
 
     @cache
     def components(limit: float) -> dict[float, list[Row]]:
-        return sweep_components(made(limit, NEVER), found, model)
+        return sweep_components(recipe, found, made(limit, NEVER))
 
     @cache
     def swept(limit: float, whole: float) -> dict[float, list[Row]]:
-        return sweep(made(limit, whole), found, model)
+        return sweep(recipe, found, made(limit, whole))
 
-    def choose(fold: int | None) -> Choice:
-        limit, whole = manifest.postprocess.min_enhancing, study.inference.component_threshold
-        if choose_enhancing:
-            limit = choose_min_enhancing([one for one in seen if one.fold != fold])
-        if choose_components:
-            whole = choose_component_threshold(without(components(limit), fold))
-        return Choice(choose_thresholds(without(swept(limit, whole), fold)), whole, limit)
+    def choose(fold: int | None) -> Decision:
+        limit, whole = unsure_enhancement, whole_components
+        if limit is None:
+            limit = choose_unsure_enhancement([one for one in seen if one.fold != fold])
+        if whole is None:
+            whole = choose_whole_components(without(components(limit), fold), regions)
+        return made(limit, whole).changed(thresholds=choose_thresholds(without(swept(limit, whole), fold), regions))
 
     chosen = choose(None)
     per_fold = {fold: choose(fold) for fold in sorted({one.fold for one in found})}
-    thresholds = {fold: choice.thresholds for fold, choice in per_fold.items()}
-    manifests = {fold: made(choice.min_enhancing, choice.component_threshold) for fold, choice in per_fold.items()}
-    before_rows = [row for one in found for row in one.baseline_rows(manifests[one.fold])]
-    after_rows = [row for one in found for row in one.rows(manifests[one.fold], thresholds[one.fold], model)]
-    curve, before, after = calibrate_doubt(doubts(manifests, found, thresholds))
+    before_rows = [row for one in found for row in one.baseline_rows(recipe, per_fold[one.fold])]
+    after_rows = [row for one in found for row in one.rows(recipe, per_fold[one.fold])]
+    curve, before, after = calibrate_doubt(doubts(recipe, found, per_fold))
     folder = study.out / FOLDER
     folder.mkdir(exist_ok=True)
     table = [
         {**row, "threshold": str(threshold)}
-        for threshold, rows in swept(chosen.min_enhancing, chosen.component_threshold).items()
+        for threshold, rows in swept(chosen.unsure_enhancement, chosen.whole_components).items()
         for row in rows
     ]
     write_rows(folder / f"{model}-sweep.csv", table, (*COLUMNS, "threshold"))
     write_rows(folder / f"{model}.csv", [*before_rows, *after_rows])
-    report = {
-        "curve": None if curve is None else curve.model_dump(),
-        "before": _described(before),
-        "after": _described(after),
-        "disagreement_limit": disagreement_limit(found),
-    }
     metrics = {
         "protocol": PROTOCOL,
         "held_out_cases": len(found),
         "folds": study.folds,
-        "postprocess": made(chosen.min_enhancing, chosen.component_threshold).postprocess.model_dump(),
-        "baseline": summary(before_rows),
-        "refined": summary(after_rows),
-        "component_threshold": chosen.component_threshold,
-        "thresholds_of_the_other_folds": {str(fold): list(choice.thresholds) for fold, choice in per_fold.items()},
-        "component_threshold_of_the_other_folds": {
-            str(f): choice.component_threshold for f, choice in per_fold.items()
-        },
-        "min_enhancing_of_the_other_folds": {str(f): choice.min_enhancing for f, choice in per_fold.items()},
+        "baseline": summary(before_rows, regions),
+        "refined": summary(after_rows, regions),
+        "decision": chosen.model_dump(mode="json"),
+        "decision_of_the_other_folds": {str(f): choice.model_dump(mode="json") for f, choice in per_fold.items()},
     }
-    for name, content in (("uncertainty", report), ("metrics", metrics)):
-        write_atomically(folder / f"{model}-{name}.json", f"{json.dumps(content, indent=2)}\n".encode())
+    calibration = Calibration(
+        model=model,
+        decision=chosen,
+        uncertainty=curve,
+        disagreement=disagreement_limit(found),
+        metrics=metrics,
+    )
+    diagrams = {"before": _described(before), "after": _described(after)}
+    _write(decision_file(folder, model), calibration.model_dump_json(indent=2))
+    _write(folder / f"{model}-uncertainty.json", json.dumps(diagrams, indent=2))
     return Calibrated(chosen, per_fold, before, after, folder)
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, f"{text}\n".encode())
 
 
 def _described(diagram: Reliability) -> dict[str, object]:

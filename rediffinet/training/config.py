@@ -9,7 +9,9 @@ from pydantic import Field, ValidationError
 from rediffinet.errors import ConfigError
 from rediffinet.method.models import find_model
 from rediffinet.method.normalise import Normalisation
+from rediffinet.method.preparation import Preparation
 from rediffinet.nets.config import Frozen, RefinerConfig, UNetConfig, Window
+from rediffinet.task import DEFAULT_TASK, TASKS, Task
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -49,12 +51,12 @@ MACHINE_FIELDS = frozenset({"channels_last", "compile", "accumulate", "device", 
 class TrainConfig(Frozen):
     """Everything a run depends on besides its data; saved resolved with every checkpoint.
 
-    model: a name of rediffinet.method.models. spacing_mm: the voxel size the networks work at; cases are resampled to
-    it. crop: window of the first crop_steps steps: a smaller one than the network's makes many cheap steps, then the
-    network meets the window that it will run on. mirror: a baseline's answer is the mean with that of the mirrored
-    head, and every second sample of a diffusion model is drawn in the mirrored window. result_dice: of a diffused
-    discrepancy, the Dice loss is that of the flipped result. far_errors: weight of the loss that counts errors by their
-    distance from the boundary.
+    model: a name of rediffinet.method.models. task: what the images hold and what is looked for. spacing_mm: the voxel
+    size the networks work at; cases are resampled to it. crop: window of the first crop_steps steps: a smaller one than
+    the network's makes many cheap steps, then the network meets the window that it will run on. mirror: a baseline's
+    answer is the mean with that of the mirrored head, and every second sample of a diffusion model is drawn in the
+    mirrored window. result_dice: of a diffused discrepancy, the Dice loss is that of the flipped result. far_errors:
+    weight of the loss that counts errors by their distance from the boundary.
     simulated_errors: share of the examples in which the baseline's answer is empty, or doubled by its mirror image.
     lost_parts: share in which it ends at a plane through the tumour.
     false_parts: share in which it has found the tumour of another case as well.
@@ -65,6 +67,7 @@ class TrainConfig(Frozen):
     """
 
     model: str
+    task: Task = TASKS[DEFAULT_TASK]
     spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 1.0, 1.0)
     unet: UNetConfig = UNetConfig()
     refiner: RefinerConfig = RefinerConfig()
@@ -113,9 +116,14 @@ class TrainConfig(Frozen):
         return [name for name in names if getattr(self, name) != getattr(other, name)]
 
     @property
+    def preparation(self) -> Preparation:
+        """How a case becomes the networks' arrays."""
+        return Preparation(self.task, self.normalisation, self.spacing_mm)
+
+    @property
     def network_window(self) -> tuple[int, int, int]:
         """Window in voxels of the network that this model trains."""
-        return self.refiner.window if find_model(self.model).network == "diffusion" else self.unet.window
+        return self.refiner.window if find_model(self.model).network == "refiner" else self.unet.window
 
     def window_at(self, step: int) -> tuple[int, int, int]:
         """Window in voxels of the examples of a step."""
@@ -229,7 +237,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 def role_of(model: str) -> str:
     """Which settings of a preset a model takes. Raises ConfigError that lists the models."""
     kind = find_model(model)
-    if kind.network == "diffusion":
+    if kind.network == "refiner":
         return "diffusion"
     return "correction" if kind.refines else "baseline"
 
@@ -271,12 +279,13 @@ def resolve_config(
         raise ConfigError(message)
     kind = find_model(model)
     values = _merge({"model": model, **PRESETS[preset][role_of(model)]}, changes or {})
-    if kind.network == "diffusion":
-        values = _merge({"refiner": {"condition_channels": kind.condition_channels}}, values)
     for setting in settings:
         values = _merge(values, _parse_setting(setting))
     try:
         config = TrainConfig.model_validate(values)
+        if kind.network == "refiner":
+            channels = {"condition_channels": kind.condition_channels(config.task)}
+            config = TrainConfig.model_validate(_merge({"refiner": channels}, values))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
         message = f"training configuration: {problems}"
@@ -290,11 +299,12 @@ def resolve_config(
 
 def _check(config: TrainConfig) -> None:
     kind = find_model(config.model)
-    net: UNetConfig | RefinerConfig = config.refiner if kind.network == "diffusion" else config.unet
-    if kind.network == "diffusion" and config.refiner.condition_channels != kind.condition_channels:
+    net: UNetConfig | RefinerConfig = config.refiner if kind.network == "refiner" else config.unet
+    channels = kind.condition_channels(config.task)
+    if kind.network == "refiner" and config.refiner.condition_channels != channels:
         message = (
             f"refiner.condition_channels: got {config.refiner.condition_channels}, '{config.model}' is conditioned on "
-            f"{kind.condition_channels}. Leave it out."
+            f"{channels}. Leave it out."
         )
         raise ConfigError(message)
     residual = config.refiner.residual
@@ -307,10 +317,10 @@ def _check(config: TrainConfig) -> None:
     if residual is not None and not config.refiner.soft_condition:
         message = "refiner.residual: needs the baseline's probabilities, so refiner.soft_condition must be true"
         raise ConfigError(message)
-    if config.result_dice and (kind.network, kind.target) != ("diffusion", "discrepancy"):
+    if config.result_dice and (kind.network, kind.target) != ("refiner", "discrepancy"):
         message = f"result_dice: '{config.model}' diffuses no discrepancy, so it must be false"
         raise ConfigError(message)
-    if config.warm_start and not (kind.network == "diffusion" and {"prior", "image"} <= set(kind.condition)):
+    if config.warm_start and not (kind.network == "refiner" and {"prior", "image"} <= set(kind.condition)):
         message = f"warm_start: '{config.model}' is not conditioned on U(I) and the contrasts, so it must be false"
         raise ConfigError(message)
     if config.warm_start and kind.target == "discrepancy" and residual is None:

@@ -20,17 +20,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rediffinet.bundle import Manifest
 from rediffinet.errors import ConfigError, OutputError, TrainingError
 from rediffinet.files import write_atomically
 from rediffinet.method.models import MODELS, find_model
+from rediffinet.method.recipe import Recipe
 from rediffinet.training.calibrate import Found, check_model, found_by
 from rediffinet.training.checkpoint import CHECKPOINT, read_checkpoint
 from rediffinet.training.config import TrainConfig, resolve_config
 from rediffinet.training.data import TrainingCase, assign_folds, load_training_cases
 from rediffinet.training.dataset import check_dataset
 from rediffinet.training.loop import Progress
-from rediffinet.training.manifest import InferenceSettings, make_manifest, pair_runs
+from rediffinet.training.recipe import InferenceSettings, pair_runs, recipe_of
 from rediffinet.training.runs import Stage, open_run, out_of_fold, train
 from rediffinet.training.scoring import SCORES, read_rows, reference_of, score_run, write_rows
 
@@ -129,15 +129,14 @@ def crossvalidate(
     config = configs[pieces[0]]
     cases = load_training_cases(
         study.data,
-        config.normalisation,
+        config.preparation,
         (lambda done, of: stage("reading cases", done, of)) if stage else None,
-        spacing_mm=config.spacing_mm,
         cache=study.cache,
         patients=study.patients,
     )
     folds = assign_folds([case.name for case in cases], study.folds, study.fold_seed, study.patients)
     _check_folds(study, cases, folds)
-    tell(check_dataset(cases, folds, config.spacing_mm, *sorted({piece.fold for piece in pieces})))
+    tell(check_dataset(cases, folds, config.preparation, *sorted({piece.fold for piece in pieces})))
     _write_folds(study, cases, folds)
     waiting = False
     while remaining := [piece for piece in pieces if not (piece.folder(study) / SCORES).is_file()]:
@@ -196,7 +195,7 @@ def reopen(
     )
 
 
-def gather(study: Study, model: str, seed: int) -> tuple[Manifest, list[Found]]:
+def gather(study: Study, model: str, seed: int) -> tuple[Recipe, list[Found]]:
     """What a model that refines found on every case, each by the run that had not seen it, and how it is decoded.
 
     Raises TrainingError for a model that changes no baseline, or when a piece is not finished.
@@ -211,8 +210,7 @@ def gather(study: Study, model: str, seed: int) -> tuple[Manifest, list[Found]]:
     config = open_run(pieces[0].folder(study)).config
     cases = load_training_cases(
         study.data,
-        config.normalisation,
-        spacing_mm=config.spacing_mm,
+        config.preparation,
         cache=study.cache,
         patients=study.patients,
     )
@@ -220,13 +218,13 @@ def gather(study: Study, model: str, seed: int) -> tuple[Manifest, list[Found]]:
     gathered = []
     for piece in pieces:
         run, baseline = open_run(piece.folder(study)), open_run(stage_1[piece.fold])
-        manifest = make_manifest(pair_runs(run, baseline), study.inference)
+        recipe = recipe_of(pair_runs(run, baseline), study.inference)
         held_out = [case for case in cases if folds[case.name] == piece.fold]
         priors = out_of_fold(held_out, [baseline], _predictions(study, seed))
         for case, prior in zip(held_out, priors, strict=True):
             inferred = found_by(piece.folder(study), case, prior)
-            gathered.append(Found(case, piece.fold, seed, inferred, *reference_of(case)))
-    return manifest, gathered
+            gathered.append(Found(case, piece.fold, seed, inferred, *reference_of(case, config.task)))
+    return recipe, gathered
 
 
 def _predictions(study: Study, seed: int) -> Path:

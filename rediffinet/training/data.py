@@ -15,19 +15,17 @@ import numpy.typing as npt
 from rediffinet.errors import RediffError, TrainingError
 from rediffinet.files import write_atomically
 from rediffinet.io.cases import find_cases, find_labels, load_case, load_labels
-from rediffinet.labels import SCHEMAS, labels_to_regions
 from rediffinet.method.noise import philox
-from rediffinet.method.normalise import Normalisation, brain_box, normalise
-from rediffinet.method.resample import Spacing, resample, resampled_shape, same_spacing
-
-MILLIMETRE: Spacing = (1.0, 1.0, 1.0)
+from rediffinet.method.preparation import Preparation, prepare
+from rediffinet.method.resample import same_spacing
+from rediffinet.task import converted, find_task, regions_of
 
 
 @dataclass(frozen=True)
 class TrainingCase:
     """A labelled case, normalised and cropped to the brain, at the networks' voxel size.
 
-    image: float16 (4, X, Y, Z); regions: bool (3, X, Y, Z) in the order WT, TC, ET. Both may be mapped from a file.
+    image: float16 (C, X, Y, Z); regions: bool (R, X, Y, Z) in the order of the task. Both may be mapped from a file.
     folder: where the case lies.
     """
 
@@ -69,20 +67,18 @@ def read_patients(path: Path) -> dict[str, str]:
         raise TrainingError(message) from None
 
 
-def load_training_case(
-    folder: Path, recipe: Normalisation, spacing_mm: Spacing = MILLIMETRE, cache: Path | None = None
-) -> TrainingCase:
-    """Read one labelled case folder, normalise it, crop it to the brain and resample it to `spacing_mm`.
+def load_training_case(folder: Path, how: Preparation, cache: Path | None = None) -> TrainingCase:
+    """Read one labelled case folder and prepare it.
 
     A voxel of a resampled region is one that the region fills by half. With `cache`, a folder, the arrays are written
-    there once and mapped from then on; they are made anew when a file of the case, the recipe or the spacing changes.
+    there once and mapped from then on; they are made anew when a file of the case or the preparation changes.
     """
     if cache is None:
-        return _read_training_case(folder, recipe, spacing_mm)
-    path = cache / f"{folder.name}-{_cache_key(folder, recipe, spacing_mm)}"
+        return _read_training_case(folder, how)
+    path = cache / f"{folder.name}-{_cache_key(folder, how)}"
     image, regions, name = (path.with_suffix(ending) for ending in (".image.npy", ".regions.npy", ".name"))
     if not name.is_file():
-        case = _read_training_case(folder, recipe, spacing_mm)
+        case = _read_training_case(folder, how)
         cache.mkdir(parents=True, exist_ok=True)
         for file, array in ((image, case.image), (regions, case.regions)):
             content = io.BytesIO()
@@ -95,35 +91,33 @@ def load_training_case(
     )
 
 
-def _cache_key(folder: Path, recipe: Normalisation, spacing_mm: Spacing) -> str:
+def _cache_key(folder: Path, how: Preparation) -> str:
     files = sorted(path for path in folder.iterdir() if path.is_file())
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.sha256(f"1 {stats} {recipe.model_dump_json()} {spacing_mm}".encode()).hexdigest()[:16]
+    task = how.task.model_dump_json(include={"contrasts", "labels", "regions", "suffixes", "label_suffixes"})
+    made_of = f"2 {stats} {how.normalisation.model_dump_json()} {how.spacing_mm} {task}"
+    return hashlib.sha256(made_of.encode()).hexdigest()[:16]
 
 
-def _read_training_case(folder: Path, recipe: Normalisation, spacing_mm: Spacing) -> TrainingCase:
+def _read_training_case(folder: Path, how: Preparation) -> TrainingCase:
     case = load_case(folder)
     path = find_labels(folder)
     if path is None:
         message = f"{folder}: no reference segmentation, expected {case.name}-seg.nii.gz or {case.name}_seg.nii.gz"
         raise TrainingError(message)
     labels, schema = load_labels(path, case.grid)
-    box = brain_box(case.images)
-    image = normalise(case.images[(slice(None), *box)], recipe)
-    regions = labels_to_regions(labels[box], SCHEMAS[schema.name])
-    if not same_spacing(case.spacing_mm, spacing_mm):
-        shape = resampled_shape((image.shape[1], image.shape[2], image.shape[3]), case.spacing_mm, spacing_mm)
-        image = resample(image, case.spacing_mm, spacing_mm, shape)
-        regions = resample(regions.astype(np.float32), case.spacing_mm, spacing_mm, shape) >= 0.5
-    return TrainingCase(case.name, patient_of(case.name), image.astype(np.float16), regions, folder)
+    prepared = prepare(case.images, case.spacing_mm, how)
+    regions = regions_of(converted(labels[prepared.box], find_task(schema.name), how.task), how.task)
+    if not same_spacing(case.spacing_mm, how.spacing_mm):
+        regions = prepared.to_model(regions.astype(np.float32)) >= 0.5
+    return TrainingCase(case.name, patient_of(case.name), prepared.image.astype(np.float16), regions, folder)
 
 
 def load_training_cases(
     folders: Sequence[Path],
-    recipe: Normalisation,
+    how: Preparation,
     done: Callable[[int, int], None] | None = None,
     *,
-    spacing_mm: Spacing = MILLIMETRE,
     cache: Path | None = None,
     patients: Mapping[str, str] | None = None,
 ) -> list[TrainingCase]:
@@ -135,7 +129,7 @@ def load_training_cases(
 
     def attempt(path: Path) -> TrainingCase | RediffError:
         try:
-            return load_training_case(path, recipe, spacing_mm, cache)
+            return load_training_case(path, how, cache)
         except RediffError as error:
             return error
 

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.errors import TrainingError
-from rediffinet.labels import REGIONS
-from rediffinet.method.resample import Spacing, axis_weights
+from rediffinet.method.preparation import Preparation
+from rediffinet.method.resample import axis_weights
 from rediffinet.training.data import TrainingCase
 
 THUMBNAIL = 12
@@ -19,32 +19,34 @@ Two patients of BraTS reach 0.93; the same head with other intensities stored is
 """
 
 
-def check_dataset(cases: Sequence[TrainingCase], folds: Mapping[str, int], spacing_mm: Spacing, *held_out: int) -> str:
+def check_dataset(cases: Sequence[TrainingCase], folds: Mapping[str, int], how: Preparation, *held_out: int) -> str:
     """The table of the cases (Markdown), once nothing is wrong with them.
 
-    held_out: folds that are held out in turn; none when all cases are trained on. Raises TrainingError with the table
-    and every problem: cases of different patients that are one examination, which would put a patient on both sides of
-    a fold; a fold held out that has not a single case with ET, on which no score of ET means anything.
+    how: the cases were prepared. held_out: folds that are held out in turn; none when all cases are trained on. Raises
+    TrainingError with the table and every problem: cases of different patients that are one examination, which would
+    put a patient on both sides of a fold; a fold held out that has not a single case with a region, on which no score
+    of that region means anything.
     """
-    table = describe_cases(cases, folds, spacing_mm)
+    table = describe_cases(cases, folds, how)
     problems = _same_patient(cases)
-    et = REGIONS.index("ET")
-    with_et = {folds[case.name] for case in cases if case.regions[et].any()}
-    problems += [
-        f"Fold {fold} has no case with enhancing tumour. Use fewer --folds, or another --fold-seed."
-        for fold in held_out
-        if fold not in with_et
-    ]
+    for index, region in enumerate(how.task.region_names):
+        present = {folds[case.name] for case in cases if case.regions[index].any()}
+        problems += [
+            f"Fold {fold} has no case with {region}. Use fewer folds, or another seed of their assignment."
+            for fold in held_out
+            if fold not in present
+        ]
     if problems:
         listed = "\n".join(problems)
         raise TrainingError(f"The data set cannot be used as it is:\n\n{table}\n{listed}")
     return table
 
 
-def describe_cases(cases: Sequence[TrainingCase], folds: Mapping[str, int], spacing_mm: Spacing) -> str:
+def describe_cases(cases: Sequence[TrainingCase], folds: Mapping[str, int], how: Preparation) -> str:
     """A line per case: patient, fold, shape of the brain crop, volumes of the regions in ml."""
-    millilitre = 1000.0 / float(np.prod(spacing_mm))
-    lines = ["| case | patient | fold | crop | WT ml | TC ml | ET ml |", "|---|---|---|---|---|---|---|"]
+    millilitre = 1000.0 / float(np.prod(how.spacing_mm))
+    columns = ["case", "patient", "fold", "crop", *(f"{name} ml" for name in how.task.region_names)]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for case in cases:
         volumes = " | ".join(f"{np.count_nonzero(region) / millilitre:.1f}" for region in case.regions)
         crop = "×".join(map(str, case.regions.shape[1:]))
@@ -63,7 +65,7 @@ def _same_patient(cases: Sequence[TrainingCase]) -> list[str]:
 
 
 def _thumbnail(image: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
-    """An image (4, X, Y, Z) on 12³ voxels, each contrast with mean 0 and norm 1: float32 (4, 1728)."""
+    """An image (C, X, Y, Z) on 12³ voxels, each contrast with mean 0 and norm 1: float32 (C, 1728)."""
     small = image.astype(np.float32)
     for axis in (1, 2, 3):
         weights = axis_weights(small.shape[axis], small.shape[axis] / THUMBNAIL, THUMBNAIL)

@@ -62,6 +62,16 @@ class Run:
         own = (named.get(name, patient_of(name)) for name in self.provenance["trained_on"])
         return frozenset(own) | frozenset(self.provenance.get("begun_with", {}).get("patients", ()))
 
+    def described(self) -> dict[str, Any]:
+        """Provenance for a bundle's manifest: JSON-ready."""
+        return {
+            "model": self.config.model,
+            "steps": self.step,
+            "checkpoint_sha256": self.sha256,
+            "config": json.loads(self.config.model_dump_json()),
+            **self.provenance,
+        }
+
 
 def open_run(folder: Path, checkpoint: Literal["last", "best"] = "last") -> Run:
     """Read a run folder. Raises TrainingError when it holds no checkpoint of ours, or one of another version.
@@ -207,23 +217,19 @@ def _start(config: TrainConfig, baselines: Sequence[Run]) -> nn.Module | None:
     return own[0].model
 
 
-def _prepared_alike(one: TrainConfig, other: TrainConfig) -> bool:
-    return (one.normalisation, one.spacing_mm) == (other.normalisation, other.spacing_mm)
-
-
 def _open_beginning(folder: Path, config: TrainConfig, held_out: Sequence[TrainingCase]) -> Run:
     """The run whose weights another begins with; raises TrainingError when it does not fit or has seen `held_out`."""
     run = open_run(folder)
     kind = find_model(config.model).network
-    theirs, ours = (c.refiner if kind == "diffusion" else c.unet for c in (run.config, config))
+    theirs, ours = (c.refiner if kind == "refiner" else c.unet for c in (run.config, config))
     if (run.config.model, theirs) != (config.model, ours):
         message = (
             f"--begin-with {folder}: is a run of '{run.config.model}' with {theirs}, expected one of '{config.model}' "
             f"with {ours}"
         )
         raise TrainingError(message)
-    if not _prepared_alike(run.config, config):
-        message = f"--begin-with {folder}: was trained with another normalisation or voxel size; train both alike"
+    if run.config.preparation != config.preparation:
+        message = f"--begin-with {folder}: is prepared otherwise (task, normalisation or voxel size); train both alike"
         raise TrainingError(message)
     if seen := [case.name for case in held_out if case.patient in run.seen_patients]:
         message = (
@@ -241,8 +247,10 @@ def _open_baselines(folders: Sequence[Path], config: TrainConfig) -> list[Run]:
         if run.config.model != "unet":
             message = f"--baseline {run.path} is a run of '{run.config.model}', expected one of 'unet'"
             raise TrainingError(message)
-        if not _prepared_alike(run.config, config):
-            message = f"--baseline {run.path} was trained with another normalisation or voxel size; train both alike"
+        if run.config.preparation != config.preparation:
+            message = (
+                f"--baseline {run.path} is prepared otherwise (task, normalisation or voxel size); train both alike"
+            )
             raise TrainingError(message)
     return runs
 
@@ -309,7 +317,7 @@ def _fill_cache(config: TrainConfig, data: Sequence[Path], cache: Path, place: P
     folders = [path for folder in data for path in find_cases(folder)]
     for path in folders[place.rank :: place.processes]:
         try:
-            load_training_case(path, config.normalisation, config.spacing_mm, cache)
+            load_training_case(path, config.preparation, cache)
         except RediffError:
             continue
 
@@ -347,9 +355,8 @@ def _read(
     runs = _open_baselines(baselines, config)
     cases = load_training_cases(
         data,
-        config.normalisation,
+        config.preparation,
         (lambda i, n: stage("reading cases", i, n)) if stage else None,
-        spacing_mm=config.spacing_mm,
         cache=cache,
         patients=patients,
     )
@@ -371,8 +378,8 @@ def _read(
     }
     if patients:
         provenance["patients"] = {case.name: case.patient for case in cases if case.name in patients}
-    check_dataset(cases, folds, config.spacing_mm, *(() if config.fold is None else (config.fold,)))
-    profiles = [intensity_profile(case.image, config.normalisation.background) for case in kept]
+    check_dataset(cases, folds, config.preparation, *(() if config.fold is None else (config.fold,)))
+    profiles = [intensity_profile(case.image, config.normalisation.background, config.task.contrasts) for case in kept]
     provenance["intensities"] = profile_ranges(profiles)
     if kind.refines:
         provenance["baselines"] = [{"sha256": run.sha256, "fold": run.config.fold} for run in runs]
@@ -384,14 +391,3 @@ def _read(
 
         check_validation(config, held_out, runs)
     return _Job(kept, held_out, runs, beginning, provenance)
-
-
-def describe(run: Run) -> dict[str, Any]:
-    """Provenance for a bundle's manifest: JSON-ready."""
-    return {
-        "model": run.config.model,
-        "steps": run.step,
-        "checkpoint_sha256": run.sha256,
-        "config": json.loads(run.config.model_dump_json()),
-        **run.provenance,
-    }

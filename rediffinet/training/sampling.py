@@ -161,18 +161,23 @@ def augment_intensity(
 
 
 def transplant(
-    rng: np.random.Generator, donor: tuple[Tensor, Tensor], host: tuple[Tensor, Tensor], fill: float
+    rng: np.random.Generator,
+    donor: tuple[Tensor, Tensor],
+    host: tuple[Tensor, Tensor],
+    fill: float,
+    whole: slice = slice(0, 1),
 ) -> tuple[Tensor, Tensor]:
     """The tumour of one window, with a rim of what surrounds it, in the brain of another; both are (image, masks).
 
-    masks (M, …) begin with the whole tumour. The rim is up to five voxels wide at random and fades over one; outside
-    both brains nothing changes. A tumour in other healthy tissue than its own (CarveMix, Zhang et al. 2021, arXiv
-    2108.06883). Returns new tensors, or `host` itself where the donor's window holds no tumour.
+    masks (M, …), of which those in `whole` make the whole tumour. The rim is up to five voxels wide at random and fades
+    over one; outside both brains nothing changes. A tumour in other healthy tissue than its own (CarveMix, Zhang et al.
+    2021, arXiv 2108.06883). Returns new tensors, or `host` itself where the donor's window holds no tumour.
     """
     image, masks = donor
-    if not bool(masks[0].any()):
+    tumour = masks[whole].amax(0, keepdim=True)
+    if not bool(tumour.any()):
         return host
-    region = (masks[:1] > 0.5).float()[None]
+    region = (tumour > 0.5).float()[None]
     for _ in range(int(rng.integers(1, 6))):
         region = functional.max_pool3d(region, 3, 1, 1)
     both = ((image != fill).any(0) & (host[0] != fill).any(0)).float()

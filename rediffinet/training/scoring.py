@@ -11,16 +11,16 @@ import numpy.typing as npt
 
 from rediffinet.files import write_atomically
 from rediffinet.io.cases import find_labels, load_case, load_labels
-from rediffinet.labels import REGIONS, SCHEMAS
 from rediffinet.method.decode import decode
 from rediffinet.method.inference import Inferred, Loaded, infer, plan_sampling
 from rediffinet.method.normalise import brain_box
 from rediffinet.method.refine import Discrepancy
 from rediffinet.method.resample import Spacing
 from rediffinet.metrics import evaluate_case, find_protocol
+from rediffinet.task import Task, converted, find_task
 from rediffinet.training.data import TrainingCase
-from rediffinet.training.manifest import InferenceSettings
 from rediffinet.training.memory import open_in_memory
+from rediffinet.training.recipe import InferenceSettings
 from rediffinet.training.records import write_rows as write_table
 from rediffinet.training.runs import Run, Stage
 
@@ -58,7 +58,7 @@ def score_run(
     and HD95 0, in one of them Dice 0 and HD95 374 mm; Avg is the mean of the three regions.
     """
     loaded = open_in_memory(run, baseline, settings)
-    plan = plan_sampling(loaded.manifest)
+    plan = plan_sampling(loaded.recipe)
     rows: list[Row] = []
     (folder / FOUND).mkdir(parents=True, exist_ok=True)
     with loaded.engine:
@@ -97,43 +97,44 @@ def load_found(path: Path) -> Discrepancy:
         )
 
 
-def reference_of(case: TrainingCase) -> tuple[npt.NDArray[np.uint8], Spacing]:
-    """The expert's label map, BraTS-2023 labels, on the brain crop at the case's own voxels, and their size in mm."""
+def reference_of(case: TrainingCase, task: Task) -> tuple[npt.NDArray[np.uint8], Spacing]:
+    """The expert's label map, labels of the task, on the brain crop at the case's own voxels, and their size in mm."""
     assert case.folder is not None, "a case that was read from a folder"
     original = load_case(case.folder)
     path = find_labels(case.folder)
     assert path is not None, "a case of a training set has labels"
     labels, schema = load_labels(path, original.grid)
     crop = labels[brain_box(original.images)]
-    et = crop == SCHEMAS[schema.name].et
-    return np.where(et, np.uint8(3), crop), original.spacing_mm
+    return converted(crop, find_task(schema.name), task), original.spacing_mm
 
 
 def case_rows(loaded: Loaded, inferred: Inferred, case: TrainingCase, run: Run) -> list[Row]:
     """A row for each region and one for their mean."""
-    labels, spacing_mm = reference_of(case)
-    found = decode(loaded.manifest, inferred, spacing_mm=spacing_mm, shape=labels.shape, postprocess=True).labels
-    return rows_of(found, labels, spacing_mm, run.config.model, run.config.seed, run.config.fold, case.name)
+    task = loaded.recipe.task
+    labels, spacing_mm = reference_of(case, task)
+    found = decode(loaded.recipe, inferred, spacing_mm=spacing_mm, shape=labels.shape, postprocess=True).labels
+    return rows_of(found, labels, spacing_mm, task, run.config.model, run.config.seed, run.config.fold, case.name)
 
 
 def rows_of(
     found: npt.NDArray[np.uint8],
     reference: npt.NDArray[np.uint8],
     spacing_mm: Spacing,
+    task: Task,
     model: str,
     seed: int,
     fold: int | None,
     case: str,
 ) -> list[Row]:
-    """Scores of one label map against the reference, both (X, Y, Z) with BraTS-2023 labels."""
+    """Scores of one label map against the reference, both (X, Y, Z) with the task's labels."""
     scores = evaluate_case(found, reference, spacing_mm, PROTOCOL)
     numbers = []
-    for region in REGIONS:
+    for region in task.region_names:
         lesions = scores[region].lesions
         assert lesions is not None
         numbers.append([scores[region].dice, scores[region].hd95, lesions.dice, lesions.hd95])
     numbers.append([mean(column) for column in zip(*numbers, strict=True)])
-    voxels = [str(scores[region].ref_voxels) for region in REGIONS] + [""]
+    voxels = [str(scores[region].ref_voxels) for region in task.region_names] + [""]
     definition = find_protocol(PROTOCOL).describe()
     return [
         {
@@ -146,14 +147,14 @@ def rows_of(
             "reference_voxels": count,
             "definition": definition,
         }
-        for region, values, count in zip((*REGIONS, "Avg"), numbers, voxels, strict=True)
+        for region, values, count in zip((*task.region_names, "Avg"), numbers, voxels, strict=True)
     ]
 
 
-def summary(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
-    """{region: {score: {"mean", "sd"}}} over the cases, for WT, TC, ET and their mean; JSON-ready."""
+def summary(rows: Sequence[Row], regions: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """{region: {score: {"mean", "sd"}}} over the cases, for the regions and their mean; JSON-ready."""
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for region in (*REGIONS, "Avg"):
+    for region in (*regions, "Avg"):
         columns = {score: [float(row[score]) for row in rows if row["region"] == region] for score in COLUMNS[5:9]}
         found[region] = {
             score: {"mean": round(mean(values), 4), "sd": round(stdev(values), 4) if len(values) > 1 else 0.0}

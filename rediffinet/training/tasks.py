@@ -8,15 +8,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from rediffinet.labels import REGIONS
 from rediffinet.method.models import build_condition, find_model
 from rediffinet.method.noise import philox
+from rediffinet.method.recipe import whole_of
 from rediffinet.method.sampling import q_sample, to_signal
 from rediffinet.method.schedule import cumulative_alphas, linear_betas
 from rediffinet.method.windows import Shape, Start
-from rediffinet.nets.monai_nets import build_baseline
+from rediffinet.nets.graphs import build_network
 from rediffinet.nets.refiner import Refiner
-from rediffinet.nets.unet import UNet
 from rediffinet.nets.warm_start import warm_start
 from rediffinet.training.config import TrainConfig
 from rediffinet.training.data import TrainingCase
@@ -37,6 +36,8 @@ class Task(ABC):
     def __init__(self, config: TrainConfig, cases: Sequence[TrainingCase]) -> None:
         self.config = config
         self.cases = cases
+        self.regions = len(config.task.regions)
+        self.whole = whole_of(config.task)
         # as the images hold it, or background voxels would not be recognised
         self.fill = float(np.float16(config.normalisation.background))
 
@@ -60,7 +61,7 @@ class Task(ABC):
         return tuple(torch.stack(parts) for parts in zip(*examples, strict=True))
 
     def _masks(self, index: int, start: Start, window: Shape) -> Tensor:
-        """What goes through the changes of space with the image of a case; the whole tumour first."""
+        """What goes through the changes of space with the image of a case; its regions first."""
         return cut(self.cases[index].regions, start, window, 0)
 
     def _window(self, rng: np.random.Generator, index: int, start: Start, window: Shape) -> tuple[Tensor, Tensor]:
@@ -73,7 +74,7 @@ class Task(ABC):
         if not share or rng.random() >= share:
             return at(index)
         # cases are cropped to the brain, so the same window is about the same place
-        return transplant(rng, at(index), at(int(rng.integers(len(self.cases)))), self.fill)
+        return transplant(rng, at(index), at(int(rng.integers(len(self.cases)))), self.fill, self.whole)
 
     def _augment(self, rng: np.random.Generator, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         settings, recipe = self.config.augmentation, self.config.normalisation
@@ -88,14 +89,14 @@ class BaselineTask(Task):
 
     def build(self) -> nn.Module:
         """See Task."""
-        return build_baseline(self.config.unet)
+        return build_network(find_model(self.config.model), self.config.unet, self.config.task)
 
     def sample(self, rng: np.random.Generator, window: Shape) -> tuple[Tensor, ...]:
-        """Image (4, window), regions (3, window)."""
+        """Image (C, window), regions (R, window)."""
         index = int(rng.integers(len(self.cases)))
         case = self.cases[index]
         wanted = rng.random() < self.config.tumour_fraction
-        inside = random_voxel(rng, case.regions[0]) if wanted else None
+        inside = random_voxel(rng, np.asarray(case.regions[self.whole].any(axis=0))) if wanted else None
         start = random_start(rng, _shape(case.regions), window, inside)
         return self._augment(rng, *self._window(rng, index, start, window))
 
@@ -112,7 +113,7 @@ class BaselineTask(Task):
 class ConditionedTask(Task):
     """Every model that is conditioned: what it predicts, and from what, is its `ModelKind`.
 
-    `predictions[i]`: float16 (3, X, Y, Z) for cases[i], from a baseline that has not seen that patient; None for a
+    `predictions[i]`: float16 (R, X, Y, Z) for cases[i], from a baseline that has not seen that patient; None for a
     model that takes no baseline.
     """
 
@@ -124,14 +125,14 @@ class ConditionedTask(Task):
         self.predictions = predictions
 
     def draw(self, rng: np.random.Generator, window: Shape) -> tuple[Tensor, Tensor]:
-        """Condition (C, window) and target (3, window), the discrepancy or the regions."""
+        """Condition (C, window) and target (R, window), the discrepancy or the regions."""
         config = self.config
         index = int(rng.integers(len(self.cases)))
         case = self.cases[index]
         probability = self._probability(index)
         start = random_start(rng, _shape(case.regions), window, self._centre(rng, case, probability))
         image, masks = self._augment(rng, *self._window(rng, index, start, window))
-        regions, soft = masks[:3], masks[3:]
+        regions, soft = masks[: self.regions], masks[self.regions :]
         if self.predictions is not None and rng.random() < config.logit_jitter:
             # errors the baseline could have made: a more or less certain, larger or smaller prediction
             logit = torch.logit(soft, eps=1e-4)
@@ -139,13 +140,15 @@ class ConditionedTask(Task):
         if self.predictions is not None and config.simulated_errors and rng.random() < config.simulated_errors:
             soft = _gone_wrong(rng, soft)
         if self.predictions is not None and config.lost_parts and rng.random() < config.lost_parts:
-            soft = _lost_part(rng, soft)
+            soft = _lost_part(rng, soft, self.whole)
         if self.predictions is not None and config.false_parts and rng.random() < config.false_parts:
             other = cut(self._probability(int(rng.integers(len(self.cases)))), start, window, 0)
             soft = _false_part(rng, soft, other, (image != self.fill).any(0))
         mask = (soft > 0.5).float()
         prior = soft if config.refiner.soft_condition else mask
-        condition = build_condition(self.kind, image.numpy(), prior.numpy(), mask[0].numpy() > 0, self.fill)
+        condition = build_condition(
+            self.kind, image.numpy(), prior.numpy(), mask[self.whole].amax(0).numpy() > 0, self.fill
+        )
         target = (mask - regions).abs() if self.kind.target == "discrepancy" else regions
         return torch.from_numpy(condition), target
 
@@ -166,18 +169,20 @@ class ConditionedTask(Task):
         if draw < self.config.error_fraction:
             return random_voxel(rng, ((probability > 0.5) != case.regions).any(0))
         if draw < self.config.error_fraction + (1.0 - self.config.error_fraction) * self.config.tumour_fraction:
-            return random_voxel(rng, (probability[0] > 0.1) | case.regions[0])
+            return random_voxel(
+                rng, np.asarray(((probability[self.whole] > 0.1) | case.regions[self.whole]).any(axis=0))
+            )
         return None
 
 
 def _gone_wrong(rng: np.random.Generator, soft: Tensor) -> Tensor:
-    """A prediction (3, …) that found nothing, or found the tumour in its mirror image as well: errors of far reach."""
+    """A prediction (R, …) that found nothing, or found the tumour in its mirror image as well: errors of far reach."""
     return torch.zeros_like(soft) if rng.random() < 0.5 else torch.maximum(soft, soft.flip(1))
 
 
-def _lost_part(rng: np.random.Generator, soft: Tensor) -> Tensor:
-    """A prediction (3, …) that ends at a plane through what it found of the whole tumour: nothing is seen beyond."""
-    voxel = random_voxel(rng, soft[0].numpy() > 0.5)
+def _lost_part(rng: np.random.Generator, soft: Tensor, whole: slice) -> Tensor:
+    """A prediction (R, …) that ends at a plane through what it found of the whole tumour: nothing is seen beyond."""
+    voxel = random_voxel(rng, soft[whole].amax(0).numpy() > 0.5)
     if voxel is None:
         return soft
     normal = rng.standard_normal(3)
@@ -187,7 +192,7 @@ def _lost_part(rng: np.random.Generator, soft: Tensor) -> Tensor:
 
 
 def _false_part(rng: np.random.Generator, soft: Tensor, other: Tensor, brain: Tensor) -> Tensor:
-    """A prediction (3, …) with what was found in another case besides, on either side, within the brain (…)."""
+    """A prediction (R, …) with what was found in another case besides, on either side, within the brain (…)."""
     return torch.maximum(soft, (other.flip(1) if rng.random() < 0.5 else other) * brain)
 
 
@@ -196,10 +201,10 @@ class CorrectionTask(ConditionedTask):
 
     def build(self) -> nn.Module:
         """See Task."""
-        return UNet(self.config.unet, in_channels=self.kind.condition_channels)
+        return build_network(self.kind, self.config.unet, self.config.task)
 
     def sample(self, rng: np.random.Generator, window: Shape) -> tuple[Tensor, ...]:
-        """Condition (C, window), target (3, window)."""
+        """Condition (C, window), target (R, window)."""
         return self.draw(rng, window)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
@@ -226,13 +231,14 @@ class DiffusionTask(ConditionedTask):
 
     def build(self) -> nn.Module:
         """See Task."""
-        refiner = Refiner(self.config.refiner)
+        refiner = build_network(self.kind, self.config.refiner, self.config.task)
+        assert isinstance(refiner, Refiner)
         if self.start is not None:
             warm_start(refiner, self.start)
         return refiner
 
     def sample(self, rng: np.random.Generator, window: Shape) -> tuple[Tensor, ...]:
-        """Condition (C, window), x0 (3, window), x_t (3, window), t ()."""
+        """Condition (C, window), x0 (R, window), x_t (R, window), t ()."""
         condition, x0 = self.draw(rng, window)
         t = self._timestep(rng)
         noise = rng.standard_normal(x0.shape, dtype=np.float32)
@@ -249,7 +255,7 @@ class DiffusionTask(ConditionedTask):
         condition, x0, x_t, t = batch
         with torch.autocast(condition.device.type, torch.bfloat16, enabled=self.config.autocast):
             logits = model(x_t, condition, t)
-        mask = (condition[:, : len(REGIONS)] > 0.0).float() if self.config.result_dice else None
+        mask = (condition[:, : self.regions] > 0.0).float() if self.config.result_dice else None
         return compound_loss(logits.float(), x0, squared_error=True, mask=mask, far_errors=self.config.far_errors)
 
 
@@ -267,6 +273,6 @@ def make_task(
     kind = find_model(config.model)
     if not kind.condition:
         return BaselineTask(config, cases)
-    if kind.network == "unet":
+    if kind.network == "corrector":
         return CorrectionTask(config, cases, predictions)
     return DiffusionTask(config, cases, predictions, start)

@@ -1,18 +1,15 @@
 """Validation during training: Dice and HD95 on held-out cases, in sliding windows, by the code that runs bundles."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from rediffinet.engines.base import Array, GraphSpec
 from rediffinet.errors import TrainingError
-from rediffinet.labels import REGIONS
 from rediffinet.method.decode import decode
 from rediffinet.method.inference import Loaded, infer, plan_sampling
 from rediffinet.method.models import find_model
@@ -21,8 +18,8 @@ from rediffinet.training.config import TrainConfig
 from rediffinet.training.data import TrainingCase
 from rediffinet.training.distributed import Place, gather
 from rediffinet.training.loop import Validate
-from rediffinet.training.manifest import InferenceSettings, graph_tensors, make_manifest, pair_runs
-from rediffinet.training.memory import ModuleEngine, graph_modules
+from rediffinet.training.memory import load_graphs
+from rediffinet.training.recipe import graphs_of, make_recipe
 from rediffinet.training.records import RegionScore
 from rediffinet.training.runs import Run
 from rediffinet.training.tasks import Probability
@@ -74,20 +71,20 @@ def _validate(config: TrainConfig, held: HeldOut, place: Place, model: nn.Module
     table = np.array([by_case[index] for index in range(len(held.cases))])
     return [
         RegionScore(region, float(table[:, k, 0].mean()), float(table[:, k, 1].mean()))
-        for k, region in enumerate(REGIONS)
+        for k, region in enumerate(config.task.region_names)
     ]
 
 
 def score_cases(
     config: TrainConfig, held: HeldOut, chosen: Sequence[int], model: nn.Module, device: torch.device
 ) -> dict[int, list[tuple[float, float]]]:
-    """(Dice, HD95 in mm) of WT, TC, ET by case, on the model's own grid.
+    """(Dice, HD95 in mm) of the regions by case, on the model's own grid.
 
     HD95 is that of surface elements (BraTS 2023); a region in one of the two maps only has Dice 0 and 374 mm, one in
     neither 1 and 0.
     """
-    loaded = _load(Run(Path(), config, model, {}, 0, ""), held.baseline, device)
-    plan = plan_sampling(loaded.manifest)
+    loaded = _load(config, model, held.baseline, device)
+    plan = plan_sampling(loaded.recipe)
     found = {}
     with loaded.engine:
         for index in chosen:
@@ -96,7 +93,7 @@ def score_cases(
             inferred = infer(loaded, case.image.astype(np.float32), plan, case.name, probability=prior)
             shape = (case.image.shape[1], case.image.shape[2], case.image.shape[3])
             predicted = decode(
-                loaded.manifest, inferred, spacing_mm=config.spacing_mm, shape=shape, postprocess=True
+                loaded.recipe, inferred, spacing_mm=config.spacing_mm, shape=shape, postprocess=True
             ).regions
             found[index] = [_score(mask, truth, config) for mask, truth in zip(predicted, case.regions, strict=True)]
     return found
@@ -107,30 +104,7 @@ def _score(mask: np.ndarray[Any, Any], truth: np.ndarray[Any, Any], config: Trai
     return dice(mask, truth), distance if np.isfinite(distance) else PROTOCOL.penalty_mm
 
 
-def _load(run: Run, baseline: Run | None, device: torch.device) -> Loaded:
+def _load(config: TrainConfig, model: nn.Module, baseline: Run | None, device: torch.device) -> Loaded:
     """The network being trained, ready for rediffinet.method.inference; of a baseline only what it said is used."""
-    pair = pair_runs(run, baseline)
-    manifest = make_manifest(pair, InferenceSettings())
-    own = [name for name in manifest.kind.graphs if name != "baseline" or baseline is None]
-    modules = graph_modules(pair)
-    engine = _DeviceEngine({name: modules[name] for name in own}, device)
-    specs = [GraphSpec(name, Path(name), *graph_tensors(pair)[name]) for name in own]
-    return Loaded(engine, {spec.name: engine.load(spec) for spec in specs}, manifest)
-
-
-class _DeviceEngine(ModuleEngine):
-    """Networks on the device they are trained on."""
-
-    def __init__(self, modules: Mapping[str, nn.Module], device: torch.device) -> None:
-        super().__init__(modules)
-        self.device = str(device)
-        self._home = device
-
-    def _upload(self, array: Array) -> Tensor:
-        return super()._upload(array).to(self._home)
-
-    def _empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
-        return super()._empty(shape, dtype).to(self._home)
-
-    def _download(self, value: Tensor) -> Array:
-        return super()._download(value.cpu())
+    recipe = make_recipe(config, None if baseline is None else baseline.config)
+    return load_graphs(graphs_of(config, model), recipe, device)

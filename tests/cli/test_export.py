@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +18,7 @@ from typer.testing import CliRunner, Result
 from rediffinet.bundle import open_bundle
 from rediffinet.cli.main import app
 from rediffinet.errors import ConfigError, ExportError, OutputError, TrainingError
+from rediffinet.method.recipe import Calibration, Decision, SmallComponents
 from rediffinet.phantom import write_phantoms
 
 UNET = ["unet.features=4,8,8", "unet.window=32,40,32"]
@@ -61,22 +63,42 @@ def export(folder: Path, out: Path, *arguments: object) -> Result:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--thresholds", "0.5,0.6"], "--thresholds: got '0.5,0.6'"),
-        (["--thresholds", "high"], "--thresholds: got 'high'"),
-        (["--thresholds", "0.5,0.5,1.5"], "numbers from 0 to 1"),
-        (["--thresholds", "nan"], "numbers from 0 to 1"),
         (["--weights", "float8"], "--weights: got 'float8'"),
-        (["--overlap", "1.0"], "--overlap"),
-        (["--min-fraction", "-0.1"], "--min-fraction"),
-        (["--samples", "0"], "--samples"),
         (["--precision", "fp32,fp8"], "--precision: got 'fp32,fp8'"),
-        (["--steps", "5000"], "--steps: got 5000, expected 1 to 1000"),
+        (["--steps", "5000"], "steps: got 5000, expected 1 to 1000"),
     ],
 )
 def test_values_that_do_not_fit_are_named(folder: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
     result = export(folder, tmp_path / "bundle", *arguments)
     assert isinstance(result.exception, ConfigError) and words in str(result.exception)
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--overlap", "1.0"], ["--samples", "0"], ["--steps", "0"]])
+def test_numbers_out_of_range_are_refused_at_once(folder: Path, tmp_path: Path, arguments: list[str]) -> None:
+    result = export(folder, tmp_path / "bundle", *arguments)
+    assert result.exit_code == 2 and arguments[0] in result.output
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"decision": {"adding": [0.5, 0.5, 1.5], "removing": [0.5] * 3}}, "decision.adding.2"),
+        ({"decision": {"adding": [0.5] * 2, "removing": [0.5] * 3}}, "adding has 2 thresholds, removing 3"),
+        ({"decision": {"adding": ["high"] * 3, "removing": [0.5] * 3}}, "decision.adding.0"),
+        ({"model": "unet"}, "holds the decision for 'unet', expected one for 'rediffinet'"),
+        ({"schema_version": "rediffinet-decision/0"}, "schema_version"),
+    ],
+)
+def test_decisions_that_do_not_fit_are_named(folder: Path, tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    values = {"model": "rediffinet", "decision": {"adding": [0.5] * 3, "removing": [0.5] * 3}, **change}
+    (tmp_path / "rediffinet-decision.json").write_text(json.dumps(values))
+    result = export(folder, tmp_path / "bundle", "--calibrated", tmp_path)
+    assert isinstance(result.exception, ConfigError), result.output
+    assert said in str(result.exception) and str(tmp_path / "rediffinet-decision.json") in str(result.exception)
+    missing = export(folder, tmp_path / "bundle", "--calibrated", tmp_path / "absent")
+    assert isinstance(missing.exception, ConfigError) and "rediff calibrate" in str(missing.exception)
 
 
 def test_runs_that_do_not_fit_are_named(folder: Path, tmp_path: Path) -> None:
@@ -88,10 +110,19 @@ def test_runs_that_do_not_fit_are_named(folder: Path, tmp_path: Path) -> None:
 
 def test_from_training_to_a_segmented_case(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
+    small = SmallComponents(min_fraction=0.2)
+    decision = Decision(
+        adding=(0.7, 0.8, 0.9),
+        removing=(0.6, 0.7, 1.0),
+        whole_components=0.95,
+        small_components=small,
+        unsure_enhancement=0.75,
+    )
+    calibration = Calibration(model="rediffinet", decision=decision, disagreement=0.125, metrics={"folds": 2})
+    (tmp_path / "rediffinet-decision.json").write_text(calibration.model_dump_json())
     result = export(
         folder, out, "--name", "smoke", "--weights", "float16", "--steps", 2, "--samples", 2,
-        "--thresholds", "0.7", "--min-fraction", "0.2", "--overlap", "0",
-        "--min-enhancing", "0.75", "--component-threshold", "0.95",
+        "--overlap", "0", "--calibrated", tmp_path,
     )  # fmt: skip
     assert result.exit_code == 0, result.exception
     *graphs, path = result.stdout.splitlines()
@@ -100,10 +131,14 @@ def test_from_training_to_a_segmented_case(folder: Path, tmp_path: Path) -> None
     assert all("tolerance" in line for line in graphs)
     manifest = open_bundle(out).manifest
     assert manifest.name == "smoke" and manifest.graphs["baseline"].weights == "float16"
-    assert manifest.refiner.thresholds == (0.7, 0.7, 0.7) and manifest.postprocess.min_fraction == 0.2
-    assert manifest.postprocess.min_enhancing == 0.75 and manifest.refiner.component_threshold == 0.95
+    assert manifest.recipe.decision == decision and manifest.recipe.given is None
+    assert manifest.recipe.trust.disagreement == 0.125 and manifest.metrics == {"folds": 2}
     assert "whole components above 0.95" in rediff("info", out).stdout
-    assert (manifest.diffusion.steps, manifest.diffusion.samples, manifest.refiner.overlap) == (2, 2, 0.0)
+    assert (manifest.recipe.diffusion.steps, manifest.recipe.diffusion.samples, manifest.recipe.refiner.overlap) == (
+        2,
+        2,
+        0.0,
+    )
     assert len(manifest.training["baseline"]["held_out"]) == 2
 
     again = export(folder, out)

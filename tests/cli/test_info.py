@@ -34,7 +34,7 @@ def test_json_is_the_manifest(rediff: Any, toy_bundle: Any) -> None:
     assert done.code == 0
     values = json.loads(done.out)
     assert values["graphs"]["baseline"]["sha256"] == toy_bundle.manifest["graphs"]["baseline"]["sha256"]
-    assert values["baseline"]["window"] == [12, 14, 10]
+    assert values["recipe"]["baseline"]["window"] == [12, 14, 10]
     assert values["sha256"] == hashlib.sha256((toy_bundle.path / "manifest.json").read_bytes()).hexdigest()
 
 

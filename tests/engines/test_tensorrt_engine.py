@@ -959,7 +959,7 @@ def test_the_samplers_loop_copies_nothing_per_step(engine: Engine, make_toy_bund
     from rediffinet.method.schedule import cumulative_alphas, linear_betas, respace
 
     opened = open_bundle(make_toy_bundle(noise=0.3, time=(1e-3, 0.0, -1e-3)).path)
-    diffusion, window = opened.manifest.diffusion, opened.manifest.refiner.window
+    diffusion, window = opened.manifest.recipe.diffusion, opened.manifest.recipe.refiner.window
     alphas = cumulative_alphas(linear_betas(diffusion.train_steps, diffusion.beta_first, diffusion.beta_last))
     specs = [opened.graph(name) for name in ("conditioner", "denoiser")]
     for spec in specs:

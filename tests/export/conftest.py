@@ -58,8 +58,10 @@ def small_phantom() -> Any:
 def bundle(runs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A bundle with float32 weights."""
     from rediffinet.export.bundle import ExportSettings, export_bundle
+    from rediffinet.method.recipe import Decision
 
-    settings = ExportSettings(name="tiny", steps=3, samples=2, thresholds=(0.7, 0.6, 0.5), overlap=0.5)
+    decision = Decision.at((0.7, 0.6, 0.5))
+    settings = ExportSettings(name="tiny", steps=3, samples=2, decision=decision, overlap=0.5)
     return export_bundle(runs["rediffinet"], runs["unet"], tmp_path_factory.mktemp("export") / "full", settings)
 
 

@@ -15,13 +15,14 @@ pytest.importorskip("onnxruntime", reason="the gate runs onnxruntime (extra 'cpu
 
 import torch
 
-from rediffinet.bundle import PostprocessSettings, file_sha256, open_bundle
+from rediffinet.bundle import file_sha256, open_bundle
 from rediffinet.errors import BundleError, ConfigError, ExportError, OutputError
 from rediffinet.export import bundle as bundle_module
 from rediffinet.export.bundle import ExportSettings, check_parity, export_bundle, gate_inputs
-from rediffinet.export.graphs import graph_sources
 from rediffinet.method.normalise import Normalisation
-from rediffinet.training.manifest import pair_runs
+from rediffinet.method.recipe import SmallComponents
+from rediffinet.task import find_task
+from rediffinet.training.recipe import pair_runs, plain_decision, recipe_of
 
 NAMES = ("baseline", "conditioner", "denoiser")
 
@@ -32,8 +33,12 @@ def no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle_module, "write_graph", lambda *_: pytest.fail("a graph was written"))
 
 
+def recipe_for(runs: dict[str, Any]) -> Any:
+    return recipe_of(pair_runs(runs["rediffinet"], runs["unet"]))
+
+
 def source_of(runs: dict[str, Any], name: str) -> Any:
-    sources = graph_sources(pair_runs(runs["rediffinet"], runs["unet"]))
+    sources = pair_runs(runs["rediffinet"], runs["unet"]).graphs
     return next(source for source in sources if source.name == name)
 
 
@@ -42,7 +47,6 @@ def test_bundle_opens_from_its_folder_and_holds_only_what_it_names(bundle: Any) 
     assert again.manifest == bundle.manifest and again.sha256 == bundle.sha256
     assert sorted(file.name for file in bundle.path.iterdir()) == [*(f"{n}.onnx" for n in NAMES), "manifest.json"]
     assert [file.name for file in bundle.path.parent.iterdir()] == [bundle.path.name]
-    assert bundle.feature_names == ("feature_0", "feature_1")
     assert bundle.path.stat().st_mode & 0o777 == 0o755
     for name in NAMES:
         assert bundle.manifest.graphs[name].sha256 == file_sha256(bundle.path / f"{name}.onnx")
@@ -50,16 +54,20 @@ def test_bundle_opens_from_its_folder_and_holds_only_what_it_names(bundle: Any) 
 
 def test_manifest_says_how_to_run_the_graphs(bundle: Any, runs: dict[str, Any]) -> None:
     manifest = bundle.manifest
-    assert (manifest.name, manifest.model) == ("tiny", "rediffinet")
-    assert manifest.normalisation == runs["unet"].config.normalisation
-    assert manifest.baseline.window == (32, 40, 32) and manifest.baseline.overlap == runs["unet"].config.overlap
-    assert manifest.refiner.window == (16, 16, 24) and manifest.refiner.overlap == 0.5
-    assert manifest.refiner.thresholds == (0.7, 0.6, 0.5) and manifest.refiner.condition == "probability"
-    diffusion = manifest.diffusion
+    assert (manifest.name, manifest.recipe.model) == ("tiny", "rediffinet")
+    assert manifest.recipe.normalisation == runs["unet"].config.normalisation
+    assert (
+        manifest.recipe.baseline.window == (32, 40, 32)
+        and manifest.recipe.baseline.overlap == runs["unet"].config.overlap
+    )
+    assert manifest.recipe.refiner.window == (16, 16, 24) and manifest.recipe.refiner.overlap == 0.5
+    assert manifest.recipe.decision.adding == manifest.recipe.decision.removing == (0.7, 0.6, 0.5)
+    assert manifest.recipe.refiner.condition == "probability"
+    diffusion = manifest.recipe.diffusion
     assert (diffusion.steps, diffusion.samples, diffusion.train_steps) == (3, 2, 1000)
     assert diffusion.signal_scale == runs["rediffinet"].config.refiner.signal_scale
     assert (diffusion.beta_first, diffusion.beta_last) == (1e-4, 0.02)  # those of the training task
-    assert manifest.channels == ("t1n", "t1c", "t2w", "t2f") and manifest.regions == ("WT", "TC", "ET")
+    assert manifest.recipe.task == runs["unet"].config.task == find_task("glioma-2023")
 
 
 def test_manifest_tells_where_the_weights_come_from(bundle: Any, runs: dict[str, Any]) -> None:
@@ -94,15 +102,15 @@ def test_an_altered_graph_is_noticed(bundle: Any, tmp_path: Path) -> None:
 def test_gate_feeds_random_and_real_shaped_values(runs: dict[str, Any]) -> None:
     for name in NAMES:
         source = source_of(runs, name)
-        inputs = gate_inputs(source, runs["rediffinet"].config)
+        inputs = gate_inputs(source, recipe_for(runs))
         assert set(inputs) == {"random", "phantom"}
         for given in inputs.values():
-            assert tuple(given) == source.input_names
+            assert tuple(given) == tuple(tensor.name for tensor in source.inputs)
             assert all(array.dtype == np.float32 and array.shape[0] == 1 for array in given.values())
-    image = gate_inputs(source_of(runs, "baseline"), runs["unet"].config)["phantom"]["image"]
+    image = gate_inputs(source_of(runs, "baseline"), recipe_for(runs))["phantom"]["image"]
     assert image.shape == (1, 4, 32, 40, 32)
     assert image.min() >= -1.0 and image.max() <= 1.0 and (image > -1.0).mean() > 0.5
-    condition = gate_inputs(source_of(runs, "denoiser"), runs["rediffinet"].config)["phantom"]["condition"]
+    condition = gate_inputs(source_of(runs, "denoiser"), recipe_for(runs))["phantom"]["condition"]
     prior = condition[0, :3]
     assert condition.shape == (1, 7, 16, 16, 24) and set(np.unique(prior)) == {-1.0, 1.0}
     assert (prior[1] <= prior[0]).all() and (prior[2] <= prior[1]).all()
@@ -111,7 +119,7 @@ def test_gate_feeds_random_and_real_shaped_values(runs: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_gate_catches_a_graph_of_other_weights(runs: dict[str, Any], bundle: Any, name: str) -> None:
     source = source_of(runs, name)
-    inputs = gate_inputs(source, runs["rediffinet"].config)
+    inputs = gate_inputs(source, recipe_for(runs))
     parity = check_parity(source, source.module, bundle.graph(name), inputs)
     assert parity.graph < 1e-4
     other = copy.deepcopy(source.module)
@@ -131,7 +139,7 @@ def test_gate_catches_weights_that_storage_ruins(runs: dict[str, Any], bundle: A
             replace(source, module=trained),
             source.module,
             bundle.graph("baseline"),
-            gate_inputs(source, runs["unet"].config),
+            gate_inputs(source, recipe_for(runs)),
         )
 
 
@@ -143,7 +151,7 @@ def test_gate_catches_a_network_that_computes_nan(
     nan = lambda *_: [torch.full((1, 3, 32, 40, 32), float("nan"))]  # noqa: E731
     monkeypatch.setattr(bundle_module, "run_torch", nan)
     with pytest.raises(ExportError, match="'baseline'.*nan"):
-        check_parity(source, source.module, bundle.graph("baseline"), gate_inputs(source, runs["unet"].config))
+        check_parity(source, source.module, bundle.graph("baseline"), gate_inputs(source, recipe_for(runs)))
 
 
 def test_out_of_tolerance_nothing_is_written(
@@ -186,12 +194,13 @@ def test_overwrite_replaces_a_bundle_whole(
 
     monkeypatch.setattr(bundle_module, "_export_graph", reuse)
     told: list[tuple[str, int, int]] = []
-    settings = ExportSettings(postprocess=PostprocessSettings(min_fraction=0.3))
+    decision = plain_decision(find_task("glioma-2023"), small_components=SmallComponents(min_fraction=0.3))
+    settings = ExportSettings(decision=decision)
     made = export_bundle(
         runs["rediffinet"], runs["unet"], out, settings, overwrite=True, stage=lambda *args: told.append(args)
     )
     assert sorted(file.name for file in out.iterdir()) == [*(f"{n}.onnx" for n in NAMES), "manifest.json"]
-    assert made.manifest.postprocess.min_fraction == 0.3 and open_bundle(out).manifest == made.manifest
+    assert made.manifest.recipe.decision == decision and open_bundle(out).manifest == made.manifest
     assert [(done, of) for _, done, of in told] == [(1, 3), (2, 3), (3, 3)]
 
 

@@ -16,8 +16,8 @@ import torch
 from onnx import TensorProto
 
 from rediffinet.engines import open_engine
-from rediffinet.export.graphs import SMALL, graph_sources, round_weights
-from rediffinet.training.manifest import pair_runs
+from rediffinet.export.graphs import SMALL, round_weights, run_torch
+from rediffinet.training.recipe import pair_runs
 
 WINDOW = (16, 16, 24)
 SHAPES = {
@@ -145,7 +145,7 @@ def test_float16_storage_rounds_the_large_weights_and_nothing_else(
     half_bundle: Any, runs: dict[str, Any], name: str
 ) -> None:
     """Torch with the rounded parameters gives the graph's numbers, at every timestep: the frequencies stay exact."""
-    source = {s.name: s for s in graph_sources(pair_runs(runs["rediffinet"], runs["unet"]))}[name]
+    source = {graph.name: graph for graph in pair_runs(runs["rediffinet"], runs["unet"]).graphs}[name]
     before = {key: value.clone() for key, value in source.module.state_dict().items()}
     rounded = round_weights(source.module, "float16")
     for key, value in rounded.named_parameters():
@@ -153,9 +153,7 @@ def test_float16_storage_rounds_the_large_weights_and_nothing_else(
         assert torch.equal(value, expected), key
     assert all(torch.equal(value, before[key]) for key, value in source.module.state_dict().items())
     given = arrays(name, 3)
-    with torch.inference_mode():
-        result = rounded(*source.arguments(given))
-    expected = [result] if isinstance(result, torch.Tensor) else result
+    expected = run_torch(source, given, rounded)
     for got, wanted in zip(session(half_bundle, name).run(None, given), expected, strict=True):
         np.testing.assert_allclose(got, wanted.numpy(), atol=2e-4 * float(wanted.abs().max()))
 

@@ -13,15 +13,14 @@ pytest.importorskip("onnxruntime", reason="the gate runs onnxruntime (extra 'cpu
 
 import torch
 
-from rediffinet.bundle import open_bundle
 from rediffinet.engines import open_engine
 from rediffinet.export.bundle import ExportSettings, export_bundle, gate_inputs
-from rediffinet.export.graphs import graph_sources
+from rediffinet.export.graphs import run_torch
 from rediffinet.method.inference import Loaded, infer, plan_sampling
 from rediffinet.method.models import MODELS
 from rediffinet.training.config import resolve_config
-from rediffinet.training.manifest import graph_tensors, pair_runs
 from rediffinet.training.memory import open_in_memory
+from rediffinet.training.recipe import pair_runs, recipe_of
 from rediffinet.training.runs import Run
 from rediffinet.training.tasks import make_task
 
@@ -60,18 +59,18 @@ def test_a_bundle_gives_what_its_runs_give(model: str, tmp_path: Path) -> None:
     bundle = export_bundle(run, baseline, tmp_path / "bundle", settings)
     manifest = bundle.manifest
     kind = MODELS[run.config.model]
-    assert (manifest.model, tuple(manifest.graphs)) == (kind.name, kind.graphs)
-    assert manifest.spacing_mm == (2.0, 2.0, 2.0)
+    assert (manifest.recipe.model, tuple(manifest.graphs)) == (kind.name, kind.graphs)
+    assert manifest.recipe.spacing_mm == (2.0, 2.0, 2.0)
     assert {path.name for path in bundle.path.iterdir()} == {*(f"{name}.onnx" for name in kind.graphs), "manifest.json"}
     for entry in manifest.graphs.values():
         assert 0 < entry.parity.graph < 1e-4
     in_memory = open_in_memory(run, baseline, settings)
-    assert in_memory.manifest == manifest.model_copy(update={"graphs": {}})
+    assert in_memory.recipe == manifest.recipe
     image = np.random.default_rng(3).uniform(-1, 1, (4, 20, 16, 18)).astype(np.float32)
-    plan = plan_sampling(manifest, seed=2)
+    plan = plan_sampling(manifest.recipe, seed=2)
     expected = infer(in_memory, image, plan, "X", everywhere=True)
     with open_engine("onnxruntime", threads=1) as engine:
-        loaded = Loaded(engine, {name: engine.load(bundle.graph(name)) for name in kind.graphs}, manifest)
+        loaded = Loaded(engine, {name: engine.load(bundle.graph(name)) for name in kind.graphs}, manifest.recipe)
         found = infer(loaded, image, plan, "X", everywhere=True)
     if kind.has_baseline:
         assert np.allclose(found.probability, expected.probability, atol=1e-4)
@@ -86,24 +85,21 @@ def test_a_bundle_gives_what_its_runs_give(model: str, tmp_path: Path) -> None:
 
 def test_graphs_have_the_tensors_that_runs_in_memory_have(runs_of_model: tuple[Run, Run | None]) -> None:
     pair = pair_runs(*runs_of_model)
-    tensors = graph_tensors(pair)
-    sources = graph_sources(pair)
-    assert [source.name for source in sources] == list(tensors)
-    for source in sources:
-        inputs, outputs = tensors[source.name]
-        assert source.input_names == tuple(tensor.name for tensor in inputs)
-        assert source.outputs == tuple(tensor.name for tensor in outputs)
+    assert tuple(graph.name for graph in pair.graphs) == MODELS[pair.model].graphs
+    for graph in pair.graphs:
+        results = run_torch(graph, {name: zeros.numpy() for name, zeros in graph.examples(2).items()})
+        assert [(2, *tensor.shape[1:]) for tensor in graph.outputs] == [tuple(result.shape) for result in results]
 
 
 def test_the_gate_feeds_each_model_its_own_condition(runs_of_model: tuple[Run, Run | None]) -> None:
     run, baseline = runs_of_model
-    kind = MODELS[run.config.model]
-    for source in graph_sources(pair_runs(run, baseline)):
-        given = gate_inputs(source, run.config)["phantom"]
+    kind, pair = MODELS[run.config.model], pair_runs(run, baseline)
+    for graph in pair.graphs:
+        given = gate_inputs(graph, recipe_of(pair))["phantom"]
         if "condition" not in given:
             continue
         condition = given["condition"][0]
-        assert condition.shape == (kind.condition_channels, *WINDOW)
+        assert condition.shape == (kind.condition_channels(run.config.task), *WINDOW)
         parts = np.split(condition, np.cumsum([3 if part == "prior" else 4 for part in kind.condition])[:-1])
         for part, values in zip(kind.condition, parts, strict=True):
             if part == "prior":
@@ -122,8 +118,8 @@ def test_other_networks_take_the_baselines_place(network: str, tmp_path: Path) -
     run = make_run("unet", unet=unet)
     bundle = export_bundle(run, None, tmp_path / "bundle")
     image = np.random.default_rng(3).uniform(-1, 1, (4, 64, 32, 32)).astype(np.float32)
-    plan = plan_sampling(bundle.manifest)
+    plan = plan_sampling(bundle.manifest.recipe)
     expected = infer(open_in_memory(run), image, plan, "X").probability
     with open_engine("onnxruntime", threads=1) as engine:
-        loaded = Loaded(engine, {"baseline": engine.load(bundle.graph("baseline"))}, open_bundle(bundle.path).manifest)
+        loaded = Loaded(engine, {"baseline": engine.load(bundle.graph("baseline"))}, bundle.manifest.recipe)
         assert np.allclose(infer(loaded, image, plan, "X").probability, expected, atol=1e-3)

@@ -270,7 +270,7 @@ def test_what_a_folder_of_plans_says(planned: Bundle) -> None:
     for precision, plans in found.items():
         key = plans.key
         assert (key.module, key.version, key.target) == ("tensorrt_rtx", tensorrt_rtx.__version__, "sm86")
-        assert key.batch == planned.manifest.diffusion.samples
+        assert key.batch == planned.manifest.recipe.diffusion.samples
         assert set(plans.plans) == {"baseline", "conditioner", "denoiser"}
         for name, entry in plans.plans.items():
             spec = planned.graph(name, precision)

@@ -79,7 +79,7 @@ def planned(bundle: Bundle) -> tuple[str, ...]:
 @pytest.fixture
 def denoiser(bundle: Bundle) -> GraphSpec:
     if "denoiser" not in bundle.manifest.graphs:
-        pytest.skip(f"a bundle of the model '{bundle.manifest.model}' has no sampling loop")
+        pytest.skip(f"a bundle of the model '{bundle.manifest.recipe.model}' has no sampling loop")
     return bundle.graph("denoiser")
 
 
@@ -120,7 +120,7 @@ def test_every_plan_equals_the_cpu(name: str, bundle: Bundle, batch: int) -> Non
     for precision in planned(bundle):
         with open_engine(name, "cuda:0", precision=precision) as engine:
             for graph in bundle.manifest.graphs:
-                diffusion = bundle.manifest.diffusion
+                diffusion = bundle.manifest.recipe.diffusion
                 given = inputs(bundle.graph(graph), min(batch, diffusion.samples if diffusion is not None else 1))
                 got = engine.load(bundle.graph(graph, precision))(**given)
                 expected = on_cpu(bundle, graph, given, "int8" if precision == "int8" else "fp32")

@@ -45,7 +45,7 @@ def test_every_member_of_the_ensemble_was_measured_on_cases_that_it_had_not_seen
     held_out = [name for member in refiners for name in member["held_out"]]
     assert len(held_out) == len(set(held_out)) == manifest.metrics["held_out_cases"] == 28
     assert set(held_out) == set(manifest.training["refiner"]["trained_on"]), "each held out once, seen by the others"
-    assert manifest.metrics["postprocess"] == manifest.postprocess.model_dump()
+    assert manifest.metrics["decision"] == manifest.recipe.decision.model_dump(mode="json")
 
 
 def test_the_scores_are_those_of_the_model_card():

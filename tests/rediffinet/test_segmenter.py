@@ -49,14 +49,14 @@ def expect(toy: Any, images: np.ndarray, segmenter: Segmenter, *, everywhere: bo
         normalised[channel][brain] = 2 * (np.clip(image[brain], low, high) - low) / (high - low) - 1
     probability = toy.formula.probability(normalised)
 
-    settings = segmenter.bundle.manifest.refiner
+    settings = segmenter.bundle.manifest.recipe.refiner
     starts = refinement_windows(probability.astype(np.float32), settings, everywhere=everywhere)
     reached = np.zeros(crop.shape[1:], bool)
     for start in starts:
         reached[tuple(slice(max(0, s), s + w) for s, w in zip(start, settings.window, strict=True))] = True
 
-    baseline_at = np.array(segmenter.bundle.manifest.baseline.thresholds).reshape(3, 1, 1, 1)
-    flip_at = np.array(settings.thresholds).reshape(3, 1, 1, 1)
+    baseline_at = np.array(segmenter.bundle.manifest.recipe.baseline.thresholds).reshape(3, 1, 1, 1)
+    flip_at = np.array(segmenter.bundle.manifest.recipe.decision.adding).reshape(3, 1, 1, 1)
     mask = probability > baseline_at
     prior = probability if settings.condition == "probability" else mask
     delta = np.where(reached, toy.formula.x0(np.concatenate([2.0 * prior - 1.0, normalised])), 0)
@@ -96,7 +96,11 @@ def assert_as_expected(result: Any, expected: Expected, shape: tuple[int, int, i
     "changes",
     [
         {},
-        {"refiner": {"thresholds": (0.9, 0.2, 0.6), "overlap": 0.6}, "baseline": {"thresholds": (0.6, 0.4, 0.3)}},
+        {
+            "refiner": {"overlap": 0.6},
+            "decision": {"thresholds": (0.9, 0.2, 0.6)},
+            "baseline": {"thresholds": (0.6, 0.4, 0.3)},
+        },
         {"refiner": {"condition": "mask"}, "diffusion": {"steps": 1, "samples": 1}},
     ],
     ids=["default", "other thresholds", "mask condition"],
@@ -282,7 +286,7 @@ def test_graphs_run_as_often_as_reported(
 
 
 def test_postprocessing_removes_small_components_of_both_maps(make_toy_bundle: Any, two_lesions: Case) -> None:
-    toy = make_toy_bundle(postprocess={"connectivity": 6, "min_voxels": 8, "min_fraction": 0.0})
+    toy = make_toy_bundle(decision={"small_components": {"connectivity": 6, "min_voxels": 8, "min_fraction": 0.0}})
     with Segmenter.open(toy.path, threads=1) as segmenter:
         raw = segmenter.segment(two_lesions, options=SegmentOptions(refine_everywhere=True, postprocess=False))
         clean = segmenter.segment(two_lesions, options=SegmentOptions(refine_everywhere=True))
@@ -299,7 +303,7 @@ def test_postprocessing_removes_small_components_of_both_maps(make_toy_bundle: A
 def test_unsure_enhancing_tumour_is_core_and_said(make_toy_bundle: Any, toy_case: Case) -> None:
     results = {}
     for limit in (0.0, 1.0):
-        toy = make_toy_bundle(postprocess={"min_enhancing": limit})
+        toy = make_toy_bundle(decision={"unsure_enhancement": limit})
         with Segmenter.open(toy.path, threads=1) as segmenter:
             results[limit] = segmenter.segment(toy_case)
             kept = segmenter.segment(toy_case, options=SegmentOptions(postprocess=False))
@@ -316,7 +320,7 @@ def test_a_lesion_that_is_doubted_as_a_whole_is_left_out_and_said(make_toy_bundl
     limits = {"thresholds": (1.0, 1.0, 1.0)}  # no voxel is flipped by itself
     results = {}
     for limit in (1.0, 0.5):
-        toy = make_toy_bundle(refiner={**limits, "component_threshold": limit}, postprocess={"min_voxels": 0})
+        toy = make_toy_bundle(decision={**limits, "whole_components": limit})
         with Segmenter.open(toy.path, threads=1) as segmenter:
             lesion = segmenter.segment(toy_case).baseline_labels
             stray = lesion.copy()
@@ -333,7 +337,7 @@ def test_a_lesion_that_is_doubted_as_a_whole_is_left_out_and_said(make_toy_bundl
 def test_much_removed_tumour_is_a_warning(make_toy_bundle: Any, toy_case: Case) -> None:
     """Half a millilitre of tumour goes without a word, twice that much does not."""
     for spacing, codes in ((1.0, ["no-tumour"]), (1.24, ["no-tumour", "components-removed"])):
-        toy = make_toy_bundle(postprocess={"min_voxels": 100_000}, spacing_mm=(spacing,) * 3)
+        toy = make_toy_bundle(decision={"small_components": {"min_voxels": 100_000}}, spacing_mm=(spacing,) * 3)
         case = Case.from_arrays("toy", toy_case.images, np.diag([-spacing, -spacing, spacing, 1]))
         with Segmenter.open(toy.path, threads=1) as segmenter:
             result = segmenter.segment(case)

@@ -17,6 +17,8 @@ from rediffinet.trust import (
 PLAIN = TrustSettings()
 MILLIMETRE = (1.0, 1.0, 1.0)
 
+CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
+
 
 def codes(warnings: list) -> list[str]:
     return [warning.code for warning in warnings]
@@ -39,23 +41,23 @@ def test_profile_is_quantiles_and_correlations() -> None:
     rng = np.random.default_rng(0)
     image = rng.uniform(-0.9, 0.9, (4, 8, 8, 8)).astype(np.float32)
     image[1] = -image[0]
-    profile = intensity_profile(image, -1.0)
+    profile = intensity_profile(image, -1.0, CONTRASTS)
     assert profile["t1n·t1c"] == pytest.approx(-1.0, abs=1e-5)
     assert profile["t2w p50"] == pytest.approx(float(np.median(image[2])), abs=1e-6)
     assert len(profile) == 4 * 3 + 6
 
 
 def test_scans_like_those_of_training_pass_and_others_do_not(scans: list[np.ndarray]) -> None:
-    ranges = profile_ranges([intensity_profile(scan, -1.0) for scan in scans])
+    ranges = profile_ranges([intensity_profile(scan, -1.0, CONTRASTS) for scan in scans])
     settings = TrustSettings(intensities=ranges)
     for scan in scans:
-        assert check_intensities(scan, -1.0, settings) == []
+        assert check_intensities(scan, -1.0, settings, CONTRASTS) == []
     swapped = scans[0][[3, 1, 2, 0]]
-    (warning,) = check_intensities(swapped, -1.0, settings)
+    (warning,) = check_intensities(swapped, -1.0, settings, CONTRASTS)
     assert warning.code == "intensities-unlike-training" and "training had" in warning.message
     washed_out = np.where(scans[0] > -1.0, 2.0 * ((scans[0] + 1.0) / 2.0) ** 0.2 - 1.0, -1.0)
-    assert codes(check_intensities(washed_out, -1.0, settings)) == ["intensities-unlike-training"]
-    assert check_intensities(swapped, -1.0, PLAIN) == []  # nothing to compare with
+    assert codes(check_intensities(washed_out, -1.0, settings, CONTRASTS)) == ["intensities-unlike-training"]
+    assert check_intensities(swapped, -1.0, PLAIN, CONTRASTS) == []  # nothing to compare with
 
 
 def test_lesions_far_from_each_other() -> None:

@@ -81,7 +81,7 @@ def test_the_bundles_own_mask_given_back_gives_the_same_flips(make_toy_bundle: A
 def test_the_mask_is_written_as_given_and_only_the_refined_map_is_cleaned(
     make_toy_bundle: Any, toy_case: Case, labels: np.ndarray
 ) -> None:
-    toy = make_toy_bundle(postprocess={"connectivity": 26, "min_voxels": 100_000, "min_fraction": 0.0})
+    toy = make_toy_bundle(decision={"small_components": {"min_voxels": 100_000}})
     with Segmenter.open(toy.path, "onnxruntime", threads=1) as segmenter:
         result = segmenter.segment(toy_case, baseline=labels)
     assert np.array_equal(result.baseline_labels, labels)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from rediffinet.bundle import Manifest, open_bundle
+from rediffinet.bundle import open_bundle
 from rediffinet.method.decode import decode
 from rediffinet.method.inference import Inferred
+from rediffinet.method.recipe import Recipe
 from rediffinet.method.refine import Discrepancy
 
 SHAPE = (10, 9, 8)
@@ -18,18 +19,18 @@ TWO = (2.0, 2.0, 2.0)
 
 
 @pytest.fixture
-def manifest_of(make_toy_bundle: Any) -> Any:
-    """manifest_of(model, flip thresholds, baseline thresholds) at 2 mm."""
+def recipe_of(make_toy_bundle: Any) -> Any:
+    """recipe_of(model, flip thresholds, baseline thresholds) at 2 mm."""
 
     def make(
         model: str = "rediffinet", flip: tuple[float, ...] = (0.5,) * 3, at: tuple[float, ...] = (0.5,) * 3
-    ) -> Manifest:
+    ) -> Recipe:
         changes: dict[str, Any] = {"spacing_mm": TWO}
         if model != "unet":
-            changes["refiner"] = {"thresholds": flip}
+            changes["decision"] = {"thresholds": flip}
         if model != "diff-unet":
             changes["baseline"] = {"thresholds": at}
-        return open_bundle(make_toy_bundle(model=model, **changes).path).manifest
+        return open_bundle(make_toy_bundle(model=model, **changes).path).manifest.recipe
 
     return make
 
@@ -56,9 +57,9 @@ def labels_of(regions: np.ndarray) -> np.ndarray:
     return np.select([et, tc, wt], [3, 1, 2], 0)
 
 
-def test_without_flips_both_maps_are_the_interpolated_probability(manifest_of: Any) -> None:
+def test_without_flips_both_maps_are_the_interpolated_probability(recipe_of: Any) -> None:
     p = smooth(0)
-    done = decode(manifest_of(), Inferred(p, found(np.zeros_like(p))), spacing_mm=ONE, shape=FINE, postprocess=False)
+    done = decode(recipe_of(), Inferred(p, found(np.zeros_like(p))), spacing_mm=ONE, shape=FINE, postprocess=False)
     expected = up(p) > 0.5
     clear = (abs(up(p) - 0.5) > 1e-5).all(axis=0)
     assert np.array_equal(done.labels[clear], labels_of(expected)[clear])
@@ -68,10 +69,10 @@ def test_without_flips_both_maps_are_the_interpolated_probability(manifest_of: A
     assert (blocky != expected).any()
 
 
-def test_a_flip_is_the_soft_flip(manifest_of: Any) -> None:
+def test_a_flip_is_the_soft_flip(recipe_of: Any) -> None:
     p, delta = smooth(1), smooth(2)
     flip = (0.6, 0.5, 0.4)
-    done = decode(manifest_of(flip=flip), Inferred(p, found(delta)), spacing_mm=ONE, shape=FINE, postprocess=False)
+    done = decode(recipe_of(flip=flip), Inferred(p, found(delta)), spacing_mm=ONE, shape=FINE, postprocess=False)
     f = delta > np.reshape(flip, (3, 1, 1, 1))
     r = up(abs(p.astype(np.float64) - f))
     clear = (abs(r - 0.5) > 1e-5).all(axis=0)
@@ -82,11 +83,11 @@ def test_a_flip_is_the_soft_flip(manifest_of: Any) -> None:
     assert np.array_equal(done.baseline[clear], labels_of(p_on_fine > 0.5)[clear])
 
 
-def test_of_a_hard_mask_it_is_equation_5(manifest_of: Any) -> None:
+def test_of_a_hard_mask_it_is_equation_5(recipe_of: Any) -> None:
     """On voxels whose neighbours agree, where interpolation has nothing to say."""
     mask, delta = smooth(3) > 0.5, (smooth(4) > 0.5).astype(np.float32)
     done = decode(
-        manifest_of(),
+        recipe_of(),
         Inferred(mask.astype(np.float32), found(delta)),
         spacing_mm=ONE,
         shape=FINE,
@@ -103,7 +104,7 @@ def test_of_a_hard_mask_it_is_equation_5(manifest_of: Any) -> None:
 
 
 @pytest.mark.parametrize("model", ["ua-diffusion-concat", "diff-unet"])
-def test_a_predicted_segmentation_has_its_own_boundary(manifest_of: Any, model: str) -> None:
+def test_a_predicted_segmentation_has_its_own_boundary(recipe_of: Any, model: str) -> None:
     p, x0 = smooth(5), smooth(6)
     mask = (p > 0.5) if model != "diff-unet" else np.zeros(p.shape, bool)
     sampled = np.zeros(SHAPE, bool)
@@ -111,28 +112,28 @@ def test_a_predicted_segmentation_has_its_own_boundary(manifest_of: Any, model: 
     if model == "diff-unet":
         sampled[:] = True
     inferred = Inferred(None if model == "diff-unet" else p, found(abs(mask - x0), sampled))
-    done = decode(manifest_of(model), inferred, spacing_mm=ONE, shape=FINE, postprocess=False)
+    done = decode(recipe_of(model), inferred, spacing_mm=ONE, shape=FINE, postprocess=False)
     r = up(np.where(sampled, x0, p))
     clear = (abs(r - 0.5) > 1e-5).all(axis=0)
     assert np.array_equal(done.labels[clear], labels_of(r > 0.5)[clear])
     assert (done.baseline is None) == (model == "diff-unet")
 
 
-def test_thresholds_other_than_a_half_move_both_boundaries_alike(manifest_of: Any) -> None:
+def test_thresholds_other_than_a_half_move_both_boundaries_alike(recipe_of: Any) -> None:
     """Where nothing is flipped the refined map is the baseline, whatever the baseline's threshold is."""
     p = smooth(7)
     at = (0.3, 0.5, 0.8)
     inferred = Inferred(p, found(np.zeros_like(p)))
-    done = decode(manifest_of(at=at), inferred, spacing_mm=ONE, shape=FINE, postprocess=False)
+    done = decode(recipe_of(at=at), inferred, spacing_mm=ONE, shape=FINE, postprocess=False)
     assert np.array_equal(done.labels, done.baseline)
-    coarse = decode(manifest_of(at=at), inferred, spacing_mm=TWO, shape=SHAPE, postprocess=False)
+    coarse = decode(recipe_of(at=at), inferred, spacing_mm=TWO, shape=SHAPE, postprocess=False)
     assert np.array_equal(coarse.labels, labels_of(p > np.reshape(at, (3, 1, 1, 1))))
     # voxels in the middle of a coarse plateau decide as the coarse ones do
     share = (done.labels == coarse.labels.repeat(2, 0).repeat(2, 1).repeat(2, 2)).mean()
     assert share > 0.8
 
 
-def test_a_given_mask_stays_to_the_voxel_where_nothing_is_flipped(manifest_of: Any) -> None:
+def test_a_given_mask_stays_to_the_voxel_where_nothing_is_flipped(recipe_of: Any) -> None:
     rng = np.random.default_rng(8)
     given = rng.random((3, *FINE)) > 0.5  # detail that no coarse voxel can hold
     given[1] &= given[0]
@@ -141,7 +142,7 @@ def test_a_given_mask_stays_to_the_voxel_where_nothing_is_flipped(manifest_of: A
     delta = np.zeros_like(coarse)
     delta[:, 2, 4, 4] = 1.0
     done = decode(
-        manifest_of(), Inferred(coarse, found(delta)), spacing_mm=ONE, shape=FINE, given=given, postprocess=True
+        recipe_of(), Inferred(coarse, found(delta)), spacing_mm=ONE, shape=FINE, given=given, postprocess=True
     )
     assert np.array_equal(done.baseline, labels_of(given))
     changed = np.argwhere(done.labels != done.baseline)
@@ -149,9 +150,9 @@ def test_a_given_mask_stays_to_the_voxel_where_nothing_is_flipped(manifest_of: A
     assert (changed.min(axis=0) >= (3, 7, 7)).all() and (changed.max(axis=0) <= (6, 10, 10)).all()
 
 
-def test_doubt_is_interpolated_and_the_probability_agrees_with_the_labels(manifest_of: Any) -> None:
+def test_doubt_is_interpolated_and_the_probability_agrees_with_the_labels(recipe_of: Any) -> None:
     p, delta = smooth(9), 0.8 * smooth(10)
-    done = decode(manifest_of(), Inferred(p, found(delta)), spacing_mm=ONE, shape=FINE, postprocess=False)
+    done = decode(recipe_of(), Inferred(p, found(delta)), spacing_mm=ONE, shape=FINE, postprocess=False)
     mask = p > 0.5
     refined = abs(mask - delta.astype(np.float64))
     doubt = up(np.minimum(refined, 1 - refined))
@@ -163,26 +164,26 @@ def test_doubt_is_interpolated_and_the_probability_agrees_with_the_labels(manife
     assert done.uncertainty[nested].max() <= 1.0 and done.uncertainty.min() >= 0.0
 
 
-def test_a_finer_model_than_the_case(manifest_of: Any) -> None:
+def test_a_finer_model_than_the_case(recipe_of: Any) -> None:
     """Coming back to coarser voxels is an area mean."""
     p = smooth(11, FINE)
-    manifest = manifest_of().model_copy(update={"spacing_mm": ONE})
-    done = decode(manifest, Inferred(p, found(np.zeros_like(p))), spacing_mm=TWO, shape=SHAPE, postprocess=False)
+    recipe = recipe_of().model_copy(update={"spacing_mm": ONE})
+    done = decode(recipe, Inferred(p, found(np.zeros_like(p))), spacing_mm=TWO, shape=SHAPE, postprocess=False)
     mean = p.astype(np.float64).reshape(3, 10, 2, 9, 2, 8, 2).mean(axis=(2, 4, 6))
     clear = (abs(mean - 0.5) > 1e-5).all(axis=0)
     assert np.array_equal(done.labels[clear], labels_of(mean > 0.5)[clear])
 
 
-def test_a_baseline_alone_is_both_maps(manifest_of: Any) -> None:
+def test_a_baseline_alone_is_both_maps(recipe_of: Any) -> None:
     p = smooth(12)
     for spacing, shape in ((ONE, FINE), (TWO, SHAPE)):
-        done = decode(manifest_of("unet"), Inferred(p, None), spacing_mm=spacing, shape=shape, postprocess=False)
+        done = decode(recipe_of("unet"), Inferred(p, None), spacing_mm=spacing, shape=shape, postprocess=False)
         assert np.array_equal(done.labels, done.baseline)
         assert done.labels.any()
 
 
 @pytest.mark.parametrize("fine", [False, True])
-def test_enhancing_tumour_that_the_baseline_doubts_as_a_whole_is_core(manifest_of: Any, fine: bool) -> None:
+def test_enhancing_tumour_that_the_baseline_doubts_as_a_whole_is_core(recipe_of: Any, fine: bool) -> None:
     p, delta = smooth(1), smooth(2)
     spacing_mm, shape = (ONE, FINE) if fine else (TWO, SHAPE)
     soft = up(p)[2] if fine else p[2]
@@ -190,11 +191,11 @@ def test_enhancing_tumour_that_the_baseline_doubts_as_a_whole_is_core(manifest_o
     def done(
         limit: float, *, given: np.ndarray | None = None, postprocess: bool = True, model: str = "rediffinet"
     ) -> Any:
-        manifest = manifest_of(model)
-        settings = manifest.postprocess.model_copy(update={"min_voxels": 0, "min_enhancing": limit})
+        recipe = recipe_of(model)
+        decision = recipe.decision.changed(unsure_enhancement=limit)
         inferred = Inferred(p if model == "rediffinet" else None, found(delta))
         return decode(
-            manifest.model_copy(update={"postprocess": settings}),
+            recipe.with_decision(decision),
             inferred,
             spacing_mm=spacing_mm,
             shape=shape,
@@ -233,18 +234,16 @@ def two_lesions(doubt: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("fine", [False, True])
 @pytest.mark.parametrize("model", ["rediffinet", "ua-diffusion-concat"])
-def test_a_component_that_is_doubted_as_a_whole_is_left_out(manifest_of: Any, fine: bool, model: str) -> None:
+def test_a_component_that_is_doubted_as_a_whole_is_left_out(recipe_of: Any, fine: bool, model: str) -> None:
     p, delta, second = two_lesions(0.3)
     spacing_mm, shape = (ONE, (40, 24, 24)) if fine else (TWO, (20, 12, 12))
     near = np.kron(second, np.ones((2, 2, 2), bool)) if fine else second
 
     def done(limit: float, *, doubt: np.ndarray = delta, min_enhancing: float = 0.0, given: Any = None) -> Any:
-        manifest = manifest_of(model, flip=(0.5, 0.5, 1.0))  # ET is never flipped voxel by voxel
-        settings = manifest.postprocess.model_copy(update={"min_voxels": 0, "min_enhancing": min_enhancing})
-        refiner = manifest.refiner.model_copy(update={"component_threshold": limit})
-        manifest = manifest.model_copy(update={"postprocess": settings, "refiner": refiner})
+        recipe = recipe_of(model, flip=(0.5, 0.5, 1.0))  # ET is never flipped voxel by voxel
+        recipe = recipe.with_decision(recipe.decision.changed(whole_components=limit, unsure_enhancement=min_enhancing))
         inferred = Inferred(p, found(doubt))
-        return decode(manifest, inferred, spacing_mm=spacing_mm, shape=shape, given=given, postprocess=True)
+        return decode(recipe, inferred, spacing_mm=spacing_mm, shape=shape, given=given, postprocess=True)
 
     plain, whole = done(1.0), done(0.2)
     assert np.array_equal(whole.baseline, plain.baseline) and whole.baseline[near].any()

@@ -25,7 +25,7 @@ def toy(request: pytest.FixtureRequest, make_toy_bundle: Any) -> Any:
     thresholds that are not 1/2 tell a threshold from its complement.
     """
     kind = MODELS[request.param]
-    changes: dict[str, Any] = {"refiner": {"thresholds": (0.4, 0.45, 0.6)}} if kind.condition else {}
+    changes: dict[str, Any] = {"decision": {"thresholds": (0.4, 0.45, 0.6)}} if kind.condition else {}
     if kind.target == "segmentation" and kind.condition:
         contrast = [[-0.4, 0, 0, 0, 0, -1, 0], [0, -0.5, 0, 0, -1.1, 0, 0], [0, 0, -0.6, -0.6, -0.8, 0, 0]]
         changes["contrast"] = np.float32(contrast)
@@ -47,7 +47,7 @@ def condition_of(model: str, image: np.ndarray, prior: np.ndarray, tumour: np.nd
 
 
 def test_every_model_segments_as_its_formula_says(toy: Any, toy_case: Case) -> None:
-    model = toy.manifest["model"]
+    model = toy.manifest["recipe"]["model"]
     with Segmenter.open(toy.path, "onnxruntime", threads=1) as segmenter:
         result = segmenter.segment(toy_case, options=SegmentOptions(refine_everywhere=True))
     image = normalise(toy_case.images[(slice(None), *brain_box(toy_case.images))]).astype(np.float64)
@@ -75,7 +75,7 @@ def test_every_model_segments_as_its_formula_says(toy: Any, toy_case: Case) -> N
 
 
 def test_the_report_says_what_there_was(toy: Any, toy_case: Case) -> None:
-    model = toy.manifest["model"]
+    model = toy.manifest["recipe"]["model"]
     with Segmenter.open(toy.path, "onnxruntime", threads=1) as segmenter:
         report = segmenter.segment(toy_case, seed=4).report
     sampling, regions = report.sampling, ("WT", "TC", "ET")
@@ -98,7 +98,7 @@ def test_the_report_says_what_there_was(toy: Any, toy_case: Case) -> None:
 
 
 def test_a_model_without_baseline_looks_everywhere_and_others_where_it_is_unsure(toy: Any, toy_case: Case) -> None:
-    kind = MODELS[toy.manifest["model"]]
+    kind = MODELS[toy.manifest["recipe"]["model"]]
     with Segmenter.open(toy.path, "onnxruntime", threads=1) as segmenter:
         near = segmenter.segment(toy_case).report.sampling.windows
         everywhere = segmenter.segment(toy_case, options=SegmentOptions(refine_everywhere=True)).report.sampling.windows
@@ -116,9 +116,9 @@ def test_known_probabilities_take_the_place_of_the_graph(make_toy_bundle: Any) -
     known = rng.uniform(0, 1, (3, *WINDOW)).astype(np.float32)
     with open_engine("onnxruntime", threads=1) as engine:
         graphs = {"discrepancy": engine.load(bundle.graph("discrepancy"))}  # the baseline is not even loaded
-        plan = plan_sampling(bundle.manifest)
+        plan = plan_sampling(bundle.manifest.recipe)
         said: list[tuple[str, int, int]] = []
-        loaded = Loaded(engine, graphs, bundle.manifest)
+        loaded = Loaded(engine, graphs, bundle.manifest.recipe)
         found = infer(loaded, image, plan, "X", probability=known, progress=lambda *now: said.append(now))
     assert found.probability is known and found.found is not None
     assert np.allclose(found.found.delta, toy.formula.x0(np.concatenate([2 * known - 1, image])), atol=1e-5)
@@ -135,7 +135,9 @@ def test_where_no_window_was_a_predicted_segmentation_changes_nothing(make_toy_b
     known[:, :4], known[:, 20:] = 0.99, 0.9
     with open_engine("onnxruntime", threads=1) as engine:
         graphs = {name: engine.load(open_bundle(toy.path).graph(name)) for name in manifest.graphs}
-        found = infer(Loaded(engine, graphs, manifest), image, plan_sampling(manifest), "X", probability=known).found
+        found = infer(
+            Loaded(engine, graphs, manifest.recipe), image, plan_sampling(manifest.recipe), "X", probability=known
+        ).found
     assert found is not None and found.sampled[:10].all() and not found.sampled[10:].any()
     assert found.delta[:, :10].any() and not found.delta[:, 10:].any()
 
@@ -146,7 +148,7 @@ def test_numbers_out_of_range(make_toy_bundle: Any, model: str, numbers: dict[st
     manifest = open_bundle(make_toy_bundle(model=model).path).manifest
     ((name, value),) = numbers.items()
     with pytest.raises(ConfigError, match=f"{name}: got {value}, expected 1"):
-        plan_sampling(manifest, **numbers)
+        plan_sampling(manifest.recipe, **numbers)
 
 
 def test_regions_of_the_label_map_are_nested(toy: Any, toy_case: Case) -> None:

@@ -119,7 +119,7 @@ def test_a_recipe_out_of_order_is_refused(wrong):
 def test_a_contrast_without_brain_or_without_contrast_is_named(images):
     images[3] = 0
     with pytest.raises(CaseError, match="t2f holds no brain"):
-        normalise(images)
+        normalise(images, contrasts=("t1n", "t1c", "t2w", "t2f"))
     images[3, 5:9, 5:9, 5:9] = 12
     with pytest.raises(CaseError, match="t2f cannot be normalised.*both 12"):
-        normalise(images)
+        normalise(images, contrasts=("t1n", "t1c", "t2w", "t2f"))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from rediffinet.labels import SCHEMAS
 from rediffinet.method.postprocess import enhancing_confidence, enhancing_to_core, remove_small_components
+from rediffinet.task import TASKS
 
 
 def blobs() -> np.ndarray:
@@ -60,15 +60,17 @@ def test_an_empty_map_stays_empty() -> None:
     assert removed == 0
 
 
-@pytest.mark.parametrize("name", list(SCHEMAS))
+@pytest.mark.parametrize("name", ["glioma-2023", "glioma-2021", "glioma-post-2024"])
 def test_enhancing_tumour_as_a_whole(name: str) -> None:
-    schema = SCHEMAS[name]
+    task = TASKS[name]
+    ed, ncr, et = task.paint[:3]
     labels = np.zeros((4, 4, 4), np.uint8)
-    labels[0], labels[1], labels[2, :2] = schema.ed, schema.ncr, schema.et
-    probability = np.linspace(0, 1, 64, dtype=np.float32).reshape(4, 4, 4)
-    assert enhancing_confidence(labels, probability, schema) == pytest.approx(np.mean(np.arange(32, 40) / 63))
-    called, voxels = enhancing_to_core(labels, schema)
-    assert voxels == 8 and (called[2, :2] == schema.ncr).all() and not (called == schema.et).any()
+    labels[0], labels[1], labels[2, :2] = ed, ncr, et
+    probability = np.zeros((len(task.regions), 4, 4, 4), np.float32)
+    probability[2] = np.linspace(0, 1, 64, dtype=np.float32).reshape(4, 4, 4)
+    assert enhancing_confidence(labels, probability, task) == pytest.approx(np.mean(np.arange(32, 40) / 63))
+    called, voxels = enhancing_to_core(labels, task)
+    assert voxels == 8 and (called[2, :2] == ncr).all() and not (called == et).any()
     assert np.array_equal(called[:2], labels[:2]) and not called[3].any()
-    assert enhancing_confidence(called, probability, schema) == 1.0, "nothing is called, nothing is doubted"
-    assert enhancing_to_core(called, schema)[1] == 0
+    assert enhancing_confidence(called, probability, task) == 1.0, "nothing is called, nothing is doubted"
+    assert enhancing_to_core(called, task)[1] == 0

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rediffinet.bundle import RefinerSettings, open_bundle
+from rediffinet.bundle import open_bundle
 from rediffinet.engines import open_engine
 from rediffinet.errors import MissingExtraError
 from rediffinet.method.noise import window_noise
+from rediffinet.method.recipe import RefinerSettings
 from rediffinet.method.refine import Sampler, refinement_windows, sample_discrepancy
 from rediffinet.method.schedule import cumulative_alphas, linear_betas, respace
 
@@ -20,7 +21,7 @@ WINDOW = (10, 8, 12)
 
 def settings_of(**changes: Any) -> RefinerSettings:
     values = {"window": WINDOW, "overlap": 0.25, "margin": 2, "unsure": 0.1, "condition": "probability"}
-    return RefinerSettings(**{**values, "thresholds": (0.5, 0.5, 0.5), **changes})
+    return RefinerSettings(**{**values, **changes})
 
 
 def cover(shape: tuple[int, int, int], starts: list[tuple[int, int, int]]) -> np.ndarray:
@@ -131,14 +132,14 @@ def test_sampling_a_window_is_the_closed_form(make_sampler: Any, noisy: Any, ste
 
 def test_a_window_draws_the_noise_of_its_own_place(make_sampler: Any, noisy: Any) -> None:
     """The same window in another order, or without the others, gives the same bytes; another seed or name does not."""
-    manifest = open_bundle(noisy.path).manifest
+    recipe = open_bundle(noisy.path).manifest.recipe
     rng = np.random.default_rng(5)
     image = rng.uniform(-1, 1, (4, 20, 8, 12)).astype(np.float32)
     probability = rng.uniform(0, 1, (3, 20, 8, 12)).astype(np.float32)
     one, other = (0, 0, 0), (10, 0, 0)
 
     def sample(starts: list[tuple[int, int, int]], key: tuple[int, str] = (0, "X")) -> np.ndarray:
-        return sample_discrepancy(make_sampler(2), manifest, image, probability, starts, key=key, samples=2).delta
+        return sample_discrepancy(make_sampler(2), recipe, image, probability, starts, key=key, samples=2).delta
 
     both = sample([one, other])
     assert np.array_equal(both, sample([other, one]))
@@ -168,14 +169,14 @@ def test_the_condition_is_the_prior_then_the_images_and_background_outside(make_
     toy = make_toy_bundle(
         refiner={"condition": kind}, normalisation={"background": -3.0}, baseline={"thresholds": (0.3, 0.5, 0.7)}
     )
-    manifest = open_bundle(toy.path).manifest
+    recipe = open_bundle(toy.path).manifest.recipe
     rng = np.random.default_rng(6)
     image = rng.uniform(-1, 1, (4, 6, 8, 12)).astype(np.float32)
     probability = rng.uniform(0, 1, (3, 6, 8, 12)).astype(np.float32)
     recorder, seen = Recorder(), []
     found = sample_discrepancy(
         recorder,
-        manifest,
+        recipe,
         image,
         probability,
         [(-2, 0, 0)],
@@ -216,9 +217,9 @@ def test_every_second_sample_is_drawn_in_the_mirrored_window(make_toy_bundle: An
     slope = np.linspace(0.0, 1.0, WINDOW[0])[:, None, None]
     found = {}
     for mirror in (False, True):
-        manifest = open_bundle(make_toy_bundle(diffusion={"mirror": mirror}).path).manifest
+        recipe = open_bundle(make_toy_bundle(diffusion={"mirror": mirror}).path).manifest.recipe
         found[mirror] = sample_discrepancy(
-            Slanted(), manifest, image, probability, [(0, 0, 0)], key=(0, "X"), samples=samples
+            Slanted(), recipe, image, probability, [(0, 0, 0)], key=(0, "X"), samples=samples
         )
         noises = [window_noise(0, "X", (0, 0, 0), k, (3, *WINDOW)) for k in range(samples)]
         slopes = [slope[::-1] if mirror and k % 2 else slope for k in range(samples)]
@@ -233,7 +234,7 @@ def test_without_windows_nothing_is_found(toy_bundle: Any) -> None:
     image, probability = np.zeros((4, 6, 7, 8), np.float32), np.zeros((3, 6, 7, 8), np.float32)
     found = sample_discrepancy(
         recorder,
-        open_bundle(toy_bundle.path).manifest,
+        open_bundle(toy_bundle.path).manifest.recipe,
         image,
         probability,
         [],

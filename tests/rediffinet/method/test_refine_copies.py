@@ -74,12 +74,12 @@ def opened(make_toy_bundle: Any) -> Bundle:
 
 @pytest.mark.parametrize(("steps", "samples"), [(1, 1), (4, 3), (10, 2)])
 def test_no_copy_per_step(engine: CountingEngine, opened: Bundle, steps: int, samples: int) -> None:
-    diffusion = opened.manifest.diffusion
+    diffusion = opened.manifest.recipe.diffusion
     alphas = cumulative_alphas(linear_betas(diffusion.train_steps, diffusion.beta_first, diffusion.beta_last))
     graphs = {name: engine.load(opened.graph(name)) for name in ("conditioner", "denoiser")}
     sampler = Sampler(engine, graphs["conditioner"], graphs["denoiser"], respace(alphas, steps))
     reserved = engine.reserved.total()
-    window = opened.manifest.refiner.window
+    window = opened.manifest.recipe.refiner.window
     rng = np.random.default_rng(0)
     windows = 2
     for _ in range(windows):
@@ -99,9 +99,9 @@ def test_no_copy_per_step(engine: CountingEngine, opened: Bundle, steps: int, sa
 
 def test_results_are_those_of_the_engine_itself(engine: CountingEngine, opened: Bundle) -> None:
     """So that what was counted is the loop that runs."""
-    diffusion = opened.manifest.diffusion
+    diffusion = opened.manifest.recipe.diffusion
     alphas = cumulative_alphas(linear_betas(diffusion.train_steps, diffusion.beta_first, diffusion.beta_last))
-    window = opened.manifest.refiner.window
+    window = opened.manifest.recipe.refiner.window
     rng = np.random.default_rng(1)
     condition = rng.normal(size=(7, *window)).astype(np.float32)
     noises = [rng.normal(size=(3, *window)).astype(np.float32)]

@@ -1,19 +1,13 @@
 """Calibrated uncertainty against made-up voxels whose true chance of being wrong is known."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from rediffinet.errors import ConfigError
 from rediffinet.method.uncertainty import (
     LEAST,
     UncertaintyCurve,
     fit_curve,
-    read_curve,
-    read_disagreement_limit,
     reliability,
 )
 
@@ -69,20 +63,3 @@ def test_too_little_to_fit() -> None:
 def test_curves_that_are_none(stated: tuple[float, ...], observed: tuple[float, ...]) -> None:
     with pytest.raises(ValidationError):
         UncertaintyCurve(stated=stated, observed=observed)
-
-
-def test_the_curve_in_a_file(tmp_path: Path) -> None:
-    curve = UncertaintyCurve(stated=(0.0, 0.5, 1.0), observed=(0.0, 0.1, 0.7))
-    path = tmp_path / "rediffinet-uncertainty.json"
-    path.write_text(json.dumps({"curve": curve.model_dump()}))
-    assert read_curve(path) == curve and read_disagreement_limit(path) is None
-    path.write_text(json.dumps({"curve": curve.model_dump(), "disagreement_limit": 0.04}))
-    assert read_disagreement_limit(path) == 0.04
-    for content in ("[]", "not JSON", '{"disagreement_limit": "much"}'):
-        path.write_text(content)
-        with pytest.raises(ConfigError, match="rediff calibrate"):
-            read_disagreement_limit(path)
-    for content in ('{"curve": null}', "[]", "{}", "not JSON"):
-        path.write_text(content)
-        with pytest.raises(ConfigError, match="rediff calibrate"):
-            read_curve(path)

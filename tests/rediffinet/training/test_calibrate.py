@@ -5,16 +5,17 @@ import pytest
 pytest.importorskip("torch", reason="training needs torch (extra 'train')")
 
 from rediffinet.errors import TrainingError
-from rediffinet.labels import REGIONS
 from rediffinet.training.calibrate import (
     NEVER,
     Enhancing,
     check_model,
-    choose_component_threshold,
-    choose_min_enhancing,
     choose_thresholds,
+    choose_unsure_enhancement,
+    choose_whole_components,
     without,
 )
+
+REGIONS = ("WT", "TC", "ET")
 
 
 def rows(*scores: tuple[int, str, float, float]) -> list[dict[str, str]]:
@@ -32,20 +33,20 @@ def everywhere(dice: float, hd95: float, folds: tuple[int, ...] = (0,)) -> list[
 def test_most_gain_whose_dice_is_not_lower() -> None:
     baseline = everywhere(0.8, 10.0)
     swept = {0.3: everywhere(0.7, 4.0), 0.5: everywhere(0.8, 6.0), 0.7: everywhere(0.85, 7.0)}
-    assert choose_thresholds({**swept, NEVER: baseline}) == (0.5, 0.5, 0.5)
+    assert choose_thresholds({**swept, NEVER: baseline}, REGIONS) == (0.5, 0.5, 0.5)
 
 
 def test_not_at_the_edge_where_dice_is_just_not_lower() -> None:
     swept = {0.3: everywhere(0.8, 5.9), 0.5: everywhere(0.85, 6.0)}
-    assert choose_thresholds({**swept, NEVER: everywhere(0.8, 10.0)}) == (0.5, 0.5, 0.5)
+    assert choose_thresholds({**swept, NEVER: everywhere(0.8, 10.0)}, REGIONS) == (0.5, 0.5, 0.5)
     # of a region that the baseline never finds, the distance alone tells
-    assert choose_thresholds({0.5: everywhere(0.1, 6.0), NEVER: everywhere(0.0, 10.0)}) == (0.5, 0.5, 0.5)
+    assert choose_thresholds({0.5: everywhere(0.1, 6.0), NEVER: everywhere(0.0, 10.0)}, REGIONS) == (0.5, 0.5, 0.5)
 
 
 def test_never_where_nothing_helps() -> None:
     baseline = everywhere(0.8, 10.0)
     swept = {0.5: everywhere(0.9, 10.0), 0.7: everywhere(0.7, 1.0)}
-    assert choose_thresholds({**swept, NEVER: baseline}) == (NEVER, NEVER, NEVER)
+    assert choose_thresholds({**swept, NEVER: baseline}, REGIONS) == (NEVER, NEVER, NEVER)
 
 
 def test_one_threshold_for_all_regions_that_it_helps_on_the_whole() -> None:
@@ -55,9 +56,9 @@ def test_one_threshold_for_all_regions_that_it_helps_on_the_whole() -> None:
         0.7: rows((0, "WT", 0.8, 6.0), (0, "TC", 0.9, 21.0), (0, "ET", 0.8, 50.0)),  # 0.6 + 1 + 1
         0.9: rows((0, "WT", 0.8, 9.9), (0, "TC", 0.8, 19.9), (0, "ET", 0.8, 41.0)),  # 0.99 + 0.995 + 0.82, but most mm
     }
-    assert choose_thresholds({**swept, NEVER: baseline}) == (0.7, NEVER, NEVER)
+    assert choose_thresholds({**swept, NEVER: baseline}, REGIONS) == (0.7, NEVER, NEVER)
     del swept[0.7]
-    assert choose_thresholds({**swept, NEVER: baseline}) == (0.5, 0.5, NEVER)
+    assert choose_thresholds({**swept, NEVER: baseline}, REGIONS) == (0.5, 0.5, NEVER)
 
 
 def test_a_fold_has_no_say_in_its_own_threshold() -> None:
@@ -69,7 +70,7 @@ def test_a_fold_has_no_say_in_its_own_threshold() -> None:
     }
     swept[NEVER] = baseline
     for fold, chosen in ((0, 0.7), (1, 0.5)):
-        assert choose_thresholds(without(swept, fold)) == (chosen,) * 3
+        assert choose_thresholds(without(swept, fold), REGIONS) == (chosen,) * 3
     assert without(swept, None) == swept
 
 
@@ -83,7 +84,7 @@ def test_the_doubt_of_a_component_is_the_middle_of_the_best() -> None:
         # nothing to tell them apart by: the middle too, of those that flip at all
         ({0.1: baseline, 0.2: baseline, 0.3: baseline}, 0.2),
     ):
-        assert choose_component_threshold({**swept, NEVER: baseline}) == limit
+        assert choose_whole_components({**swept, NEVER: baseline}, REGIONS) == limit
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_the_doubt_of_a_component_is_the_middle_of_the_best() -> None:
     ],
 )
 def test_how_sure_enhancing_tumour_must_be(cases: list[tuple[float, float, bool]], limit: float) -> None:
-    assert choose_min_enhancing([Enhancing(0, *case) for case in cases]) == pytest.approx(limit)
+    assert choose_unsure_enhancement([Enhancing(0, *case) for case in cases]) == pytest.approx(limit)
 
 
 @pytest.mark.parametrize("model", ["unet", "diff-unet"])

@@ -13,13 +13,12 @@ import pytest
 pytest.importorskip("torch", reason="training needs torch (extra 'train')")
 pytest.importorskip("monai", reason="the U-Net needs monai (extra 'train')")
 
-from rediffinet.bundle import PostprocessSettings
 from rediffinet.errors import ConfigError, OutputError, TrainingError
 from rediffinet.io.cases import find_labels, load_case, load_labels
+from rediffinet.method.recipe import NEVER, Decision
 from rediffinet.metrics import dice
 from rediffinet.training import crossval
 from rediffinet.training.crossval import Piece, Study, crossvalidate, piece_config, plan_pieces
-from rediffinet.training.manifest import InferenceSettings
 from rediffinet.training.runs import open_run
 from rediffinet.training.scoring import load_found
 
@@ -135,17 +134,18 @@ def test_calibration_of_a_finished_study(done: tuple[Study, list[str]]) -> None:
     from typer.testing import CliRunner
 
     from rediffinet.cli.main import app
+    from rediffinet.training.calibrate_study import read_calibration
 
     study, _ = done
     arguments = ["calibrate", str(study.out), "--data", str(study.data[0]), "--cache", str(study.cache)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     for wrong in ("sure", "1.5"):
-        for option in ("--min-enhancing", "--component-threshold"):
+        for option in ("--unsure-enhancement", "--whole-components"):
             refused = CliRunner().invoke(app, [*arguments, option, wrong])
             assert isinstance(refused.exception, ConfigError) and f"{option}: got '{wrong}'" in str(refused.exception)
-    assert len(result.stdout.strip().splitlines()[-1].split(",")) == 3
     folder = study.out / "calibrated"
+    assert result.stdout.strip().splitlines()[-1] == str(folder / "rediffinet-decision.json")
     with (folder / "rediffinet-sweep.csv").open(newline="") as file:
         swept = list(csv.DictReader(file))
     # at the threshold of the study itself the sweep repeats the study's scores
@@ -155,11 +155,15 @@ def test_calibration_of_a_finished_study(done: tuple[Study, list[str]]) -> None:
     for key, dice_ in again.items():
         assert float(dice_) == pytest.approx(float(scored[key]), abs=2e-3)  # what was found is kept as float16
     report = json.loads((folder / "rediffinet-uncertainty.json").read_text())
-    assert report["before"]["expected_calibration_error"] >= 0.0 and "curve" in report
+    assert report["before"]["expected_calibration_error"] >= 0.0
+    calibration = read_calibration(folder, "rediffinet")
+    assert len(calibration.decision.adding) == 3 and calibration.decision.adding == calibration.decision.removing
+    with pytest.raises(ConfigError, match=r"discrepancy-unet-decision.json.*rediff calibrate"):
+        read_calibration(folder, "discrepancy-unet")
     found = [load_found(path) for path in study.out.glob("seed0/*/rediffinet/found/*.npz")]
     means = [float(one.disagreement[one.sampled].mean()) for one in found]
-    assert min(means) <= report["disagreement_limit"] <= max(means)
-    metrics = json.loads((folder / "rediffinet-metrics.json").read_text())
+    assert min(means) <= calibration.disagreement <= max(means)
+    metrics = calibration.metrics
     wt = [float(r["dice"]) for r in rows_of(study) if (r["model"], r["region"]) == ("unet", "WT")]
     assert metrics["held_out_cases"] == len(wt) == len(found)
     assert metrics["baseline"]["WT"]["dice"]["mean"] == pytest.approx(sum(wt) / len(wt), abs=1e-4)
@@ -167,27 +171,27 @@ def test_calibration_of_a_finished_study(done: tuple[Study, list[str]]) -> None:
 
 def test_the_confidence_of_enhancing_tumour_is_chosen_on_other_folds(done: tuple[Study, list[str]]) -> None:
     """Against the choice made by hand from the scores with and without it."""
-    from rediffinet.training.calibrate import choose_min_enhancing, enhancing_of
-    from rediffinet.training.calibrate_study import calibrate_study
+    from rediffinet.training.calibrate import choose_unsure_enhancement, enhancing_of
+    from rediffinet.training.calibrate_study import calibrate_study, read_calibration
     from rediffinet.training.crossval import gather, reopen
 
     study, _ = done
     opened = reopen(study.out, study.data, cache=study.cache)
-    manifest, found = gather(opened, "rediffinet", 0)
-    seen = [enhancing_of(manifest, one) for one in found]
+    recipe, found = gather(opened, "rediffinet", 0)
+    seen = [enhancing_of(recipe, one) for one in found]
+    unflipped = recipe.decision.changed(thresholds=(1.0,) * 3)
     for one, case in zip(found, seen, strict=True):
-        assert case.dice == pytest.approx(dice(one.decoded(manifest, (1.0,) * 3).baseline == 3, one.reference == 3))
-    chosen = calibrate_study(opened, "rediffinet", 0, choose_enhancing=True)
-    assert chosen.chosen.min_enhancing == choose_min_enhancing(seen)
-    limits = {fold: choice.min_enhancing for fold, choice in chosen.per_fold.items()}
+        assert case.dice == pytest.approx(dice(one.decoded(recipe, unflipped).baseline == 3, one.reference == 3))
+    chosen = calibrate_study(opened, "rediffinet", 0, unsure_enhancement=None)
+    assert chosen.chosen.unsure_enhancement == choose_unsure_enhancement(seen)
+    limits = {fold: choice.unsure_enhancement for fold, choice in chosen.per_fold.items()}
     for fold, limit in limits.items():
-        assert limit == choose_min_enhancing([case for case in seen if case.fold != fold])
-    metrics = json.loads((study.out / "calibrated" / "rediffinet-metrics.json").read_text())
-    assert metrics["postprocess"]["min_enhancing"] == chosen.chosen.min_enhancing
-    assert metrics["min_enhancing_of_the_other_folds"] == {str(fold): limit for fold, limit in limits.items()}
-    certain = InferenceSettings(postprocess=PostprocessSettings(min_enhancing=1.0))
-    fixed = reopen(study.out, study.data, cache=study.cache, inference=certain)
-    calibrate_study(fixed, "rediffinet", 0)
+        assert limit == choose_unsure_enhancement([case for case in seen if case.fold != fold])
+    written = read_calibration(study.out / "calibrated", "rediffinet")
+    assert written.decision == chosen.chosen
+    others = {int(f): Decision(**choice) for f, choice in written.metrics["decision_of_the_other_folds"].items()}
+    assert others == chosen.per_fold
+    calibrate_study(opened, "rediffinet", 0, unsure_enhancement=1.0)
     with (study.out / "calibrated" / "rediffinet.csv").open(newline="") as file:
         scores = {row["dice"] for row in csv.DictReader(file) if row["region"] == "ET" and int(row["reference_voxels"])}
     assert scores == {"0"}, "nothing is called enhancing"
@@ -197,38 +201,33 @@ def test_the_doubt_of_components_is_chosen_on_other_folds(done: tuple[Study, lis
     """Against the choice made by hand from the scores of every case and limit."""
     from rediffinet.training.calibrate import (
         COMPONENTS,
-        NEVER,
-        choose_component_threshold,
         choose_thresholds,
+        choose_whole_components,
         sweep,
-        with_component_threshold,
     )
     from rediffinet.training.calibrate_study import calibrate_study
     from rediffinet.training.crossval import gather, reopen
 
     study, _ = done
     opened = reopen(study.out, study.data, cache=study.cache)
-    manifest, found = gather(opened, "rediffinet", 0)
-    baseline = [row for one in found for row in one.baseline_rows(manifest)]
-    made = {limit: with_component_threshold(manifest, limit) for limit in COMPONENTS}
+    recipe, found = gather(opened, "rediffinet", 0)
+    names = recipe.task.region_names
+    unflipped = recipe.decision.changed(thresholds=(NEVER,) * 3)
     swept = {
-        limit: [row for one in found for row in one.rows(of, (NEVER,) * 3, "rediffinet")] for limit, of in made.items()
+        limit: [row for one in found for row in one.rows(recipe, unflipped.changed(whole_components=limit))]
+        for limit in COMPONENTS
     }
-    swept[NEVER] = baseline
-    calibrated = calibrate_study(opened, "rediffinet", 0, choose_components=True)
-    assert calibrated.chosen.component_threshold == choose_component_threshold(swept)
-    limits = {fold: choice.component_threshold for fold, choice in calibrated.per_fold.items()}
+    swept[NEVER] = [row for one in found for row in one.baseline_rows(recipe, recipe.decision)]
+    calibrated = calibrate_study(opened, "rediffinet", 0, whole_components=None)
+    assert calibrated.chosen.whole_components == choose_whole_components(swept, names)
+    limits = {fold: choice.whole_components for fold, choice in calibrated.per_fold.items()}
     for fold, limit in limits.items():
         others = {value: [row for row in rows if row["fold"] != str(fold)] for value, rows in swept.items()}
-        assert limit == choose_component_threshold(others)
-    whole = made.get(calibrated.chosen.component_threshold, manifest)
-    assert calibrated.chosen.thresholds == choose_thresholds(sweep(whole, found, "rediffinet"))
-    metrics = json.loads((study.out / "calibrated" / "rediffinet-metrics.json").read_text())
-    assert metrics["component_threshold"] == calibrated.chosen.component_threshold
-    assert metrics["component_threshold_of_the_other_folds"] == {str(fold): limit for fold, limit in limits.items()}
-    known = reopen(study.out, study.data, cache=study.cache, inference=InferenceSettings(component_threshold=0.3))
-    given = calibrate_study(known, "rediffinet", 0)
-    assert {choice.component_threshold for choice in given.per_fold.values()} == {0.3}
+        assert limit == choose_whole_components(others, names)
+    whole = recipe.decision.changed(whole_components=calibrated.chosen.whole_components)
+    assert calibrated.chosen.adding == choose_thresholds(sweep(recipe, found, whole), names)
+    given = calibrate_study(opened, "rediffinet", 0, whole_components=0.3)
+    assert {choice.whole_components for choice in given.per_fold.values()} == {0.3}
 
 
 def test_a_study_begins_with_the_weights_of_another(

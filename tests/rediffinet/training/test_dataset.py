@@ -8,10 +8,13 @@ import pytest
 pytest.importorskip("torch", reason="training needs torch (extra 'train')")
 
 from rediffinet.errors import TrainingError
+from rediffinet.method.normalise import Normalisation
+from rediffinet.method.preparation import Preparation
+from rediffinet.task import find_task
 from rediffinet.training.data import TrainingCase, assign_folds, read_patients
 from rediffinet.training.dataset import check_dataset, describe_cases
 
-MILLIMETRE = (1.0, 1.0, 1.0)
+HOW = Preparation(find_task("glioma-2023"), Normalisation(), (1.0, 1.0, 1.0))
 
 
 def structured(case: TrainingCase, seed: int) -> TrainingCase:
@@ -32,7 +35,7 @@ def folds_of(cases: list[TrainingCase]) -> dict[str, int]:
 
 
 def test_table_has_the_volumes_in_ml(heads: list[TrainingCase]) -> None:
-    table = describe_cases(heads, folds_of(heads), (2.0, 2.0, 2.0))
+    table = describe_cases(heads, folds_of(heads), replace(HOW, spacing_mm=(2.0, 2.0, 2.0)))
     row = next(line for line in table.splitlines() if heads[0].name in line)
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[:2] == [heads[0].name, heads[0].patient]
@@ -41,14 +44,14 @@ def test_table_has_the_volumes_in_ml(heads: list[TrainingCase]) -> None:
 
 
 def test_different_heads_pass(heads: list[TrainingCase]) -> None:
-    assert heads[1].name in check_dataset(heads, folds_of(heads), MILLIMETRE, 0)
+    assert heads[1].name in check_dataset(heads, folds_of(heads), HOW, 0)
 
 
 def test_one_head_as_two_patients_is_found_whatever_its_intensities(heads: list[TrainingCase]) -> None:
     twin = replace(heads[0], name="case-b", patient="case-b", image=(heads[0].image * 0.5 + 0.1).astype(np.float16))
     both = [heads[0], twin, heads[1]]
     with pytest.raises(TrainingError, match=f"{heads[0].name} and case-b show the same head") as error:
-        check_dataset(both, folds_of(both), MILLIMETRE)
+        check_dataset(both, folds_of(both), HOW)
     assert "--patients" in str(error.value) and "| case |" in str(error.value)
 
 
@@ -56,7 +59,7 @@ def test_one_head_twice_is_fine_for_one_patient(heads: list[TrainingCase]) -> No
     twin = replace(heads[0], name="case-b")
     both = [heads[0], twin]
     assert twin.patient == heads[0].patient
-    check_dataset(both, {case.name: 0 for case in both}, MILLIMETRE)
+    check_dataset(both, {case.name: 0 for case in both}, HOW)
 
 
 def test_a_held_out_fold_without_enhancing_tumour(heads: list[TrainingCase]) -> None:
@@ -64,10 +67,10 @@ def test_a_held_out_fold_without_enhancing_tumour(heads: list[TrainingCase]) -> 
     regions[2] = False
     changed = [replace(heads[0], regions=regions), heads[1]]
     folds = {changed[0].name: 0, changed[1].name: 1}
-    check_dataset(changed, folds, MILLIMETRE, 1)
-    check_dataset(changed, folds, MILLIMETRE)  # trained on all: there is nothing to score
-    with pytest.raises(TrainingError, match="Fold 0 has no case with enhancing tumour"):
-        check_dataset(changed, folds, MILLIMETRE, 0)
+    check_dataset(changed, folds, HOW, 1)
+    check_dataset(changed, folds, HOW)  # trained on all: there is nothing to score
+    with pytest.raises(TrainingError, match="Fold 0 has no case with ET"):
+        check_dataset(changed, folds, HOW, 0)
 
 
 def test_named_patients_share_a_fold() -> None:

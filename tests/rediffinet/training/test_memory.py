@@ -22,8 +22,8 @@ from rediffinet.method.normalise import Normalisation
 from rediffinet.method.schedule import cumulative_alphas, linear_betas
 from rediffinet.training import runs as runs_module
 from rediffinet.training.config import resolve_config
-from rediffinet.training.manifest import InferenceSettings, graph_tensors, make_manifest, pair_runs
-from rediffinet.training.memory import ModuleEngine, call_module, graph_modules, open_in_memory
+from rediffinet.training.memory import ModuleEngine, open_in_memory
+from rediffinet.training.recipe import InferenceSettings, pair_runs, plain_decision, provenance, recipe_of
 from rediffinet.training.runs import Run, merge_runs
 from rediffinet.training.tasks import make_task
 
@@ -83,7 +83,7 @@ def test_a_run_in_memory_is_the_network_called_by_hand(model: str, soft: bool, i
     refiner = {**SIZES["refiner"], "soft_condition": soft}
     run, baseline = runs_of(model, refiner=refiner, mirror=True)
     loaded = open_in_memory(run, baseline, InferenceSettings(steps=2, samples=2))
-    inferred = infer(loaded, image, plan_sampling(loaded.manifest, seed=7), "X", everywhere=True)
+    inferred = infer(loaded, image, plan_sampling(loaded.recipe, seed=7), "X", everywhere=True)
     probability, mask = np.zeros((3, *WINDOW), np.float32), np.zeros((3, *WINDOW), bool)
     if kind.has_baseline:
         net = (baseline or run).model
@@ -111,37 +111,37 @@ def test_a_run_in_memory_is_the_network_called_by_hand(model: str, soft: bool, i
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_tensors_are_those_of_the_networks(model: str) -> None:
-    pair = pair_runs(*runs_of(model))
-    modules, tensors = graph_modules(pair), graph_tensors(pair)
-    assert set(modules) == set(tensors) == set(MODELS[model].graphs)
-    for name, (inputs, outputs) in tensors.items():
-        given = {t.name: torch.rand([2 if size == "batch" else int(size) for size in t.shape]) for t in inputs}
+    graphs = pair_runs(*runs_of(model)).graphs
+    assert tuple(graph.name for graph in graphs) == MODELS[model].graphs
+    for graph in graphs:
+        given = {t.name: torch.rand([2 if size == "batch" else int(size) for size in t.shape]) for t in graph.inputs}
         with torch.inference_mode():
-            results = call_module(modules[name], given)
-        assert [tuple(result.shape) for result in results] == [(2, *t.shape[1:]) for t in outputs]
+            results = graph.run(given)
+        assert [tuple(result.shape) for result in results] == [(2, *t.shape[1:]) for t in graph.outputs]
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_manifest_follows_the_configuration(model: str) -> None:
+def test_the_recipe_follows_the_configuration(model: str) -> None:
     run, baseline = runs_of(model, spacing_mm=(2.0, 2.0, 2.0), overlap=0.4)
-    settings = InferenceSettings(name="n", steps=3, samples=5, thresholds=(0.1, 0.2, 0.3), overlap=0.6)
-    manifest = make_manifest(pair_runs(run, baseline), settings)
-    assert (manifest.model, manifest.name, manifest.spacing_mm) == (model, "n", (2.0, 2.0, 2.0))
-    if manifest.baseline is not None:
-        assert (manifest.baseline.window, manifest.baseline.overlap) == (WINDOW, 0.4)
-    if manifest.refiner is not None:
-        assert (manifest.refiner.window, manifest.refiner.overlap) == (WINDOW, 0.6)
-        assert (manifest.refiner.thresholds, manifest.refiner.margin) == ((0.1, 0.2, 0.3), 4)
-    if manifest.diffusion is not None:
-        assert (manifest.diffusion.steps, manifest.diffusion.samples) == (3, 5)
-        assert manifest.diffusion.signal_scale == 0.4
+    decision = plain_decision(run.config.task, unsure_enhancement=0.3).changed(thresholds=(0.1, 0.2, 0.3))
+    settings = InferenceSettings(steps=3, samples=5, decision=decision, overlap=0.6)
+    recipe = recipe_of(pair_runs(run, baseline), settings)
+    assert (recipe.model, recipe.task, recipe.spacing_mm) == (model, run.config.task, (2.0, 2.0, 2.0))
+    assert recipe.decision is decision and recipe.decision.removing == (0.1, 0.2, 0.3)
+    if recipe.baseline is not None:
+        assert (recipe.baseline.window, recipe.baseline.overlap) == (WINDOW, 0.4)
+    if recipe.refiner is not None:
+        assert (recipe.refiner.window, recipe.refiner.overlap) == (WINDOW, 0.6)
+        assert recipe.refiner.margin == 4
+    if recipe.diffusion is not None:
+        assert (recipe.diffusion.steps, recipe.diffusion.samples) == (3, 5)
+        assert recipe.diffusion.signal_scale == 0.4
 
 
 def test_where_the_weights_come_from_is_kept() -> None:
     run, baseline = runs_of("rediffinet")
-    loaded = open_in_memory(run, baseline)
-    assert [loaded.manifest.training[role]["model"] for role in ("baseline", "refiner")] == ["unet", "rediffinet"]
-    assert loaded.manifest.graphs == {}
+    told = provenance(pair_runs(run, baseline))
+    assert [told[role]["model"] for role in ("baseline", "refiner")] == ["unet", "rediffinet"]
 
 
 def test_the_baseline_alone_is_a_model_given_as_either() -> None:
@@ -194,7 +194,7 @@ def test_the_engine_knows_its_modules_and_closes() -> None:
     loaded.engine.close()
     with pytest.raises(EngineError, match="closed"):
         loaded.graphs["baseline"](image=np.zeros((1, 4, *WINDOW), np.float32))
-    assert ModuleEngine({}).provider == "CPU"
+    assert ModuleEngine([]).provider == "CPU"
 
 
 def member(model: str, index: int, **changes: Any) -> Run:
@@ -217,7 +217,7 @@ def test_runs_of_all_folds_make_one_model(model: str, image: np.ndarray) -> None
     merged, baseline = merge_runs(members), merge_runs(baselines)
     assert (merged.members, merged.config.fold, merge_runs(members[:1])) == (2, None, members[0])
     loaded = open_in_memory(merged, baseline, InferenceSettings(samples=1))
-    inferred = infer(loaded, image, plan_sampling(loaded.manifest, seed=7), "X", everywhere=True)
+    inferred = infer(loaded, image, plan_sampling(loaded.recipe, seed=7), "X", everywhere=True)
     given = torch.from_numpy(image)[None]
     with torch.inference_mode():
         probability = torch.sigmoid(sum(run.model(given) for run in baselines) / 2)
@@ -231,19 +231,18 @@ def test_runs_of_all_folds_make_one_model(model: str, image: np.ndarray) -> None
     assert inferred.probability is not None and inferred.found is not None
     assert np.allclose(inferred.probability, probability[0].numpy(), atol=1e-6)
     assert np.allclose(inferred.found.delta, torch.sigmoid(logits)[0].numpy(), atol=1e-5)
-    told = loaded.manifest.training["refiner"]
+    told = provenance(pair_runs(merged, baseline))["refiner"]
     assert told["trained_on"] == ["case-0", "case-1", "case-9"] and told["held_out"] == []
     assert [(one["fold"], one["seed"], one["held_out"]) for one in told["members"]] == [
         (0, 0, ["held-0"]),
         (1, 1, ["held-1"]),
     ]
-    assert loaded.manifest.trust.intensities == {"t1n": (-0.9, 1.2)}
-    tensors, modules = graph_tensors(pair_runs(merged, baseline)), graph_modules(pair_runs(merged, baseline))
-    for name, (inputs, outputs) in tensors.items():
-        arrays = {t.name: torch.rand([1 if size == "batch" else int(size) for size in t.shape]) for t in inputs}
+    assert loaded.recipe.trust.intensities == {"t1n": (-0.9, 1.2)}
+    for graph in pair_runs(merged, baseline).graphs:
+        arrays = {t.name: torch.rand([1 if size == "batch" else int(size) for size in t.shape]) for t in graph.inputs}
         with torch.inference_mode():
-            results = call_module(modules[name], arrays)
-        assert [tuple(result.shape) for result in results] == [(1, *t.shape[1:]) for t in outputs]
+            results = graph.run(arrays)
+        assert [tuple(result.shape) for result in results] == [(1, *t.shape[1:]) for t in graph.outputs]
 
 
 def test_what_the_members_are_averages_of_is_told_of_each() -> None:

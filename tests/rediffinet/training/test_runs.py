@@ -27,7 +27,7 @@ from rediffinet.training import runs
 from rediffinet.training.checkpoint import CHECKPOINT, part, read_checkpoint
 from rediffinet.training.config import TrainConfig, resolve_config
 from rediffinet.training.data import TrainingCase
-from rediffinet.training.runs import Run, describe, open_run, out_of_fold, predict_probability, train
+from rediffinet.training.runs import Run, open_run, out_of_fold, predict_probability, train
 
 UNET = {"unet": {"features": (4, 8), "window": (32, 32, 32), "stem_stride": 2}}
 REFINER = {"refiner": {"features": (4, 8), "head_features": 4, "time_features": 8, "window": (16, 16, 16)}}
@@ -95,7 +95,7 @@ def test_an_opened_run_holds_the_averaged_weights(baselines: list[Path], refiner
 
 
 def test_description_is_json_with_the_provenance(refiner: Path, baselines: list[Path]) -> None:
-    told = json.loads(json.dumps(describe(open_run(refiner))))
+    told = json.loads(json.dumps(open_run(refiner).described()))
     assert told["model"] == "rediffinet" and told["steps"] == 2
     assert [b["fold"] for b in told["baselines"]] == [0, 1]
     assert [b["sha256"] for b in told["baselines"]] == [open_run(folder).sha256 for folder in baselines]
@@ -210,7 +210,7 @@ def test_the_refiner_trains_on_the_baselines_predictions(refiner: Path, baseline
     held = {name: open_run(folder) for folder in baselines for name in open_run(folder).provenance["held_out"]}
     files = sorted((refiner / "out_of_fold").iterdir())
     assert [file.name.rsplit("-", 1)[0] for file in files] == names(phantoms)
-    cases = runs.load_training_cases([phantoms], refiner_config().normalisation)
+    cases = runs.load_training_cases([phantoms], refiner_config().preparation)
     for case, file in zip(cases, files, strict=True):
         np.testing.assert_array_equal(np.load(file), predict_probability(held[case.name], case))
 

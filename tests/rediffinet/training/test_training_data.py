@@ -11,10 +11,12 @@ import pytest
 
 from rediffinet.errors import CaseError, TrainingError
 from rediffinet.method.normalise import Normalisation
+from rediffinet.method.preparation import Preparation
+from rediffinet.task import find_task
 from rediffinet.training.data import assign_folds, load_training_case, load_training_cases, patient_of
 
 NAMES = [f"BraTS-GLI-{patient:05d}-{time:03d}" for patient in range(23) for time in range(1 + patient % 3)]
-RECIPE = Normalisation()
+HOW = Preparation(find_task("glioma-2023"), Normalisation(), (1.0, 1.0, 1.0))
 
 
 def rewrite_labels(path: Path, change: dict[int, int]) -> None:
@@ -70,7 +72,7 @@ def test_folds_depend_on_patients_and_seed_alone() -> None:
 
 def test_a_case_is_normalised_and_cropped(phantoms: Path) -> None:
     folder = sorted(phantoms.iterdir())[0]
-    case = load_training_case(folder, RECIPE)
+    case = load_training_case(folder, HOW)
     stored = [
         np.asarray(nib.load(folder / f"{folder.name}-{name}.nii.gz").dataobj) for name in ("t1n", "t1c", "t2w", "t2f")
     ]
@@ -90,10 +92,10 @@ def test_a_case_is_normalised_and_cropped(phantoms: Path) -> None:
 
 
 def test_both_label_schemas_give_the_same_regions(copies: list[Path]) -> None:
-    new = load_training_case(copies[0], RECIPE)
+    new = load_training_case(copies[0], HOW)
     assert new.regions[2].any()
     rewrite_labels(copies[0] / f"{copies[0].name}-seg.nii.gz", {3: 4})
-    old = load_training_case(copies[0], RECIPE)
+    old = load_training_case(copies[0], HOW)
     np.testing.assert_array_equal(new.regions, old.regions)
 
 
@@ -102,7 +104,7 @@ def test_cases_of_several_folders_come_sorted_by_name(copies: list[Path], tmp_pa
     second.mkdir()
     shutil.move(copies[0], second)
     seen: list[tuple[int, int]] = []
-    cases = load_training_cases([copies[1].parent, second], RECIPE, lambda done, of: seen.append((done, of)))
+    cases = load_training_cases([copies[1].parent, second], HOW, lambda done, of: seen.append((done, of)))
     assert [case.name for case in cases] == [folder.name for folder in copies]
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
@@ -116,7 +118,7 @@ def test_all_bad_cases_are_reported_together(copies: list[Path]) -> None:
     packed = gzip.compress(content)
     broken.write_bytes(packed[: len(packed) // 2])
     with pytest.raises(TrainingError) as error:
-        load_training_cases([good.parent], RECIPE)
+        load_training_cases([good.parent], HOW)
     message = str(error.value)
     assert message.startswith("3 of 4 cases cannot be used for training")
     assert f"{no_labels.name}-seg.nii.gz" in message
@@ -130,17 +132,17 @@ def test_labels_on_another_grid_are_reported(copies: list[Path]) -> None:
     image = nib.load(path)
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[:-1], image.affine), path)
     with pytest.raises(TrainingError, match=r"(?s)1 of 4.*seg\.nii\.gz"):
-        load_training_cases([copies[0].parent], RECIPE)
+        load_training_cases([copies[0].parent], HOW)
 
 
 def test_the_same_case_twice_is_an_error(phantoms: Path) -> None:
     name = sorted(phantoms.iterdir())[0].name
     with pytest.raises(TrainingError, match=f"same name.*{name}"):
-        load_training_cases([phantoms, phantoms], RECIPE)
+        load_training_cases([phantoms, phantoms], HOW)
 
 
 def test_a_folder_without_cases_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CaseError, match=r"No case found"):
-        load_training_cases([tmp_path], RECIPE)
+        load_training_cases([tmp_path], HOW)
     with pytest.raises(CaseError, match="missing"):
-        load_training_cases([tmp_path / "missing"], RECIPE)
+        load_training_cases([tmp_path / "missing"], HOW)

@@ -62,7 +62,7 @@ def baselines(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
 def held_out(phantoms: Path, baselines: list[Path]) -> list[TrainingCase]:
     """The cases of fold 0."""
     run = open_run(baselines[0])
-    cases = load_training_cases([phantoms], run.config.normalisation, spacing_mm=SPACING)
+    cases = load_training_cases([phantoms], run.config.preparation)
     return [case for case in cases if case.name in run.provenance["held_out"]]
 
 
@@ -77,10 +77,10 @@ def scored(run: Run, baseline: Run | None, cases: list[TrainingCase], priors: li
     found: dict[str, list[tuple[float, float]]] = {"WT": [], "TC": [], "ET": []}
     for index, case in enumerate(cases):
         prior = None if priors is None else priors[index].astype(np.float32)
-        plan = plan_sampling(loaded.manifest)
+        plan = plan_sampling(loaded.recipe)
         inferred = infer(loaded, case.image.astype(np.float32), plan, case.name, probability=prior)
         labels = decode(
-            loaded.manifest, inferred, spacing_mm=SPACING, shape=case.regions.shape[1:], postprocess=True
+            loaded.recipe, inferred, spacing_mm=SPACING, shape=case.regions.shape[1:], postprocess=True
         ).labels
         for region, score in evaluate_case(labels, as_labels(case.regions), SPACING, "legacy").items():
             found[region].append((score.dice, score.hd95))

@@ -1,0 +1,74 @@
+"""From a case's images to the arrays of a model: cropped to the brain, normalised, at the model's voxel size.
+
+One way for segmenting, training, calibration and the export's checks. The way back is in rediffinet.method.decode,
+which brings what the model said to the crop's own voxels, and the box, which says where the crop lies.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rediffinet.method.normalise import Box, Normalisation, brain_box, normalise
+from rediffinet.method.resample import Spacing, resample, resampled_shape, same_spacing
+from rediffinet.method.windows import Shape
+from rediffinet.task import Task
+
+Volume = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How the images of a task become arrays of a model; runs that are prepared alike can work on the same arrays."""
+
+    task: Task
+    normalisation: Normalisation
+    spacing_mm: Spacing
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A prepared case: `box` of its volume was cropped, `crop` is that, normalised; `image` is on the model's grid.
+
+    crop float32 (C, x, y, z) with voxels of spacing_mm; image float32 (C, X, Y, Z) with voxels of model_mm.
+    """
+
+    box: Box
+    spacing_mm: Spacing
+    model_mm: Spacing
+    crop: Volume
+    image: Volume
+
+    @property
+    def shape(self) -> Shape:
+        """Voxels of the crop."""
+        return (self.crop.shape[1], self.crop.shape[2], self.crop.shape[3])
+
+    def to_model(self, volume: Volume) -> Volume:
+        """A volume (K, x, y, z) on the crop → on the model's grid."""
+        return to_spacing(volume, self.spacing_mm, self.model_mm)
+
+
+def prepare(
+    images: Volume, spacing_mm: Spacing, how: Preparation, held: npt.NDArray[np.bool_] | None = None
+) -> Prepared:
+    """Prepare the images (C, X, Y, Z) of a case with voxels of that size.
+
+    held: bool (X, Y, Z), what must not be cut off besides the brain, such as a mask made elsewhere. Raises CaseError
+    for images that hold no brain or a contrast that cannot be normalised.
+    """
+    box = brain_box(images)
+    if held is not None and held.any():
+        kept = held.copy()
+        kept[box] = True
+        box = brain_box(kept[None].astype(np.float32))
+    crop = normalise(images[(slice(None), *box)], how.normalisation, how.task.contrasts)
+    return Prepared(box, spacing_mm, how.spacing_mm, crop, to_spacing(crop, spacing_mm, how.spacing_mm))
+
+
+def to_spacing(volume: Volume, spacing_mm: Spacing, wanted_mm: Spacing) -> Volume:
+    """A volume (K, X, Y, Z) at another voxel size; itself where the two are too close to be worth it."""
+    if same_spacing(spacing_mm, wanted_mm):
+        return volume
+    shape = resampled_shape((volume.shape[1], volume.shape[2], volume.shape[3]), spacing_mm, wanted_mm)
+    return resample(volume, spacing_mm, wanted_mm, shape)
