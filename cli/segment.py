@@ -53,6 +53,9 @@ def segment(
     ] = False,
     save_uncertainty: Annotated[bool, typer.Option("--save-uncertainty", help="Write X-uncertainty.nii.gz.")] = False,
     preview: Annotated[bool, typer.Option(help="Write X-preview.png.")] = True,
+    html_report: Annotated[
+        bool, typer.Option("--html-report", help="Write X-report.html: pictures, volumes, warnings, provenance.")
+    ] = False,
     refine_everywhere: Annotated[
         bool, typer.Option("--refine-everywhere", help="Refine the whole brain (slow).")
     ] = False,
@@ -100,7 +103,7 @@ def segment(
         out,
         seed,
         SegmentOptions(steps, samples, refine_everywhere, postprocess),
-        OutputChoice(preview, save_uncertainty, save_probabilities, overwrite),
+        OutputChoice(preview, save_uncertainty, save_probabilities, overwrite, html_report),
         baseline_mask,
         _mask_labels(baseline_mask, labels, inputs),
         skip_existing,

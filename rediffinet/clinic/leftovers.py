@@ -34,4 +34,4 @@ def remove_leftovers(folder: Path, cases: Collection[str]) -> None:
 
 
 def _names(case: str) -> dict[str, str]:
-    return OutputChoice(uncertainty=True, probabilities=True).names(case)
+    return OutputChoice(uncertainty=True, probabilities=True, html=True).names(case)

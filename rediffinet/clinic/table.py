@@ -24,7 +24,7 @@ SHARE = 0.05
 
 @dataclass
 class Row:
-    """One case. state: waiting, done or failed; volumes: ml by region; log, report: paths from the table's folder."""
+    """One case. state: waiting, done or failed; volumes: ml by region; log, report, html: paths from the table's folder."""
 
     case: str
     source: str
@@ -35,6 +35,7 @@ class Row:
     error: str = ""
     log: str = ""
     report: str = ""
+    html: str = ""
 
 
 class CohortTable:
@@ -74,6 +75,8 @@ class CohortTable:
             row.seconds = round(report.seconds.total, 2)
             row.warnings = [warning.code for warning in report.warnings]
             row.report = self._beside((outcome.folder or Path()) / f"{report.case}-report.json")
+            page = report.outputs.get("html")
+            row.html = "" if page is None else self._beside((outcome.folder or Path()) / page)
         self._tell(row, outcome)
         if time.monotonic() >= self._next:
             self.write()
@@ -88,10 +91,10 @@ class CohortTable:
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
         names = [f"{region}_ml" for region in self._regions]
-        writer.writerow(["case", "state", *names, "seconds", "warnings", "error", "log", "report", "source"])
+        writer.writerow(["case", "state", *names, "seconds", "warnings", "error", "log", "report", "html", "source"])
         for row in rows:
             volumes = [row.volumes.get(region) for region in self._regions]
-            told = [" ".join(row.warnings), row.error, row.log, row.report, row.source]
+            told = [" ".join(row.warnings), row.error, row.log, row.report, row.html, row.source]
             writer.writerow([row.case, row.state, *volumes, row.seconds, *told])
         write_atomically(self.csv, text.getvalue().encode(errors="backslashreplace"))
         content = {"schema": SCHEMA, "counts": self.counts(), "cases": [asdict(row) for row in rows]}

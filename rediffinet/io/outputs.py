@@ -21,6 +21,7 @@ class OutputChoice:
     uncertainty: bool = False
     probabilities: bool = False
     overwrite: bool = False
+    html: bool = False
 
     def names(self, case: str, *, baseline: bool = True) -> dict[str, str]:
         """File name by kind, the report last: where it is, everything is. baseline: whether there is one to write."""
@@ -33,6 +34,8 @@ class OutputChoice:
             names["probabilities"] = f"{case}-probabilities.nii.gz"
         if self.preview:
             names["preview"] = f"{case}-preview.png"
+        if self.html:
+            names["html"] = f"{case}-report.html"
         return {**names, "report": f"{case}-report.json"}
 
 
@@ -106,7 +109,7 @@ def _names_of(result: Result, choice: OutputChoice) -> dict[str, str]:
 
 
 def _all_names(case: str) -> dict[str, str]:
-    return OutputChoice(preview=True, uncertainty=True, probabilities=True).names(case)
+    return OutputChoice(preview=True, uncertainty=True, probabilities=True, html=True).names(case)
 
 
 def _written(result: Result, names: dict[str, str], started: float) -> Report:
@@ -129,6 +132,10 @@ def _images(result: Result, names: dict[str, str]) -> Iterator[tuple[str, bytes]
         from rediffinet.io.preview import encode_preview
 
         yield "preview", encode_preview(result)
+    if "html" in names:
+        from rediffinet.io.html_report import encode_html_report
+
+        yield "html", encode_html_report(result)
 
 
 def _stored(result: Result, content: Map) -> bytes:

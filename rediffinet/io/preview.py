@@ -94,7 +94,7 @@ def _contrast_row(result: Result, contrast: str, point: tuple[int, int, int]) ->
         _slices(image, point), _slices(_baseline(result), point), _slices(result.crop_labels, point), strict=True
     ):
         shade = (255 * (grey.astype(np.float32) - low) / max(high - low, 1e-6)).astype(np.uint8)
-        tiles.append(_outlined(np.stack([shade] * 3, axis=-1), before, after, result.report.labels["edema"]))
+        tiles.append(outlined(np.stack([shade] * 3, axis=-1), before, after, result.report.labels["edema"]))
     return tiles
 
 
@@ -108,12 +108,12 @@ def _uncertainty_row(result: Result, point: tuple[int, int, int]) -> list[Image.
     ):
         heat = np.clip(2.0 * wrong.astype(np.float32), 0.0, 1.0)
         colour = np.stack([heat, heat**2, 0.35 * np.sqrt(heat) * (1.0 - heat)], axis=-1)
-        tiles.append(_outlined((255 * colour).astype(np.uint8), before, after, result.report.labels["edema"]))
+        tiles.append(outlined((255 * colour).astype(np.uint8), before, after, result.report.labels["edema"]))
     return tiles
 
 
-def _outlined(rgb: npt.NDArray[np.uint8], before: Plane, after: Plane, edema: int) -> Image.Image:
-    """Scale up and draw one-pixel outlines of WT and TC."""
+def outlined(rgb: npt.NDArray[np.uint8], before: Plane, after: Plane, edema: int) -> Image.Image:
+    """An image (rows, columns, 3) uint8, scaled up, with one-pixel outlines of WT and TC of two label planes."""
     big = np.repeat(np.repeat(rgb, SCALE, axis=0), SCALE, axis=1)
     for labels, colour in ((before, BASELINE_COLOUR), (after, REFINED_COLOUR)):
         for mask in (labels != 0, (labels != 0) & (labels != edema)):
