@@ -24,7 +24,7 @@ SHARE = 0.05
 
 @dataclass
 class Row:
-    """One case. state: waiting, done or failed; volumes: ml by region; log, report, html: paths from the table's folder."""
+    """One case. state: waiting, done or failed; volumes: ml by region; log, report, html: paths from the folder."""
 
     case: str
     source: str
