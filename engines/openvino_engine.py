@@ -1,6 +1,7 @@
 """OpenVINO on the CPU, in fp32, bf16, fp16 or int8 where the processor has them.
 
-A graph is compiled for the batch it is run with, because static shapes are faster; what was compiled is kept. bf16
+A graph is compiled for the batch it is run with, because static shapes are faster; what was compiled is kept, in the
+user's cache too, so that the next process starts sooner (`openvino_cache`). bf16
 runs the fp32 file with bf16 arithmetic; int8 runs the quantised file, with bf16 between the quantised layers where the
 processor has it. The precision that the compiled graph reports must be the one that was asked for.
 """
@@ -18,6 +19,7 @@ import openvino as ov
 
 from rediffinet.engines.base import Array, Buffer, Device, Engine, Graph, GraphSpec, TensorSpec
 from rediffinet.engines.machine import describe_processor
+from rediffinet.engines.openvino_cache import CompiledGraphs
 from rediffinet.errors import EngineError
 
 CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
@@ -61,6 +63,9 @@ class OpenVinoEngine(Engine):
 
     def compile(self, model: ov.Model) -> ov.CompiledModel:
         """Compile for this engine's precision and threads; raises OpenVINO's errors."""
+        return self._core.compile_model(model, "CPU", self._config())
+
+    def _config(self) -> dict[str, Any]:
         config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": self.hint,
             "PERFORMANCE_HINT": "LATENCY",
@@ -69,15 +74,26 @@ class OpenVinoEngine(Engine):
         }
         if self._threads is not None:
             config["INFERENCE_NUM_THREADS"] = self._threads
-        return self._core.compile_model(model, "CPU", config)
+        return config
 
-    def _load(self, spec: GraphSpec) -> OpenVinoGraph:
+    def revive(self, stored: bytes) -> ov.CompiledModel:
+        """What `compile` made and `export_model` stored; raises OpenVINO's errors when it is of another version."""
+        return self._core.import_model(stored, "CPU", self._config())
+
+    def settings(self) -> dict[str, Any]:
+        """All that a compiled graph depends on besides its file and its shapes."""
+        return {"openvino": ov.get_version(), "processor": self.provider, "precision": self.precision, **self._config()}
+
+    def read(self, spec: GraphSpec) -> ov.Model:
+        """The graph's file; `EngineError` when OpenVINO cannot read it."""
         try:
-            model = self._core.read_model(str(spec.path))
+            return self._core.read_model(str(spec.path))
         except Exception as error:  # OpenVINO's errors have no base of their own
             message = f"graph '{spec.name}': openvino cannot load {spec.path}: {_said(error)}"
             raise EngineError(message) from error
-        return OpenVinoGraph(spec, self, model)
+
+    def _load(self, spec: GraphSpec) -> OpenVinoGraph:
+        return OpenVinoGraph(spec, self)
 
     def _upload(self, array: Array) -> ov.Tensor:
         tensor = self._empty(array.shape, array.dtype)
@@ -104,18 +120,21 @@ class _Compiled:
 class OpenVinoGraph(Graph):
     """A model, compiled once per batch size; each run takes a request of its own from the pool."""
 
-    def __init__(self, spec: GraphSpec, engine: OpenVinoEngine, model: ov.Model) -> None:
+    def __init__(self, spec: GraphSpec, engine: OpenVinoEngine) -> None:
         super().__init__(spec, engine)
         self._openvino = engine
-        self._model: ov.Model | None = model
         self._compiled: dict[tuple[tuple[int, ...], ...], _Compiled] = {}
         self._lock = threading.Lock()
+        self._cache = CompiledGraphs(spec.path, engine.settings())
+        self._ends = self._cache.signature()
+        self._model = engine.read(spec) if self._ends is None else None
+        if self._model is not None:
+            inputs = tuple(_tensor(port, spec.inputs) for port in self._model.inputs)
+            self._ends = inputs, tuple(_tensor(port, spec.outputs) for port in self._model.outputs)
 
     def _signature(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-        assert self._model is not None
-        inputs = tuple(_tensor(port, self.spec.inputs) for port in self._model.inputs)
-        outputs = tuple(_tensor(port, self.spec.outputs) for port in self._model.outputs)
-        return inputs, outputs
+        assert self._ends is not None
+        return self._ends
 
     def _prepare(self) -> None:
         one = [tuple(size if isinstance(size, int) else 1 for size in tensor.shape) for tensor in self.spec.inputs]
@@ -129,22 +148,36 @@ class OpenVinoGraph(Graph):
             return self._compiled[shapes]
 
     def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> _Compiled:
-        if self._model is None:
-            self.engine._check_open()
-            raise AssertionError
-        try:
-            model = self._model.clone()
-            model.reshape({tensor.name: list(shape) for tensor, shape in zip(self.spec.inputs, shapes, strict=True)})
-            compiled = self._openvino.compile(model)
-        except Exception as error:  # OpenVINO's errors have no base of their own
-            message = f"graph '{self.spec.name}': openvino cannot compile {self.spec.path}: {_said(error)}"
-            raise EngineError(message) from error
+        self.engine._check_open()
+        compiled = self._revived(shapes)
+        if compiled is None:
+            if self._model is None:
+                self._model = self._openvino.read(self.spec)
+            try:
+                model = self._model.clone()
+                model.reshape(
+                    {tensor.name: list(shape) for tensor, shape in zip(self.spec.inputs, shapes, strict=True)}
+                )
+                compiled = self._openvino.compile(model)
+            except Exception as error:  # OpenVINO's errors have no base of their own
+                message = f"graph '{self.spec.name}': openvino cannot compile {self.spec.path}: {_said(error)}"
+                raise EngineError(message) from error
+            self._cache.write(shapes, compiled.export_model(), self._signature())
         self._check_precision(compiled)
         return _Compiled(
             compiled,
             {_name(port, self.spec.inputs): index for index, port in enumerate(compiled.inputs)},
             {_name(port, self.spec.outputs): index for index, port in enumerate(compiled.outputs)},
         )
+
+    def _revived(self, shapes: tuple[tuple[int, ...], ...]) -> ov.CompiledModel | None:
+        stored = self._cache.read(shapes)
+        if stored is None:
+            return None
+        try:
+            return self._openvino.revive(stored)
+        except Exception:  # made by another build of OpenVINO, say: it is compiled again, and replaced
+            return None
 
     def _check_precision(self, compiled: ov.CompiledModel) -> None:
         """Read back what was compiled; raise when it is not what the engine says it runs."""

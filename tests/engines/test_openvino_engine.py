@@ -1,5 +1,7 @@
 """What is OpenVINO's own: precisions read back, graphs compiled per batch, requests shared by threads."""
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,3 +124,69 @@ def test_compiled_once_per_batch(spec: GraphSpec, monkeypatch: pytest.MonkeyPatc
 def test_a_gpu_is_refused_with_what_there_is() -> None:
     with pytest.raises(EngineError, match="'openvino' runs on 'cpu' only, not on cuda:0; OpenVINO sees .*CPU"):
         open_engine("openvino", "cuda:0")
+
+
+def test_what_was_compiled_is_used_again(spec: GraphSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """To the bit, without reading or compiling the file; another file, precision or batch is another entry."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
+    with open_engine("openvino", threads=1) as engine:
+        expected = engine.load(spec)(x=volume(1))["y"]
+    [kept] = tmp_path.rglob("*.compiled")
+    with open_engine("openvino", threads=1) as engine:
+        monkeypatch.setattr(type(engine), "compile", None)
+        monkeypatch.setattr(type(engine), "read", None)
+        np.testing.assert_array_equal(engine.load(spec)(x=volume(1))["y"], expected)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
+    with open_engine("openvino", threads=1) as engine:
+        graph = engine.load(spec)
+        np.testing.assert_allclose(graph(x=volume(2))["y"][:1], graph(x=volume(2)[:1])["y"], atol=1e-5)
+    assert len(list(tmp_path.rglob("*.compiled"))) == 2 and kept.is_file()
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered", "of another build"])
+def test_kept_graphs_that_are_of_no_use(
+    spec: GraphSpec, damage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
+    with open_engine("openvino", threads=1) as engine:
+        expected = engine.load(spec)(x=volume(1))["y"]
+    [kept] = tmp_path.rglob("*.compiled")
+    content = kept.read_bytes()
+    other = b"not what this build wrote"
+    kept.write_bytes(
+        {
+            "cut": content[:-100],
+            "altered": content[:-1] + bytes([content[-1] ^ 1]),
+            "of another build": hashlib.sha256(other).digest() + other,
+        }[damage]
+    )
+    with open_engine("openvino", threads=1) as engine:
+        np.testing.assert_array_equal(engine.load(spec)(x=volume(1))["y"], expected)
+    assert len(kept.read_bytes()) == len(content)
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(
+    spec: GraphSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "file"))
+    with open_engine("openvino", threads=1) as engine:
+        assert engine.load(spec)(x=volume(1))["y"].shape == (1, CHANNELS, SIZE, SIZE, SIZE)
+
+
+def test_the_cache_keeps_to_its_size(spec: GraphSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from rediffinet.engines import openvino_cache
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
+    monkeypatch.setattr(openvino_cache, "KEPT", 2)
+    with open_engine("openvino", threads=1) as engine:
+        graph = engine.load(spec)
+        for batch in (2, 3, 4):
+            graph(x=volume(batch))
+    assert len(list(tmp_path.rglob("*.compiled"))) == 2
