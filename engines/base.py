@@ -16,12 +16,13 @@ The public methods here check; the back-ends' underscore methods do.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,6 +116,7 @@ class Engine(ABC):
     def __init__(self) -> None:
         self.closed = False
         self._graphs: list[Graph] = []
+        self._process = os.getpid()
 
     def use(self, precision: str) -> None:
         """Load the next graphs in this precision; `EngineError` when the engine cannot run it here."""
@@ -180,7 +182,7 @@ class Engine(ABC):
         It always comes to its end: what a broken device says here, the call that met it first has told already.
         """
         self.closed = True
-        while self._graphs:
+        while self._graphs and os.getpid() == self._process:  # a back-end's memory is that of its own process
             with contextlib.suppress(EngineError):
                 self._graphs.pop()._close()
 
@@ -194,7 +196,27 @@ class Engine(ABC):
         state = "closed" if self.closed else self.provider
         return f"<{self.name} {self.version} on {self.device}: {state}>"
 
+    def check_process(self) -> None:
+        """Raise `EngineError` in another process than the one that opened the engine: it would wait there for ever.
+
+        A fork copies the memory of a back-end but not its threads, and no device context.
+        """
+        if os.getpid() != self._process:
+            message = (
+                f"engine '{self.name}' on {self.device} was opened in process {self._process} and is used in process "
+                f"{os.getpid()}, where its threads do not exist. Open it in the process that uses it: in the initializer "
+                "of a pool, in the server's hook that runs after a worker has started (without preloading), or in "
+                "processes that are started with the method 'spawn'"
+            )
+            raise EngineError(message)
+
+    def __reduce__(self) -> NoReturn:
+        """Not to be sent to another process either."""
+        message = f"engine '{self.name}' cannot be pickled; open it in the process that uses it"
+        raise EngineError(message)
+
     def _check_open(self) -> None:
+        self.check_process()
         if self.closed:
             message = f"engine '{self.name}' on {self.device} is closed; open it again with open_engine()"
             raise EngineError(message)

@@ -14,6 +14,7 @@ plainly when it cannot be.
 from __future__ import annotations
 
 import contextlib
+import os
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -120,6 +121,8 @@ class TensorRtEngine(Engine):
         """Give back the graphs and all memory on the GPU; what is being downloaded is waited for."""
         if not self.closed:
             super().close()
+            if os.getpid() != self._process:
+                return
             with contextlib.suppress(EngineError), self.cuda.enqueue():
                 self.runtime = None
             self.runtime = None

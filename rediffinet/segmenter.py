@@ -103,7 +103,10 @@ class Result:
 
 
 class Segmenter:
-    """A bundle loaded on an engine. Thread-safe: `segment` keeps no state between calls."""
+    """A bundle loaded on an engine. Thread-safe: `segment` keeps no state between calls.
+
+    It belongs to the process that opened it: open one in each worker, not before a fork.
+    """
 
     def __init__(
         self,
@@ -178,8 +181,10 @@ class Segmenter:
         the case are freed before the error is seen.
 
         Raises CaseCancelledError or DeadlineError; ConfigError for steps or samples out of range, or when a baseline is
-        given to a model that refines none; LabelError when it does not fit the case.
+        given to a model that refines none; LabelError when it does not fit the case; EngineError in another process than
+        the one that opened this.
         """
+        self._engine.check_process()
         options = options or SegmentOptions()
         plan = self.plan(options, seed)
         given = mask_from_labels(baseline, case) if isinstance(baseline, np.ndarray) else baseline

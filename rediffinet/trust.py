@@ -17,6 +17,8 @@ from rediffinet.method.recipe import Range, Recipe, TrustSettings
 
 Mask = npt.NDArray[np.bool_]
 QUANTILES = (10, 50, 90)
+PAIR = "·"
+"""Joins the names of two contrasts in the name of their correlation."""
 ENOUGH = 200_000
 """Voxels that a profile is taken from, at most: more would not change it."""
 
@@ -40,7 +42,7 @@ def intensity_profile(image: npt.NDArray[np.floating], background: float, contra
         together: npt.NDArray[np.float64] = np.atleast_2d(np.nan_to_num(np.corrcoef(values)))
     for j, other in enumerate(contrasts):
         for i, name in enumerate(contrasts[:j]):
-            profile[f"{name}·{other}"] = float(together[i, j])
+            profile[f"{name}{PAIR}{other}"] = float(together[i, j])
     return profile
 
 
@@ -59,18 +61,23 @@ def check_intensities(
 ) -> list[CaseWarning]:
     """`intensities-unlike-training`: a number of the profile lies outside the training range by more than the margin.
 
-    The margin is a share of the range's width. image: normalised, (C, X, Y, Z).
+    The margin is a share of the range's width; for a correlation it ends half-way between the range and ±1, so that a
+    contrast given twice is outside whatever the training cases were. image: normalised, (C, X, Y, Z).
     """
     if settings.intensities is None:
         return []
     profile = intensity_profile(image, background, contrasts)
     outside = {}
     for name, (low, high) in settings.intensities.items():
-        away = max(low - profile[name], profile[name] - high) / max(high - low, 1e-6)
-        if away > settings.intensity_margin:
+        margin = settings.intensity_margin * max(high - low, 1e-6)
+        below, above = low - margin, high + margin
+        if PAIR in name:
+            below, above = max(below, (low - 1) / 2), min(above, (high + 1) / 2)
+        if not below <= profile[name] <= above:
             outside[name] = f"{name} is {profile[name]:.2f}, training had {low:.2f} to {high:.2f}"
     if not outside:
         return []
+    outside = dict(sorted(outside.items(), key=lambda item: PAIR not in item[0]))  # pairs tell most
     message = (
         f"The images do not look like those of training ({'; '.join(list(outside.values())[:3])}): other "
         "preprocessing, another scanner, or contrasts in the wrong order."
