@@ -22,6 +22,7 @@ from rediffinet.cli.tables import tables
 from rediffinet.cli.terminal import lasting_streams
 from rediffinet.cli.train import train
 from rediffinet.cli.view import view
+from rediffinet.cli.words import command_of, in_flags
 from rediffinet.clinic.interrupt import Interrupted, interruptible
 from rediffinet.errors import RediffError
 
@@ -70,7 +71,7 @@ def _run() -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except RediffError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(in_flags(f"error: {error}", command_of(sys.argv[1:], typer.main.get_command(app))), err=True)
         return 2
     except (Interrupted, KeyboardInterrupt) as signal:
         number = signal.number if isinstance(signal, Interrupted) else 2

@@ -204,9 +204,9 @@ class Engine(ABC):
         if os.getpid() != self._process:
             message = (
                 f"engine '{self.name}' on {self.device} was opened in process {self._process} and is used in process "
-                f"{os.getpid()}, where its threads do not exist. Open it in the process that uses it: in the initializer "
-                "of a pool, in the server's hook that runs after a worker has started (without preloading), or in "
-                "processes that are started with the method 'spawn'"
+                f"{os.getpid()}, where its threads do not exist. Open it in the process that uses it: in the "
+                "initializer of a pool, in the server's hook that runs after a worker has started (without "
+                "preloading), or in processes that are started with the method 'spawn'"
             )
             raise EngineError(message)
 

@@ -14,8 +14,8 @@ plainly when it cannot be.
 from __future__ import annotations
 
 import contextlib
-import os
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

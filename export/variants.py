@@ -42,7 +42,7 @@ def parse_precisions(text: str) -> tuple[Lower, ...]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name != "fp32" and name not in LIMITS]
     if unknown:
-        message = f"--precision: got '{text}', expected a list of fp32, {', '.join(LIMITS)}"
+        message = f"`precision`: got '{text}', expected a list of fp32, {', '.join(LIMITS)}"
         raise ConfigError(message)
     return tuple(name for name in LIMITS if name in names)
 

@@ -151,7 +151,7 @@ class Bundle:
         if stored not in self.precisions:
             message = (
                 f"bundle {self.path} has no {precision} graphs, it has {', '.join(self.precisions)}. "
-                f"Use one of these, or export it again with --precision {','.join((*self.precisions, precision))}."
+                f"Use one of these, or export it again with `precision={','.join((*self.precisions, precision))}`."
             )
             raise BundleError(message)
         return self.stored_graph(name, stored)
@@ -178,7 +178,7 @@ def default_bundle() -> Path:
     """The bundle shipped in the package. Raises BundleError when this install has none."""
     path = Path(str(resources.files("rediffinet"))) / "bundles" / "default"
     if not (path / MANIFEST).is_file():
-        message = f"this install has no default bundle (expected {path}). Reinstall rediffinet, or give --bundle DIR."
+        message = f"this install has no default bundle (expected {path}). Reinstall rediffinet, or give `bundle`."
         raise BundleError(message)
     return path
 

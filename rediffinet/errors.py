@@ -1,8 +1,60 @@
-"""Errors that a user can fix. Each message says what was found, what was expected and what to do."""
+"""Errors that a user can fix. Each says what was found, what was expected and what to do.
+
+What to do is said in the words of Python: an argument stands in backticks, as in `overwrite=True` or `out`. Only the
+command line turns these into its flags (`rediffinet.cli.words`).
+"""
+
+from typing import Any
 
 
 class RediffError(Exception):
-    """Base of all errors the user can fix; the command line prints the message alone and exits with 2."""
+    """Base of all errors the user can fix; the command line prints the message alone and exits with 2.
+
+    found: what is wrong. expected: what would be right, a phrase. hint: what to do, sentences. The text of the error is
+    all three; a text given as one is taken apart at a line that begins with "Expected". It can be pickled, and
+    `as_dict` is what a service sends.
+
+        >>> error = CaseError("X has 2 axes.", expected="one 3-D image", hint="Split it.")
+        >>> print(error)
+        X has 2 axes.
+        Expected one 3-D image. Split it.
+        >>> error.as_dict()["hint"]
+        'Split it.'
+    """
+
+    def __init__(self, found: str, *, expected: str = "", hint: str = "") -> None:
+        more = " ".join(part for part in (f"Expected {expected}." if expected else "", hint) if part)
+        super().__init__(f"{found}\n{more}" if more else found)
+        if not more:
+            found, _, rest = found.partition("\nExpected ")
+            expected, _, hint = rest.replace(".\n", ". ", 1).partition(". ")
+        self.found, self.expected, self.hint = found, expected.removesuffix("."), hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By state, not by arguments: a subclass may take others."""
+        return _remade, (type(self), self.args, self.__dict__)
+
+    @property
+    def message(self) -> str:
+        """The whole text."""
+        return str(self)
+
+    def as_dict(self) -> dict[str, str]:
+        """JSON-ready: the type's name, the message, and its parts."""
+        return {
+            "type": type(self).__name__,
+            "message": self.message,
+            "found": self.found,
+            "expected": self.expected,
+            "hint": self.hint,
+        }
+
+
+def _remade(kind: type[RediffError], args: tuple[Any, ...], state: dict[str, Any]) -> RediffError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class CaseError(RediffError):
@@ -46,9 +98,8 @@ class MissingExtraError(RediffError):
 
     def __init__(self, what: str, module: str, extra: str) -> None:
         self.install = f"pip install 'rediffinet[{extra}]'"
-        super().__init__(
-            f"{what} needs the Python module '{module}', which is not installed here.\nInstall it with:  {self.install}"
-        )
+        found = f"{what} needs the Python module '{module}', which is not installed here."
+        super().__init__(found, hint=f"Install it with:  {self.install}")
 
 
 class CaseStoppedError(RediffError):

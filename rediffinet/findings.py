@@ -82,12 +82,12 @@ def _warnings(case: Case, decoded: Decoded, voxel_ml: float) -> list[Warning_]:
         warnings.append(Warning_(code="components-doubted", message=message))
     removed_ml = decoded.removed_voxels * voxel_ml
     if removed_ml >= 1.0:
-        message = f"Postprocessing removed {removed_ml:.1f} ml of separate components (--no-postprocess keeps them)."
+        message = f"Postprocessing removed {removed_ml:.1f} ml of separate components (`postprocess=False` keeps them)."
         warnings.append(Warning_(code="components-removed", message=message))
     if decoded.unsure_voxels:
         message = (
             f"{decoded.unsure_voxels * voxel_ml:.1f} ml that look like enhancing tumour are counted as core, because "
-            "the networks are unsure of them as a whole. Look at t1c; --no-postprocess keeps them."
+            "the networks are unsure of them as a whole. Look at t1c; `postprocess=False` keeps them."
         )
         warnings.append(Warning_(code="enhancing-unsure", message=message))
     return warnings

@@ -43,28 +43,57 @@ def check_output(folder: Path, case: str, choice: OutputChoice) -> None:
     """Raise OutputError, before any work, when the outputs exist (without overwrite) or cannot be written."""
     names = _all_names(case)
     try:
-        existing = {kind for kind, name in names.items() if (folder / name).exists()}
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    except OSError as error:
-        message = f"output folder {folder}: {error.strerror or error}. Give another folder with -o."
+        _check_lengths(folder, nearest, case, names)
+        existing = {kind for kind, name in names.items() if (folder / name).exists()}
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        message = f"output folder {folder}: {getattr(error, 'strerror', None) or error}. Give another folder."
         raise OutputError(message) from None
     if existing and not choice.overwrite:
         held = ", ".join(name for kind, name in names.items() if kind in existing)
-        message = f"{folder} holds {held} already. Use --overwrite to replace, or another output folder."
+        message = f"{folder} holds {held} already. Use `overwrite=True` to replace, or another output folder."
         raise OutputError(message)
     if "segmentation" in existing and "report" not in existing:
         # BraTS gives its reference the same name, and the default output folder may be the case's own
         message = (
             f"{folder / names['segmentation']} has no {names['report']} beside it: it may be a reference "
-            "segmentation rather than an output, and is not replaced. Move it away, or give another folder with -o."
+            "segmentation rather than an output, and is not replaced. Move it away, or give another output folder."
         )
         raise OutputError(message)
     if not nearest.is_dir():
-        message = f"output folder {folder}: {nearest} is a file. Give a folder with -o."
+        message = f"output folder {folder}: {nearest} is a file. Give another folder."
         raise OutputError(message)
     if not os.access(nearest, os.W_OK | os.X_OK):
-        message = f"output folder {folder}: {nearest} is not writable. Give another folder with -o."
+        message = f"output folder {folder}: {nearest} is not writable. Give another folder."
         raise OutputError(message)
+
+
+def _check_lengths(folder: Path, nearest: Path, case: str, names: dict[str, str]) -> None:
+    """Raise OutputError for names longer than the file system takes: an input's may have no room for an ending."""
+    longest = max((os.fsencode(name) for name in names.values()), key=len)
+    most = _limit(nearest, "PC_NAME_MAX", 255)
+    if len(longest) > most:
+        message = (
+            f"The case name {case[:40]}… is too long for its outputs: {longest.decode('utf-8', 'replace')[-30:]} would "
+            f"have {len(longest)} bytes, and the file system of {nearest} takes {most}. "
+            f"Give it one of at most {most - len(longest) + len(os.fsencode(case))} bytes: rename its files or folder."
+        )
+        raise OutputError(message)
+    whole = os.fsencode(folder.absolute()) + b"/" + longest
+    most = _limit(nearest, "PC_PATH_MAX", 4096) - 1
+    if len(whole) > most:
+        message = (
+            f"The path of the outputs of case {case} would have {len(whole)} bytes, and the system takes {most}. "
+            "Give an output folder with a shorter path."
+        )
+        raise OutputError(message)
+
+
+def _limit(folder: Path, name: str, otherwise: int) -> int:
+    try:
+        return os.pathconf(folder, name)
+    except (AttributeError, OSError, ValueError):  # Windows has no such question
+        return otherwise
 
 
 @dataclass(frozen=True)

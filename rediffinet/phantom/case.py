@@ -121,7 +121,7 @@ def write_phantoms(
     if existing and not overwrite:
         message = (
             f"{out} already holds {len(existing)} of the {cases} cases to write (first: {existing[0]}); "
-            "choose another folder, or overwrite them with --overwrite"
+            "choose another folder, or overwrite them with `overwrite=True`"
         )
         raise OutputError(message)
     try:

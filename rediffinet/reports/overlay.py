@@ -94,7 +94,7 @@ def write_overlay(
     case = load_case(folder, spacing_range_mm=(0.0, math.inf), task=task)  # a picture has no need of 1 mm
     truth = reference or find_labels(folder, task)
     if truth is None:
-        message = f"{folder} holds no segmentation, and what is right cannot be told without.\nGive --reference FILE."
+        message = f"{folder} holds no segmentation, and what is right cannot be told without.\nGive `reference`."
         raise LabelError(message)
     index = task.region_names.index(region)
     masks = [

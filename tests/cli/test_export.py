@@ -64,7 +64,7 @@ def export(folder: Path, out: Path, *arguments: object) -> Result:
     ("arguments", "words"),
     [
         (["--weights", "float8"], "--weights: got 'float8'"),
-        (["--precision", "fp32,fp8"], "--precision: got 'fp32,fp8'"),
+        (["--precision", "fp32,fp8"], "`precision`: got 'fp32,fp8'"),
         (["--steps", "5000"], "steps: got 5000, expected 1 to 1000"),
     ],
 )
@@ -142,7 +142,7 @@ def test_from_training_to_a_segmented_case(folder: Path, tmp_path: Path) -> None
     assert len(manifest.training["baseline"]["held_out"]) == 2
 
     again = export(folder, out)
-    assert isinstance(again.exception, OutputError) and "--overwrite" in str(again.exception)
+    assert isinstance(again.exception, OutputError) and "`overwrite=True`" in str(again.exception)
 
     case = sorted((folder / "data").iterdir())[0]
     results = {}

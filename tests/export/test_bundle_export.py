@@ -206,7 +206,7 @@ def test_overwrite_replaces_a_bundle_whole(
 
 @pytest.mark.usefixtures("no_graphs")
 def test_an_existing_bundle_needs_overwrite(bundle: Any, runs: dict[str, Any]) -> None:
-    with pytest.raises(OutputError, match="--overwrite"):
+    with pytest.raises(OutputError, match="`overwrite=True`"):
         export_bundle(runs["rediffinet"], runs["unet"], bundle.path)
 
 

@@ -157,6 +157,6 @@ def test_the_default_bundle_is_complete_or_its_absence_is_said() -> None:
     try:
         path = default_bundle()
     except BundleError as error:
-        assert "--bundle DIR" in str(error)
+        assert "`bundle`" in str(error)
     else:
         assert open_bundle().path == path

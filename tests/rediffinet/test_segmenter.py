@@ -313,7 +313,7 @@ def test_unsure_enhancing_tumour_is_core_and_said(make_toy_bundle: Any, toy_case
     assert np.array_equal(after.labels, np.where(before.labels == 3, 1, before.labels))
     assert "enhancing-unsure" not in {warning.code for warning in before.report.warnings}
     (said,) = [warning for warning in after.report.warnings if warning.code == "enhancing-unsure"]
-    assert f"{(before.labels == 3).sum() / 1000:.1f} ml" in said.message and "--no-postprocess" in said.message
+    assert f"{(before.labels == 3).sum() / 1000:.1f} ml" in said.message and "`postprocess=False`" in said.message
 
 
 def test_a_lesion_that_is_doubted_as_a_whole_is_left_out_and_said(make_toy_bundle: Any, toy_case: Case) -> None:
@@ -343,7 +343,7 @@ def test_much_removed_tumour_is_a_warning(make_toy_bundle: Any, toy_case: Case) 
             result = segmenter.segment(case)
         assert not result.labels.any()
         assert [warning.code for warning in result.report.warnings] == codes
-    assert "--no-postprocess" in result.report.warnings[1].message
+    assert "`postprocess=False`" in result.report.warnings[1].message
 
 
 # --- refused ---

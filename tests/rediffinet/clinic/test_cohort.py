@@ -62,7 +62,7 @@ def test_outputs_that_exist_stop_the_case_before_it_is_loaded(
 ) -> None:
     (tmp_path / "toy-seg.nii.gz").write_bytes(b"precious")
     monkeypatch.setattr("rediffinet.clinic.case.load_case", lambda *_, **__: pytest.fail("loaded"))
-    with Segmenter.open(toy_bundle.path, threads=1) as segmenter, pytest.raises(OutputError, match="--overwrite"):
+    with Segmenter.open(toy_bundle.path, threads=1) as segmenter, pytest.raises(OutputError, match="`overwrite=True`"):
         segment_case(segmenter, CaseInput(folder=toy_folder), Order(tmp_path))
 
 

@@ -121,7 +121,7 @@ def test_saving_twice_does_not_count_the_writing_twice(result: Result, tmp_path:
 def test_existing_outputs_are_kept_unless_told(result: Result, tmp_path: Path) -> None:
     save_result(result, tmp_path, ALL)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(OutputError, match=r"toy-uncertainty\.nii\.gz.*--overwrite"):
+    with pytest.raises(OutputError, match=r"toy-uncertainty\.nii\.gz.*`overwrite=True`"):
         save_result(result, tmp_path, OutputChoice())
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 

@@ -57,7 +57,7 @@ def test_files_do_not_depend_on_the_number_of_cases(tmp_path: Path) -> None:
 def test_existing_case_is_kept_without_overwrite(tmp_path: Path) -> None:
     (folder,) = write_phantoms(tmp_path, 1, 1, shape=TINY)
     before = files(tmp_path)
-    with pytest.raises(OutputError, match=rf"(?s)1 of the 2 cases.*{folder.name}.*--overwrite"):
+    with pytest.raises(OutputError, match=rf"(?s)1 of the 2 cases.*{folder.name}.*`overwrite=True`"):
         write_phantoms(tmp_path, 2, 2, shape=TINY)
     assert files(tmp_path) == before
 

@@ -175,7 +175,7 @@ def test_bad_input(toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(LabelError, match="different grids"):
         write_overlay(toy.folder, tmp_path / "small.nii.gz", maps[1], toy.out)
     (toy.folder / "toy-seg.nii.gz").unlink()
-    with pytest.raises(LabelError, match="Give --reference FILE"):
+    with pytest.raises(LabelError, match="Give `reference`"):
         write_overlay(toy.folder, *maps, toy.out)
     assert not toy.out.exists()
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
