@@ -181,8 +181,8 @@ class Segmenter:
         the case are freed before the error is seen.
 
         Raises CaseCancelledError or DeadlineError; ConfigError for steps or samples out of range, or when a baseline is
-        given to a model that refines none; LabelError when it does not fit the case; EngineError in another process than
-        the one that opened this.
+        given to a model that refines none; LabelError when it does not fit the case; EngineError in another process
+        than the one that opened this.
         """
         self._engine.check_process()
         options = options or SegmentOptions()
