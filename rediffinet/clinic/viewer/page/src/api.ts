@@ -34,6 +34,7 @@ export async function sendCorrection(
 
 export async function ask<T>(address: string, options: RequestInit = {}): Promise<T> {
   const response = await fetch(address, options)
+  if (response.status === 204) return undefined as T
   if (response.ok) return (await response.json()) as T
   let detail = `${response.status} ${response.statusText}`
   try {

@@ -1,25 +1,54 @@
-/** Begins: the case of the address, the only one there is, or the list. */
+/** Begins: the only case there is (`rediff view`), or the cases of a service, each at `#/ID`. */
 
 import './style.css'
 import { ask } from './api'
 import { h } from './dom'
+import { showQueue, type Listed } from './queue'
 import { showCase } from './viewer'
 
-interface Listed {
-  cases: { id: string; case: string; state: string }[]
-  accepts: boolean
+const page = document.getElementById('page')!
+let close: () => void = () => {}
+
+function fail(error: unknown, back: (() => void) | null): void {
+  close()
+  close = () => {}
+  const text = error instanceof Error ? error.message : String(error)
+  page.replaceChildren(
+    h(
+      'main',
+      { class: 'failed' },
+      h('h1', {}, 'This cannot be shown'),
+      h('p', { role: 'alert' }, text),
+      back && h('button', { type: 'button', onclick: back }, 'All cases')
+    )
+  )
+}
+
+function toList(): void {
+  location.hash = ''
+}
+
+function open(id: string, back: (() => void) | null): void {
+  close()
+  close = showCase(page, id, back, (error) => fail(error, back))
+}
+
+function route(): void {
+  const id = decodeURIComponent(location.hash.replace(/^#\/?/, ''))
+  if (id) return open(id, toList)
+  close()
+  close = showQueue(page, (chosen) => (location.hash = `/${encodeURIComponent(chosen)}`))
 }
 
 async function begin(): Promise<void> {
-  const page = document.getElementById('page')!
   try {
-    const { cases } = await ask<Listed>('v1/cases')
-    await showCase(page, cases[0].id, null)
+    const { cases, accepts } = await ask<Listed>('v1/cases')
+    if (!accepts) return open(cases[0].id, null)
   } catch (error) {
-    const text = error instanceof Error ? error.message : String(error)
-    page.replaceChildren(h('main', { class: 'failed' }, h('h1', {}, 'This case cannot be shown'), h('p', { role: 'alert' }, text)))
-    throw error
+    return fail(error, null)
   }
+  window.addEventListener('hashchange', route)
+  route()
 }
 
 void begin()

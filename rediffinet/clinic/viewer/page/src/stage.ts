@@ -200,7 +200,6 @@ export class Stage {
     const before = this.labelsIn('baseline')
     if (!before) return
     const changes = refined.clone()
-    changes.id = crypto.randomUUID()
     changes.name = 'changes'
     changes.img = changesBetween(before, refined.img as Uint8Array)
     changes.setColormapLabel(labelTable(CHANGES))

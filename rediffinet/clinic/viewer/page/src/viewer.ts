@@ -34,13 +34,25 @@ const TARGETS: [Target, string, string][] = [
   ['doubt', 'Most doubtful place', 'd']
 ]
 
-export async function showCase(page: HTMLElement, id: string, back: (() => void) | null): Promise<() => void> {
-  const scene = await getScene(id)
-  const viewer = new Viewer(scene, id, back)
-  page.replaceChildren(viewer.element)
-  document.title = `${scene.case} – rediff`
-  await viewer.start()
-  return () => viewer.close()
+/** Shows a case as soon as the server tells of it; returns how to leave it. `failed` hears what went wrong before that. */
+export function showCase(page: HTMLElement, id: string, back: (() => void) | null, failed: (error: unknown) => void): () => void {
+  let left = false
+  let viewer: Viewer | null = null
+  const begin = async () => {
+    const scene = await getScene(id)
+    if (left) return
+    viewer = new Viewer(scene, id, back)
+    page.replaceChildren(viewer.element)
+    document.title = `${scene.case} – rediff`
+    await viewer.start()
+  }
+  begin().catch((error) => {
+    if (!left) failed(error)
+  })
+  return () => {
+    left = true
+    viewer?.close()
+  }
 }
 
 class Viewer {

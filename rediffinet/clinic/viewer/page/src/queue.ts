@@ -1,0 +1,220 @@
+/** The page of a service: cases are dropped here, wait, are computed, and are opened. */
+
+import { ask, caseAddress } from './api'
+import { h, millilitres } from './dom'
+import type { Volumes } from './types'
+import { droppedFiles, send, sortFiles } from './uploads'
+
+export interface Listed {
+  cases: CaseInfo[]
+  accepts: boolean
+}
+
+export interface CaseInfo {
+  id: string
+  case: string
+  state: 'queued' | 'running' | 'done' | 'failed' | 'cancelled'
+  created?: string
+  ahead?: number
+  progress?: { stage: string; done: number; of: number } | null
+  cancelling?: boolean
+  problem?: { detail: string } | null
+  result?: { seconds: number; volumes_ml: Record<string, Volumes | null>; warnings: string[]; zip: string } | null
+}
+
+const EVERY_MS = 1500
+const USE = 'Research use only, not a medical device. No clinical decision may rest on its output.'
+
+export function showQueue(page: HTMLElement, open: (id: string) => void): () => void {
+  const queue = new Queue(open)
+  page.replaceChildren(queue.element)
+  document.title = 'rediff'
+  queue.start()
+  return () => queue.stop()
+}
+
+class Queue {
+  readonly element: HTMLElement
+  private readonly said = h('div', { role: 'status', class: 'said' })
+  private readonly body = h('tbody')
+  private readonly rows = new Map<string, { told: string; row: HTMLTableRowElement }>()
+  private readonly empty = h('p', { class: 'quiet' }, 'No case yet.')
+  private timer = 0
+  private stopped = false
+
+  constructor(private readonly open: (id: string) => void) {
+    const chooser = h('input', { type: 'file', multiple: true, id: 'files', accept: '.nii,.gz,.zip', onchange: () => {
+      void this.take([...(chooser.files ?? [])])
+      chooser.value = ''
+    } })
+    const zone = h(
+      'section',
+      { class: 'drop', 'aria-labelledby': 'drop-title' },
+      h('h2', { id: 'drop-title' }, 'New cases'),
+      h('p', {}, 'Drop the four images of a case here (ID-t1n, ID-t1c, ID-t2w, ID-t2f; .nii or .nii.gz), folders of them, or a zip for each case.'),
+      h('label', { for: 'files' }, 'Choose files'),
+      chooser,
+      this.said
+    )
+    for (const name of ['dragenter', 'dragover']) {
+      zone.addEventListener(name, (event) => {
+        event.preventDefault()
+        zone.classList.add('over')
+      })
+    }
+    zone.addEventListener('dragleave', () => zone.classList.remove('over'))
+    zone.addEventListener('drop', (event) => {
+      event.preventDefault()
+      zone.classList.remove('over')
+      if (event.dataTransfer) void droppedFiles(event.dataTransfer).then((files) => this.take(files))
+    })
+    const heads = ['Case', 'State', 'Volumes in ml', 'Warnings', '']
+    this.element = h(
+      'div',
+      { class: 'queue' },
+      h('header', {}, h('h1', {}, 'rediff'), h('p', { class: 'use' }, USE)),
+      h(
+        'main',
+        {},
+        zone,
+        h(
+          'section',
+          { 'aria-labelledby': 'cases-title' },
+          h('h2', { id: 'cases-title' }, 'Cases'),
+          this.empty,
+          h(
+            'table',
+            { 'aria-labelledby': 'cases-title' },
+            h('thead', {}, h('tr', {}, ...heads.map((head) => (head ? h('th', { scope: 'col' }, head) : h('td'))))),
+            this.body
+          )
+        )
+      )
+    )
+  }
+
+  start(): void {
+    document.addEventListener('visibilitychange', this.look)
+    void this.refresh()
+  }
+
+  stop(): void {
+    this.stopped = true
+    clearTimeout(this.timer)
+    document.removeEventListener('visibilitychange', this.look)
+  }
+
+  private readonly look = () => {
+    if (!document.hidden) void this.refresh()
+  }
+
+  private async refresh(): Promise<void> {
+    clearTimeout(this.timer)
+    try {
+      const { cases } = await ask<Listed>('v1/cases')
+      if (!this.stopped) this.fill(cases)
+    } catch (error) {
+      this.empty.hidden = false
+      this.empty.textContent = `The service does not answer: ${text(error)}`
+    }
+    if (!this.stopped && !document.hidden) this.timer = window.setTimeout(() => void this.refresh(), EVERY_MS)
+  }
+
+  /** Rows are kept as long as nothing is new in them, so that the focus stays where it was. */
+  private fill(cases: CaseInfo[]): void {
+    this.empty.hidden = cases.length > 0
+    this.empty.textContent = 'No case yet.'
+    const gone = new Set(this.rows.keys())
+    cases.forEach((one, place) => {
+      gone.delete(one.id)
+      const told = JSON.stringify(one)
+      const known = this.rows.get(one.id)
+      const row = known?.told === told ? known.row : this.row(one)
+      if (known && known.row !== row) known.row.replaceWith(row)
+      this.rows.set(one.id, { told, row })
+      if (this.body.rows[place] !== row) this.body.insertBefore(row, this.body.rows[place] ?? null)
+    })
+    for (const id of gone) {
+      this.rows.get(id)!.row.remove()
+      this.rows.delete(id)
+    }
+  }
+
+  private row(one: CaseInfo): HTMLTableRowElement {
+    const volumes = one.result?.volumes_ml.refined
+    const ended = one.state !== 'queued' && one.state !== 'running'
+    const button = (name: string, run: () => void) => h('button', { type: 'button', onclick: run, 'aria-label': `${name} ${one.case}` }, name)
+    return h(
+      'tr',
+      { 'data-state': one.state },
+      h('th', { scope: 'row' }, one.case),
+      h('td', {}, ...state(one)),
+      h('td', {}, volumes ? Object.entries(volumes).map(([region, ml]) => `${region} ${millilitres(ml)}`).join(', ') : ''),
+      h('td', {}, one.result ? one.result.warnings.join(', ') || 'none' : ''),
+      h(
+        'td',
+        { class: 'buttons' },
+        one.result && button('Open', () => this.open(one.id)),
+        one.result && h('a', { href: one.result.zip, download: true, 'aria-label': `Files of ${one.case}` }, 'Files'),
+        !ended && !one.cancelling && button('Cancel', () => void this.act(`${caseAddress(one.id)}cancel`, 'POST')),
+        ended && button('Remove', () => {
+          if (window.confirm(`Remove ${one.case} and all its files?`)) void this.act(caseAddress(one.id).slice(0, -1), 'DELETE')
+        })
+      )
+    )
+  }
+
+  private async act(address: string, method: string): Promise<void> {
+    try {
+      await ask(address, { method })
+    } catch (error) {
+      this.say(text(error))
+    }
+    await this.refresh()
+  }
+
+  /** Sends cases one after the other. */
+  private async take(files: File[]): Promise<void> {
+    const { parcels, problems } = sortFiles(files)
+    this.said.replaceChildren()
+    for (const problem of problems) this.say(problem)
+    for (const parcel of parcels) {
+      const bar = h('progress', { max: 1, value: 0, 'aria-label': `Sending ${parcel.name}` })
+      const words = h('span', {}, `Sending ${parcel.name}`)
+      const line = h('p', {}, words, ' ', bar)
+      this.said.append(line)
+      try {
+        await send(parcel, (share, waits) => {
+          bar.value = share
+          words.textContent = waits ? `The queue is full: ${parcel.name} is sent again in ${waits} s` : `Sending ${parcel.name}`
+        })
+        line.remove()
+      } catch (error) {
+        line.replaceChildren(`${parcel.name} was not taken: ${text(error)}`)
+        line.classList.add('problem')
+      }
+      await this.refresh()
+    }
+  }
+
+  private say(problem: string): void {
+    this.said.append(h('p', { class: 'problem' }, problem))
+  }
+}
+
+function state(one: CaseInfo): (Node | string)[] {
+  if (one.state === 'queued') return [one.ahead ? `waits, ${one.ahead} before it` : 'waits']
+  if (one.state === 'running') {
+    if (one.cancelling) return ['being cancelled']
+    if (!one.progress) return ['begins']
+    const { stage, done, of } = one.progress
+    return [`${stage} `, h('progress', { max: Math.max(of, 1), value: done, 'aria-label': `${one.case}: ${stage}, ${done} of ${of}` })]
+  }
+  if (one.state === 'failed') return [`failed: ${one.problem?.detail ?? 'no reason is known'}`]
+  if (one.state === 'done') return [one.result ? `done in ${one.result.seconds.toFixed(0)} s` : 'done']
+  return [one.state]
+}
+
+function text(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}

@@ -1,0 +1,98 @@
+/** What was dropped, sorted into cases, and the way of a case to the server. */
+
+import { Refused } from './api'
+import { CONTRASTS, type Contrast } from './types'
+
+/** Endings of file names by contrast: BraTS 2023, then the years before. */
+const ENDINGS: Record<Contrast, string[]> = { t1n: ['t1n', 't1'], t1c: ['t1c', 't1ce'], t2w: ['t2w', 't2'], t2f: ['t2f', 'flair'] }
+const IMAGE = /^(?:(.+)[-_])?([a-z0-9]+)\.nii(?:\.gz)?$/i
+
+/** One case to send: its name and its parts, the four contrasts or an archive of them. */
+export interface Parcel {
+  name: string
+  parts: Record<string, File>
+}
+
+/** Cases among files: four images with one name before the contrast, or a zip each; and what does not fit, in words. */
+export function sortFiles(files: Iterable<File>): { parcels: Parcel[]; problems: string[] } {
+  const parcels: Parcel[] = []
+  const problems: string[] = []
+  const cases = new Map<string, Partial<Record<Contrast, File>>>()
+  for (const file of files) {
+    if (/\.zip$/i.test(file.name)) {
+      parcels.push({ name: file.name.replace(/\.zip$/i, ''), parts: { archive: file } })
+      continue
+    }
+    const [, name = 'case', ending = ''] = IMAGE.exec(file.name) ?? []
+    const contrast = CONTRASTS.find((one) => ENDINGS[one].includes(ending.toLowerCase()))
+    if (!contrast) {
+      if (ending.toLowerCase() !== 'seg') problems.push(`${file.name}: not a zip, and no name of an image such as ID-t1c.nii.gz.`)
+      continue
+    }
+    const found = cases.get(name) ?? {}
+    if (found[contrast]) problems.push(`${file.name}: ${contrast} of ${name} is there twice.`)
+    found[contrast] = file
+    cases.set(name, found)
+  }
+  for (const [name, parts] of cases) {
+    const missing = CONTRASTS.filter((contrast) => !parts[contrast])
+    if (missing.length) problems.push(`${name}: ${missing.join(', ')} missing. A case is four images.`)
+    else parcels.push({ name, parts: parts as Record<Contrast, File> })
+  }
+  return { parcels, problems }
+}
+
+/** Every file that was dropped, those in folders too. */
+export async function droppedFiles(data: DataTransfer): Promise<File[]> {
+  const entries = [...data.items].map((item) => item.webkitGetAsEntry()).filter((entry) => entry !== null)
+  const found: File[] = []
+  const visit = async (entry: FileSystemEntry): Promise<void> => {
+    if (entry.isFile) {
+      found.push(await new Promise<File>((done, failed) => (entry as FileSystemFileEntry).file(done, failed)))
+      return
+    }
+    const reader = (entry as FileSystemDirectoryEntry).createReader()
+    for (;;) {
+      const some = await new Promise<FileSystemEntry[]>((done, failed) => reader.readEntries(done, failed))
+      if (some.length === 0) return
+      for (const one of some) await visit(one)
+    }
+  }
+  for (const entry of entries) await visit(entry)
+  return found
+}
+
+/**
+ * Sends a case; `told` hears how much of it is there, from 0 to 1, and how many seconds it waits when the queue is full.
+ * The same key goes with every try: a case that had arrived is not taken twice.
+ */
+export async function send(parcel: Parcel, told: (share: number, waits?: number) => void): Promise<void> {
+  const key = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('')
+  for (;;) {
+    const wait = await sendOnce(parcel, key, (share) => told(share))
+    if (wait === null) return
+    told(0, wait)
+    await new Promise((done) => setTimeout(done, 1000 * wait))
+  }
+}
+
+/** null when the case was taken, the seconds to wait when the queue is full; Refused otherwise. */
+function sendOnce(parcel: Parcel, key: string, told: (share: number) => void): Promise<number | null> {
+  const form = new FormData()
+  form.set('name', parcel.name)
+  for (const [part, file] of Object.entries(parcel.parts)) form.set(part, file, file.name)
+  return new Promise((done, failed) => {
+    const request = new XMLHttpRequest()
+    request.open('POST', 'v1/cases')
+    request.setRequestHeader('Idempotency-Key', key)
+    request.responseType = 'json'
+    request.upload.onprogress = (event) => told(event.total ? event.loaded / event.total : 0)
+    request.onerror = () => failed(new Error('The connection was lost.'))
+    request.onload = () => {
+      if (request.status < 300) done(null)
+      else if (request.status === 429) done(Math.max(Number(request.getResponseHeader('Retry-After')) || 5, 1))
+      else failed(new Refused(request.status, (request.response as { detail?: string } | null)?.detail ?? `${request.status} ${request.statusText}`))
+    }
+    request.send(form)
+  })
+}
