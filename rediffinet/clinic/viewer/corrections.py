@@ -19,7 +19,6 @@ from rediffinet.errors import CaseError, LabelError, OutputError
 from rediffinet.files import write_atomically
 from rediffinet.io.geometry import spacing_mm
 from rediffinet.io.nifti import read_nifti, write_nifti
-from rediffinet.labels import REGIONS, LabelSchema, labels_to_regions
 
 CORRECTION_SCHEMA = "rediffinet-correction/1"
 NAME_LENGTH = 100
@@ -96,7 +95,7 @@ def save_correction(
         raise CaseError(f"{origin} is not a label map of case {case}: nothing was saved.")
     before = read_nifti(folder / origin)
     after = _decode(voxels, before.grid.shape, set(report["labels"].values()))
-    schema = _schema(report)
+    regions = _regions(report)
     voxel_ml = float(np.prod(spacing_mm(before.grid.affine))) / 1000.0
     path = _reserve(folder, case)
     try:
@@ -113,8 +112,8 @@ def save_correction(
                 "from": Origin(file=origin, sha256=before.sha256),
                 "changed_voxels": int((before.voxels != after).sum()),
                 "volumes_ml": {
-                    "before": _millilitres(before.voxels, schema, voxel_ml),
-                    "after": _millilitres(after, schema, voxel_ml),
+                    "before": _millilitres(before.voxels, regions, voxel_ml),
+                    "after": _millilitres(after, regions, voxel_ml),
                 },
                 "rediffinet": version("rediffinet"),
             }
@@ -151,14 +150,19 @@ def _decode(voxels: bytes, shape: tuple[int, int, int], labels: set[int]) -> npt
     return flat.reshape(shape, order="F")
 
 
-def _schema(report: dict[str, Any]) -> LabelSchema:
+def _regions(report: dict[str, Any]) -> dict[str, list[int]]:
+    """Labels of each region: those of the report's task, of BraTS, or each label by itself."""
+    if report.get("task"):
+        return {region["name"]: list(region["labels"]) for region in report["task"]["regions"]}
     labels = report["labels"]
-    return LabelSchema("report", ncr=labels["necrosis"], ed=labels["edema"], et=labels["enhancing"])
+    if set(labels) == {"edema", "necrosis", "enhancing"}:
+        core = [labels["necrosis"], labels["enhancing"]]
+        return {"WT": [*core, labels["edema"]], "TC": core, "ET": [labels["enhancing"]]}
+    return {name: [value] for name, value in labels.items()}
 
 
-def _millilitres(labels: npt.NDArray[Any], schema: LabelSchema, voxel_ml: float) -> dict[str, float]:
-    counts = labels_to_regions(labels, schema).reshape(len(REGIONS), -1).sum(axis=1).tolist()
-    return {name: round(count * voxel_ml, 3) for name, count in zip(REGIONS, counts, strict=True)}
+def _millilitres(labels: npt.NDArray[Any], regions: dict[str, list[int]], voxel_ml: float) -> dict[str, float]:
+    return {name: round(float(np.isin(labels, values).sum()) * voxel_ml, 3) for name, values in regions.items()}
 
 
 def _number(path: Path) -> int:

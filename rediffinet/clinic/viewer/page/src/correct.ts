@@ -43,7 +43,7 @@ export class Correction {
         'fieldset',
         {},
         h('legend', {}, 'Pen'),
-        ...stage.labels.map((label, i) => tool(label.name, label.value, swatch(label.rgb), String(i + 5))),
+        ...stage.labels.map((label, i) => tool(label.name, label.value, swatch(label.rgb), String(stage.contrasts.length + 1 + i))),
         tool('eraser', 0, null, 'x')
       ),
       h('label', { class: 'row' }, 'Size in voxels', this.size),

@@ -19,14 +19,20 @@ export interface Label {
   rgb: Rgb
 }
 
-/** The labels of a report, in the order of their values. */
+/** The labels of a report, in the order of their values; colours `#rrggbb` of its task, where it has one. */
 export function labelsOf(report: Report): Label[] {
+  const colours = new Map(report.task?.labels.map((label) => [label.value, fromHex(label.colour)]))
   const names = Object.entries(report.labels).sort((a, b) => a[1] - b[1])
   return names.map(([name, value], i) => ({
     name,
     value,
-    rgb: report.colours?.[name] ?? LABEL_COLOURS[name] ?? OTHER_COLOURS[i % OTHER_COLOURS.length]
+    rgb: colours.get(value) ?? LABEL_COLOURS[name] ?? OTHER_COLOURS[i % OTHER_COLOURS.length]
   }))
+}
+
+function fromHex(colour: string): Rgb {
+  const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16))
+  return [red, green, blue]
 }
 
 /** NiiVue's table for a label map: nothing at 0, and each value its colour. */

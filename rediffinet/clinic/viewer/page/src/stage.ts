@@ -3,7 +3,7 @@
 import { MULTIPLANAR_TYPE, Niivue, NVImage, SHOW_RENDER, SLICE_TYPE } from '@niivue/niivue'
 import { h } from './dom'
 import { CHANGES, asLabels, changesBetween, labelTable, labelsOf, type Label } from './maps'
-import { CONTRAST_NAMES, CONTRASTS, KINDS, type Contrast, type Kind, type Scene } from './types'
+import { contrastName, KINDS, type Contrast, type Kind, type Scene } from './types'
 
 export type View = 'planes' | 'axial' | 'coronal' | 'sagittal' | 'volume'
 export type Voxel = [number, number, number]
@@ -52,6 +52,7 @@ export class Stage {
   readonly labels: Label[]
   readonly shown = new Set<Kind>(['refined'])
   readonly opacity = new Map<Kind, number>()
+  readonly contrasts: Contrast[]
   contrast: Contrast
   view: View = 'planes'
   sideBySide = false
@@ -67,8 +68,8 @@ export class Stage {
     private readonly base: string
   ) {
     this.labels = labelsOf(scene.report)
-    const there = scene.images.map((image) => image.contrast)
-    this.contrast = there.includes('t1c') ? 't1c' : there[0]
+    this.contrasts = scene.images.map((image) => image.contrast)
+    this.contrast = this.contrasts.includes('t1c') ? 't1c' : this.contrasts[0]
     for (const kind of KINDS) this.opacity.set(kind, kind === 'uncertainty' ? 0.8 : 0.5)
   }
 
@@ -152,12 +153,12 @@ export class Stage {
 
   /** Brings the panes in line with what was chosen. */
   draw(): void {
-    const contrasts = this.sideBySide ? CONTRASTS.filter((contrast) => this.images.has(contrast)) : [this.contrast]
+    const contrasts = this.sideBySide ? this.contrasts.filter((contrast) => this.images.has(contrast)) : [this.contrast]
     this.panes.forEach((pane, i) => {
       pane.box.hidden = i >= contrasts.length
       if (pane.box.hidden) return
       pane.contrast = contrasts[i]
-      pane.title.textContent = CONTRAST_NAMES[pane.contrast]
+      pane.title.textContent = contrastName(pane.contrast)
       this.fill(pane)
     })
     this.element.dataset.panes = String(Math.min(contrasts.length, this.panes.length))
@@ -191,7 +192,7 @@ export class Stage {
     } else {
       nv.updateGLVolume()
     }
-    canvas.setAttribute('aria-label', `${CONTRAST_NAMES[contrast]}, ${this.view}, with ${[...this.shown].join(', ') || 'no map'}`)
+    canvas.setAttribute('aria-label', `${contrastName(contrast)}, ${this.view}, with ${[...this.shown].join(', ') || 'no map'}`)
   }
 
   /** What became different between baseline and refined. */
@@ -222,7 +223,7 @@ export class Stage {
 
   private async addPane(contrast: Contrast): Promise<void> {
     const canvas = h('canvas', { role: 'img', tabindex: 0 })
-    const title = h('span', { class: 'pane-title' }, CONTRAST_NAMES[contrast])
+    const title = h('span', { class: 'pane-title' }, contrastName(contrast))
     const holder = h('div', { class: 'pane-canvas' }, canvas)
     const box = h('div', { class: 'pane' }, title, holder)
     this.element.append(box)

@@ -1,8 +1,13 @@
 /** What the server tells of a case; rediffinet/clinic/viewer/scene.py makes it. */
 
-export const CONTRASTS = ['t1n', 't1c', 't2w', 't2f'] as const
-export type Contrast = (typeof CONTRASTS)[number]
-export const CONTRAST_NAMES: Record<Contrast, string> = { t1n: 'T1', t1c: 'T1c', t2w: 'T2', t2f: 'FLAIR' }
+/** Name of a contrast in the report, `t1c`. */
+export type Contrast = string
+const CONTRAST_NAMES: Record<Contrast, string> = { t1n: 'T1', t1c: 'T1c', t2w: 'T2', t2f: 'FLAIR' }
+
+/** How a contrast is called on the page. */
+export function contrastName(contrast: Contrast): string {
+  return CONTRAST_NAMES[contrast] ?? contrast
+}
 
 /** The maps that can lie over an image, from the lowest to the highest. */
 export const KINDS = ['reference', 'baseline', 'refined', 'changes', 'uncertainty', 'corrected'] as const
@@ -21,7 +26,8 @@ export interface Report {
   sampling: { scheduler: string | null; steps: number; samples: number; seed: number; windows: number }
   seconds: { total: number }
   labels: Record<string, number>
-  colours?: Record<string, Rgb>
+  /** The tumour as data, in reports that have it. */
+  task?: { labels: { value: number; name: string; colour: string }[] } | null
   volumes_ml: { baseline: Volumes | null; refined: Volumes }
   flipped_voxels: Volumes | null
   uncertainty: { mean_in_tumour: number; uncertain_ml: number }

@@ -1,8 +1,9 @@
 /** What was dropped, sorted into cases, and the way of a case to the server. */
 
 import { Refused } from './api'
-import { CONTRASTS, type Contrast } from './types'
 
+const CONTRASTS = ['t1n', 't1c', 't2w', 't2f'] as const
+type Contrast = (typeof CONTRASTS)[number]
 /** Endings of file names by contrast: BraTS 2023, then the years before. */
 const ENDINGS: Record<Contrast, string[]> = { t1n: ['t1n', 't1'], t1c: ['t1c', 't1ce'], t2w: ['t2w', 't2'], t2f: ['t2f', 'flair'] }
 const IMAGE = /^(?:(.+)[-_])?([a-z0-9]+)\.nii(?:\.gz)?$/i

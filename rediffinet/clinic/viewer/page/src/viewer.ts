@@ -8,7 +8,7 @@ import { CHANGES } from './maps'
 import { provenancePanel, volumesPanel, volumesTable, warningsPanel } from './panel'
 import { components, doubts, type Place } from './places'
 import { Stage, type View } from './stage'
-import { CONTRAST_NAMES, CONTRASTS, KINDS, type Contrast, type CorrectionEntry, type Kind, type Scene } from './types'
+import { contrastName, KINDS, type Contrast, type CorrectionEntry, type Kind, type Scene } from './types'
 
 const VIEWS: [View, string, string][] = [
   ['planes', 'Planes and 3-D', 'm'],
@@ -158,13 +158,13 @@ class Viewer {
   // --- switches -----------------------------------------------------------------------------------------------------
 
   private toolbar(): HTMLElement {
-    const contrasts = CONTRASTS.map((contrast, i) => {
+    const contrasts = this.stage.contrasts.map((contrast, i) => {
       const input = h('input', {
         type: 'radio', name: 'contrast', value: contrast, disabled: true,
         checked: contrast === this.stage.contrast, onchange: () => this.setContrast(contrast)
       })
       this.contrastButtons.set(contrast, input)
-      return h('label', {}, input, h('span', {}, CONTRAST_NAMES[contrast], ' ', h('kbd', { 'aria-hidden': 'true' }, String(i + 1))))
+      return h('label', {}, input, h('span', {}, contrastName(contrast), ' ', h('kbd', { 'aria-hidden': 'true' }, String(i + 1))))
     })
     const views = VIEWS.map(([view, name, key]) => {
       const input = h('input', {
@@ -294,7 +294,7 @@ class Viewer {
   private tell({ mm, voxel }: { mm: number[]; voxel: [number, number, number] }): void {
     const parts = [mm.slice(0, 3).map((value) => value.toFixed(0)).join(', ') + ' mm']
     const image = this.stage.images.get(this.stage.contrast)
-    if (image) parts.push(`${CONTRAST_NAMES[this.stage.contrast]} ${image.getValue(...voxel).toFixed(0)}`)
+    if (image) parts.push(`${contrastName(this.stage.contrast)} ${image.getValue(...voxel).toFixed(0)}`)
     for (const kind of KINDS) {
       const map = this.stage.maps.get(kind)
       if (!map || kind === 'changes' || !this.stage.shown.has(kind)) continue
@@ -394,6 +394,11 @@ class Viewer {
 
   // --- keys ---------------------------------------------------------------------------------------------------------
 
+  /** Digits go on after those of the contrasts. */
+  private penKey(label: number): string {
+    return String(this.stage.contrasts.length + 1 + label)
+  }
+
   private help(): void {
     const dialog = help(this.shortcuts())
     document.body.append(dialog)
@@ -405,7 +410,7 @@ class Viewer {
       {
         title: 'Images',
         shortcuts: [
-          ...CONTRASTS.map((contrast, i) => ({ keys: [String(i + 1)], text: CONTRAST_NAMES[contrast], run: () => this.setContrast(contrast) })),
+          ...this.stage.contrasts.map((contrast, i) => ({ keys: [String(i + 1)], text: contrastName(contrast), run: () => this.setContrast(contrast) })),
           { keys: ['g'], text: 'four side by side', run: () => this.setSideBySide(!this.stage.sideBySide) },
           ...VIEWS.map(([view, name, key]) => ({ keys: [key], text: name.toLowerCase(), run: () => this.setView(view) }))
         ]
@@ -433,7 +438,7 @@ class Viewer {
         title: 'Correcting',
         shortcuts: [
           { keys: ['e'], text: 'correct labels', run: () => void this.correct() },
-          ...this.stage.labels.map((label, i) => ({ keys: [String(i + 5)], text: `pen: ${label.name}`, run: () => this.correction?.pick(i) })),
+          ...this.stage.labels.map((label, i) => ({ keys: [this.penKey(i)], text: `pen: ${label.name}`, run: () => this.correction?.pick(i) })),
           { keys: ['x'], text: 'eraser', run: () => this.correction?.pick(-1) },
           { keys: ['['], text: 'smaller pen', run: () => this.correction?.resize(-1) },
           { keys: [']'], text: 'larger pen', run: () => this.correction?.resize(1) },
