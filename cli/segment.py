@@ -1,7 +1,9 @@
 """`rediff segment`."""
 
 import json
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rediffinet.clinic.cohort import CaseInput, Order, Outcome
     from rediffinet.clinic.inputs import Shard
-    from rediffinet.segmenter import Segmenter
+    from rediffinet.segmenter import Progress, Segmenter
     from rediffinet.task import Task
 
 
@@ -71,16 +73,20 @@ def segment(
     shard: Annotated[
         str | None, typer.Option(metavar="i/N", help="Only every N-th case, from the i-th: one of N jobs.")
     ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that share a cohort and the cores; each holds the model.")
+    ] = 1,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report (a list for several cases) on stdout.")
     ] = False,
 ) -> None:
     """Segment a case: label map, baseline, report and preview, on the input's own grid."""
-    from rediffinet.clinic.cohort import CaseInput, Order, list_inputs
+    from rediffinet.clinic.cohort import CaseInput, Order, list_inputs, segment_cohort
     from rediffinet.clinic.inputs import Shard
+    from rediffinet.clinic.workers import Opening, segment_in_processes
     from rediffinet.errors import CaseError, ConfigError
     from rediffinet.io.outputs import OutputChoice
-    from rediffinet.segmenter import Segmenter, SegmentOptions
+    from rediffinet.segmenter import SegmentOptions
 
     explicit = {
         name: path for name, path in zip(("t1n", "t1c", "t2w", "t2f"), (t1n, t1c, t2w, t2f), strict=True) if path
@@ -108,14 +114,21 @@ def segment(
         _mask_labels(baseline_mask, labels, inputs),
         skip_existing,
     )
-    with Segmenter.open(bundle, engine, device, threads, precision) as segmenter:
+    opening = Opening(bundle, engine, device, threads, precision)
+    cases = share.of(inputs)
+    with opening.open() as segmenter:
         segmenter.plan(order.options)  # a wrong option is the command's error, not every case's
         if baseline_mask is not None:
             segmenter.check_takes_baseline()
         if len(inputs) == 1:  # so is the error of a case that is alone
             _alone(segmenter, inputs[0], order, as_json=as_json)
-        else:
-            _cohort(segmenter, share.of(inputs), order, share, as_json=as_json)
+            return
+        if processes == 1:
+            run = partial(segment_cohort, segmenter, cases, order)
+            _cohort(lambda progress: zip(cases, run(progress), strict=True), cases, order, share, as_json=as_json)
+            return
+    run_shared = partial(segment_in_processes, cases, order, opening, processes)
+    _cohort(lambda progress: run_shared(), cases, order, share, as_json=as_json)
 
 
 def _mask_labels(masks: Path | None, named: str | None, inputs: "list[CaseInput]") -> "Task | None":
@@ -150,19 +163,24 @@ def _alone(segmenter: "Segmenter", given: "CaseInput", order: "Order", *, as_jso
 
 
 def _cohort(
-    segmenter: "Segmenter", inputs: "list[CaseInput]", order: "Order", share: "Shard", *, as_json: bool
+    run: "Callable[[Progress], Iterator[tuple[CaseInput, Outcome]]]",
+    inputs: "list[CaseInput]",
+    order: "Order",
+    share: "Shard",
+    *,
+    as_json: bool,
 ) -> None:
     from rediffinet.cli.progress import cohort_progress
-    from rediffinet.clinic.cohort import count_finished, segment_cohort
+    from rediffinet.clinic.cohort import count_finished
     from rediffinet.clinic.interrupt import Interrupted
     from rediffinet.clinic.table import CohortTable
 
     table = CohortTable(order.out or Path(), inputs, suffix=share.suffix)
-    outcomes = []
+    found: dict[int, Outcome] = {}
     try:
         with cohort_progress(len(inputs)) as (progress, advance):
-            for given, outcome in zip(inputs, segment_cohort(segmenter, inputs, order, progress), strict=True):
-                outcomes.append(outcome)
+            for given, outcome in run(progress):
+                found[id(given)] = outcome
                 table.add(given, outcome)
                 _tell(outcome, quiet=as_json)
                 advance()
@@ -173,6 +191,7 @@ def _cohort(
         raise
     finally:
         table.write()
+    outcomes = [found[id(given)] for given in inputs]
     if as_json:
         reports = [outcome.report for outcome in outcomes if outcome.report is not None]
         typer.echo(json.dumps([report.to_dict() for report in reports], indent=2))

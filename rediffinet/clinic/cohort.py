@@ -24,13 +24,11 @@ def segment_cohort(
     So does a name that an earlier case has: its outputs would replace that one's. Three cases are in memory at most:
     one being read, one computed, one written. An iterator that is closed, or a signal, leaves nothing half-written.
     """
-    first: dict[str, CaseInput] = {}
+    doubles = {id(given): error for given, error in check_names(inputs)}
 
     def read(given: CaseInput) -> Read | Outcome:
-        other = first.setdefault(given.name, given)
-        if other is not given:
-            message = f"{given.source} and {other.source} are both named {given.name}. Segment them one by one."
-            raise CaseError(message)
+        if id(given) in doubles:
+            raise doubles[id(given)]
         return read_case(segmenter, given, order)
 
     def write(given: CaseInput, found: Read, result: Result) -> Outcome:
@@ -72,6 +70,19 @@ def segment_cohort(
             given = following
         while writing:
             yield writing.popleft().result()
+
+
+def check_names(inputs: Iterable[CaseInput]) -> list[tuple[CaseInput, CaseError]]:
+    """Cases with the name of an earlier one, whose outputs theirs would replace, each with the error that says so."""
+    first: dict[str, CaseInput] = {}
+    found = []
+    for given in inputs:
+        with suppress(RediffError):  # a case that is not whole fails when it is its turn
+            other = first.setdefault(given.name, given)
+            if other is not given:
+                message = f"{given.source} and {other.source} are both named {given.name}. Segment them one by one."
+                found.append((given, CaseError(message)))
+    return found
 
 
 def count_finished(inputs: Iterable[CaseInput], order: Order) -> list[str]:

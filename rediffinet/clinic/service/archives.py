@@ -50,8 +50,11 @@ def check_archive(path: Path, files: int, unpacked_bytes: int) -> list[zipfile.Z
         parts = PurePosixPath(entry.filename).parts
         if entry.filename.startswith(("/", "\\")) or len(parts) > DEPTH:
             raise CaseError("The archive holds a path that is absolute or too deep. Expected folders of one case.")
-        for part in parts:
-            check_file_name(part)
+        try:
+            for part in parts:
+                check_file_name(part)
+        except CaseError as error:
+            raise CaseError(f"The archive cannot be unpacked. {error}") from None
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):
             raise CaseError("The archive holds a link or a device. Expected files and folders alone.")

@@ -2,13 +2,14 @@
 
 import io
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,510 @@ def test_four_files_become_the_files_of_the_command_line(
     log = service.log.read_text()
     assert "P1" not in log and "t1n" not in log  # nothing that a client chose
     assert all(json.loads(line)["event"] for line in log.splitlines() if line.startswith("{"))
+
+
+# --- what is refused, each by its kind; one service for all of them ---
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, toy_bundle: Any) -> Iterator[Service]:
+    made = Service(tmp_path_factory.mktemp("shared") / "service", toy_bundle.path)
+    made.start("--max-upload", "2", "--queue", "8")
+    yield made
+    assert made.process is not None
+    assert made.process.poll() is None, made.log.read_text()  # whatever came, it is there still
+    assert made.end() == 0
+    log = made.log.read_text()
+    assert "Traceback" not in log
+    assert '"status": 500' not in log
+    made.client.close()
+
+
+def nothing_is_left(service: Service) -> bool:
+    kept = {entry["id"] for entry in service.client.get("/v1/cases", params={"limit": 500}).json()["cases"]}
+    deadline = time.monotonic() + 10
+    while {path.name for path in (service.data / "cases").iterdir()} - kept:
+        assert time.monotonic() < deadline, list((service.data / "cases").iterdir())
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/json", "multipart/form-data", "", "multipart/mixed; boundary=x"]
+)
+def test_another_content_type(shared: Service, kind: str) -> None:
+    assert is_problem(shared.client.post("/v1/cases", content=b"x", headers={"content-type": kind}), 415, "zip")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"t2f": None}, "holds the files t1c, t1n, t2w"),
+        ({"archive": b"PK"}, "Expected t1n, t1c, t2w, t2f"),
+        ({"t3": b"x"}, "not known"),
+        ({"patient name": b"x"}, "not known"),
+    ],
+)
+def test_parts_that_are_missing_too_many_or_unknown(
+    shared: Service, images: dict[str, bytes], change: dict[str, bytes | None], said: str
+) -> None:
+    parts = {name: content for name, content in (images | change).items() if content is not None}
+    assert is_problem(send(shared, parts), 422, said)
+    assert nothing_is_left(shared)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("steps", "0"),
+        ("steps", "1000000"),
+        ("samples", "1000000000"),
+        ("samples", "many"),
+        ("seed", "-1"),
+        ("seed", "1e400"),
+        ("seed", "9" * 400),
+        ("postprocess", "perhaps"),
+        ("name", "../../etc/passwd"),
+        ("name", "a/b"),
+        ("name", "CON"),
+        ("name", "nul.txt"),
+        ("name", ".."),
+        ("name", "a\0b"),
+        ("name", "x" * 101),
+        ("name", "x" * 5000),
+        ("name", "trailing."),
+    ],
+)
+def test_options_out_of_range_and_names_that_leave_the_folder(
+    shared: Service, images: dict[str, bytes], field: str, value: str
+) -> None:
+    assert is_problem(send(shared, images, **{field: value}), 422, field)
+    assert nothing_is_left(shared)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"--x\r\n", 400),
+        (b'--x\r\nContent-Disposition: form-data; name="t1n"; filename="a"\r\n\r\nabc', 400),
+        (b"nonsense", 400),
+        (b"--x\r\nbroken header\r\n\r\nabc\r\n--x--\r\n", 400),
+        (b"--x--\r\n", 422),
+    ],
+)
+def test_malformed_multipart(shared: Service, body: bytes, status: int) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    answer = shared.client.post("/v1/cases", content=body, headers=headers)
+    assert answer.status_code in (status, 422) and is_problem(answer, answer.status_code)
+    assert nothing_is_left(shared)
+
+
+def link(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name)
+    entry.external_attr = 0o120777 << 16
+    return entry
+
+
+def archive_of(*entries: tuple[str | zipfile.ZipInfo, bytes]) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries:
+            archive.writestr(name, data)
+    return content.getvalue()
+
+
+ARCHIVES = {
+    "not a zip": b"hello",
+    "cut off": archive_of(("a.nii", b"x" * 1000))[:60],
+    "empty": archive_of(),
+    "above": archive_of(("../evil.nii", b"x")),
+    "far above": archive_of(("a/../../../../tmp/evil.nii", b"x")),
+    "absolute": archive_of(("/tmp/evil.nii", b"x")),
+    "backslash": archive_of(("..\\evil.nii", b"x")),
+    "drive": archive_of(("C:evil.nii", b"x")),
+    "symlink": archive_of((link("t1n.nii"), b"/etc/passwd")),
+    "device": archive_of(("AUX", b"x")),
+    "device with an ending": archive_of(("com1.nii.gz", b"x")),
+    "stream": archive_of(("a.nii:hidden", b"x")),
+    "control character": archive_of(("a\x07.nii", b"x")),
+    "deep": archive_of(("/".join("a" * 20), b"x")),
+    "long name": archive_of(("n" * 300 + ".nii", b"x")),
+    "same name twice": archive_of(("a.nii", b"x"), ("A.nii", b"y")),
+    "10,000 files": archive_of(*((f"f{number}", b"") for number in range(10_000))),
+}
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_archives_that_are_refused_before_they_are_unpacked(shared: Service, kind: str) -> None:
+    headers = {"content-type": "application/zip"}
+    assert is_problem(shared.client.post("/v1/cases", content=ARCHIVES[kind], headers=headers), 422, "archive")
+    assert nothing_is_left(shared)
+    assert not list(Path("/tmp").glob("evil*"))
+
+
+def lying(archive: bytes, size: int) -> bytes:
+    """The same archive, which says of its first file that it is `size` bytes long."""
+    at = archive.index(b"PK\x01\x02") + 24
+    return archive[:at] + size.to_bytes(4, "little") + archive[at + 4 :]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (archive_of(("t1n.nii.gz", b"x")), "missing"),
+        (archive_of(("readme.txt", b"x")), "No case found"),
+        (archive_of(("a.nii", bytes(60 * 2**20))), "unpacks to far more"),
+        (lying(archive_of(("a.nii", bytes(60 * 2**20))), 10), "archive"),
+        (archive_of(*((f"{case}/{case}-{c}.nii", b"x") for case in "AB" for c in CONTRASTS)), "holds 2 cases"),
+    ],
+    ids=["one contrast", "no image", "bomb", "lying bomb", "two cases"],
+)
+def test_archives_that_fail_when_they_are_unpacked(shared: Service, content: bytes, said: str) -> None:
+    answer = shared.client.post("/v1/cases", content=content, headers={"content-type": "application/zip"})
+    assert answer.status_code == 202, answer.text
+    case = shared.wait(answer.json()["id"])
+    assert case["state"] == "failed"
+    assert said in case["problem"]["detail"]
+    assert str(shared.data) not in case["problem"]["detail"]
+    assert not (shared.data / "cases" / case["id"] / "out").exists()
+    assert shared.client.delete(f"/v1/cases/{case['id']}").status_code == 204
+
+
+def test_an_image_that_is_a_bomb_or_no_image(shared: Service, images: dict[str, bytes]) -> None:
+    import gzip
+
+    bomb = gzip.compress(bytes(2**30 + 2**20), 9)
+    for content, said in (
+        (bomb, "unpacks to more than"),
+        (b"no image", "not a NIfTI"),
+        (images["t1n"][:500], "truncated"),
+    ):
+        case = shared.wait(send(shared, images | {"t1n": content}).json()["id"])
+        assert (case["state"], case["problem"]["status"]) == ("failed", 422)
+        assert said in case["problem"]["detail"]
+        assert str(shared.data) not in case["problem"]["detail"]
+
+
+def test_an_upload_larger_than_the_limit_declared_or_not(shared: Service, images: dict[str, bytes]) -> None:
+    large = os.urandom(3 * 2**20)
+    assert is_problem(send(shared, images | {"t1n": large}), 413, "2 MiB")
+
+    def endless() -> Iterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="t1n"; filename="a"\r\n\r\n'
+        for _ in range(64):
+            yield large[: 2**16]
+
+    try:
+        answer = shared.client.post(
+            "/v1/cases", content=endless(), headers={"content-type": "multipart/form-data; boundary=x"}
+        )
+        assert is_problem(answer, 413, "2 MiB")
+    except httpx.TransportError:
+        pass  # the connection is closed while the client is still sending
+    assert nothing_is_left(shared)
+
+
+def test_a_client_that_goes_away_in_the_middle(shared: Service) -> None:
+    for _ in range(12):  # more often than there are places in the queue
+        with socket.create_connection(("127.0.0.1", shared.port)) as connection:
+            head = (
+                f"POST /v1/cases HTTP/1.1\r\nHost: 127.0.0.1:{shared.port}\r\nContent-Length: 1000000\r\n"
+                "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+                '--x\r\nContent-Disposition: form-data; name="t1n"; filename="a"\r\n\r\nabc'
+            )
+            connection.sendall(head.encode())
+            time.sleep(0.05)
+    assert nothing_is_left(shared)
+
+
+def test_names_of_files_that_are_not_a_cases_own(shared: Service, images: dict[str, bytes]) -> None:
+    case = shared.wait(send(shared, images).json()["id"])
+    for name in (
+        "../jobs.sqlite",
+        "..%2f..%2fjobs.sqlite",
+        "%2e%2e/tokens.json",
+        "in",
+        ".results.zip",
+        "case-seg.nii.gz%00",
+    ):
+        assert is_problem(shared.client.get(f"/v1/cases/{case['id']}/files/{name}"), 404)
+    for path in ("/v1/cases/../../etc/passwd", "/../jobs.sqlite", "/%2e%2e/%2e%2e/jobs.sqlite", "/v1/nothing"):
+        with socket.create_connection(("127.0.0.1", shared.port)) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            assert connection.recv(12) == b"HTTP/1.1 404"
+
+
+def test_pages_of_other_origins_and_names_that_were_made_to_point_here(shared: Service) -> None:
+    assert is_problem(shared.client.get("/v1/cases", headers={"host": "evil.example"}), 403)
+    assert is_problem(shared.client.post("/v1/cases", headers={"origin": "https://evil.example"}), 403)
+
+
+def test_two_clients_with_one_name_and_one_that_sends_again(shared: Service, images: dict[str, bytes]) -> None:
+    first, second = (send(shared, images, name="same").json()["id"] for _ in range(2))
+    assert first != second
+    assert {shared.wait(case_id)["state"] for case_id in (first, second)} == {"done"}
+    headers = {"idempotency-key": "abc"}
+    answers = [send(shared, images, headers) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [202, 200, 200]
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    shared.wait(answers[0].json()["id"])
+
+
+def test_cancelling_what_is_done(shared: Service, images: dict[str, bytes]) -> None:
+    case = shared.wait(send(shared, images).json()["id"])
+    assert is_problem(shared.client.post(f"/v1/cases/{case['id']}/cancel"), 409, "done already")
+    assert is_problem(shared.client.post("/v1/cases/none/cancel"), 404)
+
+
+# --- the queue ---
+
+SLOW_WORKER = """
+import time
+import rediffinet.method.refine as refine
+real = refine.Sampler.window
+
+def window(self, condition, noises):
+    time.sleep({seconds})
+    return real(self, condition, noises)
+
+refine.Sampler.window = window
+"""
+
+
+@pytest.fixture
+def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """slow(s): every window of a service that is started afterwards takes so much longer."""
+
+    def set_up(seconds: float) -> None:
+        folder = tmp_path / "slow"
+        folder.mkdir(exist_ok=True)
+        (folder / "sitecustomize.py").write_text(SLOW_WORKER.format(seconds=seconds))
+        monkeypatch.setenv("PYTHONPATH", str(folder))
+
+    return set_up
+
+
+def test_a_full_queue_and_cancelling_what_waits_and_what_is_computed(
+    service: Service, images: dict[str, bytes], slow: Any
+) -> None:
+    slow(1.0)
+    service.start("--queue", "2")
+    first, second = (send(service, images).json()["id"] for _ in range(2))
+    answer = send(service, images)
+    assert is_problem(answer, 429)
+    assert int(answer.headers["retry-after"]) >= 1
+    case = service.wait(first, "running")
+    assert is_problem(service.client.delete(f"/v1/cases/{first}"), 409)
+    assert service.client.post(f"/v1/cases/{second}/cancel").json()["state"] == "cancelled"
+    deadline = time.monotonic() + 30
+    while (case := service.client.get(f"/v1/cases/{first}").json())["progress"]["stage"] != "refine":
+        assert time.monotonic() < deadline
+    assert case["progress"]["of"] > 1
+    assert service.client.post(f"/v1/cases/{first}/cancel").json()["cancelling"]
+    assert service.wait(first)["state"] == "cancelled"
+    assert not (service.data / "cases" / first / "out").exists()
+    assert send(service, images).status_code == 202
+
+
+@pytest.mark.slow
+def test_a_case_past_its_time(service: Service, images: dict[str, bytes], slow: Any) -> None:
+    slow(0.5)
+    service.start("--case-time", "1")
+    case = service.wait(send(service, images).json()["id"])
+    assert (case["state"], case["problem"]["status"]) == ("failed", 504)
+    assert "longer than 1 s" in case["problem"]["detail"]
+
+
+def computing(service: Service, *before: int) -> int:
+    """The process that computes, the child of the web process that runs spawn_main; another than those of before."""
+    assert service.process is not None
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                state, parent = status.read_text().rpartition(")")[2].split()[:2]
+                command = (status.parent / "cmdline").read_bytes()
+            except OSError:
+                continue
+            found = int(status.parent.name)
+            ours = int(parent) == service.process.pid and b"spawn_main" in command
+            if ours and state != "Z" and found not in before:
+                return found
+        time.sleep(0.05)
+    raise AssertionError("no computing process")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_computing_process_that_dies_is_started_again_and_a_case_that_kills_it_twice_has_failed(
+    service: Service, images: dict[str, bytes], slow: Any
+) -> None:
+    slow(0.3)
+    service.start()
+    first, second = (send(service, images).json()["id"] for _ in range(2))
+    service.wait(first, "running")
+    killed = computing(service)
+    os.kill(killed, signal.SIGKILL)
+    again = computing(service, killed)
+    deadline = time.monotonic() + 60
+    while service.log.read_text().count("case begun") < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(again, signal.SIGKILL)
+    case = service.wait(first)
+    assert (case["state"], case["problem"]["status"]) == ("failed", 500)
+    assert "2 times" in case["problem"]["detail"]
+    assert service.wait(second)["state"] == "done"
+    assert "rediff_restarts_total 2.0" in service.client.get("/metrics").text
+
+
+def test_kill_9_of_everything_and_what_a_term_puts_back(service: Service, images: dict[str, bytes], slow: Any) -> None:
+    slow(0.2)
+    service.start()
+    ids = [send(service, images, name=f"c{number}").json()["id"] for number in range(4)]
+    service.wait(ids[0], "running")
+    assert service.end(signal.SIGTERM) == 0
+    service.start()
+    assert service.client.get(f"/v1/cases/{ids[0]}").json()["state"] in ("queued", "running")
+    service.wait(ids[1], "running", "done")
+    service.end(signal.SIGKILL)
+    slow(0.0)
+    service.start()
+    found = [service.wait(case_id) for case_id in ids]
+    assert [case["state"] for case in found] == ["done"] * 4
+    assert [case["case"] for case in found] == [f"c{number}" for number in range(4)]
+    assert len(service.client.get("/v1/cases").json()["cases"]) == 4
+
+
+@pytest.mark.slow
+def test_twenty_uploads_at_once(service: Service, images: dict[str, bytes]) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    service.start("--queue", "20")
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda number: send(service, images, name=f"c{number}"), range(20)))
+    assert [answer.status_code for answer in answers] == [202] * 20
+    ids = [answer.json()["id"] for answer in answers]
+    assert len(set(ids)) == 20
+    found = [service.wait(case_id) for case_id in ids]
+    assert [case["state"] for case in found] == ["done"] * 20
+    assert sorted(case["case"] for case in found) == sorted(f"c{number}" for number in range(20))
+
+
+# --- who may ask ---
+
+
+def test_tokens_are_hashed_and_each_sees_its_own(service: Service, images: dict[str, bytes], rediff: Any) -> None:
+    tokens = {}
+    for name in ("a", "b"):
+        done = rediff("serve", "--data", service.data, "--new-token", name)
+        tokens[name] = done.out.strip()
+    stored = (service.data / "tokens.json").read_text()
+    assert not any(token in stored for token in tokens.values())
+    service.start()
+    assert is_problem(service.client.get("/v1/cases"), 401)
+    assert is_problem(service.client.get("/metrics"), 401)
+    assert service.client.get("/healthz").status_code == 200
+    for wrong in ("Bearer nonsense", "Bearer", "Basic !!", f"Digest {tokens['a']}", f"Bearer {tokens['a']}x"):
+        answer = service.client.get("/v1/cases", headers={"authorization": wrong})
+        assert is_problem(answer, 401)
+        assert "Basic" in answer.headers["www-authenticate"]
+    mine = {"authorization": f"Bearer {tokens['a']}"}
+    case_id = send(service, images, mine).json()["id"]
+    assert len(service.client.get("/v1/cases", auth=("any", tokens["a"])).json()["cases"]) == 1
+    other = {"authorization": f"Bearer {tokens['b']}"}
+    assert service.client.get("/v1/cases", headers=other).json()["cases"] == []
+    for method, path in (
+        ("GET", ""),
+        ("DELETE", ""),
+        ("POST", "/cancel"),
+        ("GET", "/files/results.zip"),
+        ("GET", "/scene"),
+    ):
+        assert is_problem(service.client.request(method, f"/v1/cases/{case_id}{path}", headers=other), 404)
+    assert tokens["a"] not in service.log.read_text()
+
+
+def test_listening_to_others_needs_a_token_or_a_word(rediff: Any, tmp_path: Path) -> None:
+    done = rediff("serve", "--data", tmp_path / "s", "--host", "0.0.0.0")
+    assert done.code == 2
+    assert "--new-token" in done.err and "--without-token" in done.err
+
+
+@pytest.mark.parametrize("wrong", ["port", "bundle", "engine", "twice", "folder"])
+def test_what_keeps_a_service_from_starting_is_one_sentence(service: Service, tmp_path: Path, wrong: str) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        "serve",
+        "--data",
+        str(tmp_path / "other"),
+        "--bundle",
+        str(service.bundle),
+    ]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1] if wrong == "port" else 0
+        command += ["--port", str(port)]
+        if wrong == "bundle":
+            command += ["--bundle", str(tmp_path / "absent")]
+        elif wrong == "engine":
+            command += ["--engine", "absent"]
+        elif wrong == "twice":
+            service.start()
+            command += ["--data", str(service.data)]
+        elif wrong == "folder":
+            (tmp_path / "file").touch()
+            command += ["--data", str(tmp_path / "file")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 2, done
+    assert "error: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# --- time and space ---
+
+
+@pytest.mark.slow
+def test_results_are_removed_when_their_time_is_over(service: Service, images: dict[str, bytes]) -> None:
+    service.start()
+    case_id = send(service, images).json()["id"]
+    service.wait(case_id)
+    assert service.end() == 0
+    service.start("--retention", "0")
+    deadline = time.monotonic() + 30
+    while service.client.get(f"/v1/cases/{case_id}").status_code != 404:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not list((service.data / "cases").iterdir())
+
+
+def test_a_disk_that_is_full_in_the_middle(
+    service: Service, images: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that fails with ENOSPC, in the place where files of uploads are written."""
+    folder = tmp_path / "slow"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        """
+import builtins, errno, io, pathlib
+real = pathlib.Path.open
+
+class Full(io.FileIO):
+    def write(self, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+def open(self, mode="r", *rest, **named):
+    return Full(str(self), "xb") if self.name == "t2w.part" else real(self, mode, *rest, **named)
+
+pathlib.Path.open = open
+"""
+    )
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    service.start()
+    assert is_problem(send(service, images), 507, "disk")
+    assert nothing_is_left(service)
+    assert service.client.get("/readyz").status_code == 200
