@@ -42,6 +42,8 @@ class OutputChoice:
 def check_output(folder: Path, case: str, choice: OutputChoice) -> None:
     """Raise OutputError, before any work, when the outputs exist (without overwrite) or cannot be written."""
     names = _all_names(case)
+    if "\0" in str(folder):
+        raise OutputError(f"output folder {str(folder)!r}: no name can hold a null character. Give another folder.")
     try:
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         _check_lengths(folder, nearest, case, names)
