@@ -27,8 +27,8 @@ from rediffinet.training.data import TrainingCase, load_training_cases
 from rediffinet.training.distributed import lone_place, share
 from rediffinet.training.loader import load_ahead, micro_batches
 from rediffinet.training.loop import advance
+from rediffinet.training.objectives import Objective, make_objective
 from rediffinet.training.state import State, new_state
-from rediffinet.training.tasks import Task, make_task
 
 THREADS = (1, 2)
 
@@ -58,7 +58,7 @@ def main() -> None:
             config = resolve_config(model, given.preset, {"device": given.device})
             cases = load_training_cases([data], config.preparation, cache=Path(folder) / "cache")
             priors = [shifted(case) for case in cases] if find_model(model).refines else None
-            rows += measure(make_task(config, cases, priors), model, given.steps, given.repeats)
+            rows += measure(make_objective(config, cases, priors), model, given.steps, given.repeats)
     print(table(["model", "batches", "making one, ms", "a step, ms", "waiting, ms a step", "share of the time"], rows))
 
 
@@ -67,7 +67,7 @@ def shifted(case: TrainingCase) -> np.ndarray:
     return np.where(np.roll(case.regions, 2, axis=1), 0.9, 0.02).astype(np.float16)
 
 
-def measure(task: Task, model: str, steps: int, repeats: int) -> list[list[object]]:
+def measure(task: Objective, model: str, steps: int, repeats: int) -> list[list[object]]:
     """A row for each way to get batches."""
     state = new_state(task)
     waits: dict[str, list[float]] = {}
@@ -93,7 +93,7 @@ def measure(task: Task, model: str, steps: int, repeats: int) -> list[list[objec
     ]
 
 
-def once(task: Task, state: State, steps: int, threads: int) -> tuple[float, float]:
+def once(task: Objective, state: State, steps: int, threads: int) -> tuple[float, float]:
     """Seconds waiting for batches and seconds in all, without the wait for the first; 0 threads: made in turn."""
     shares = share(task.config.batch, task.config.accumulate, state.place)
     load = partial(micro_batches, task, shares, device=state.place.device)

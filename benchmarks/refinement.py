@@ -31,7 +31,8 @@ from rediffinet.training.calibrate import NEVER, Found, sweep
 from rediffinet.training.crossval import Piece, Study, gather, reopen
 from rediffinet.training.manifest import InferenceSettings
 from rediffinet.training.memory import open_in_memory
-from rediffinet.training.runs import open_run, predict_probability
+from rediffinet.training.out_of_fold import predict_probability
+from rediffinet.training.run import open_run
 from rediffinet.training.scoring import COLUMNS, read_rows, write_rows
 
 BINS = (0.0, 1.5, 3.0, 6.0, 12.0, np.inf)

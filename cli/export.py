@@ -50,7 +50,7 @@ def export(
         from rediffinet.export.bundle import ExportSettings, export_bundle
         from rediffinet.export.variants import parse_precisions
         from rediffinet.training.calibrate_study import read_calibration
-        from rediffinet.training.runs import merge_runs, open_run
+        from rediffinet.training.run import merge_runs, open_run
     except ModuleNotFoundError as error:
         raise MissingExtraError("Export", str(error.name), "train") from None
     from rediffinet.cli.plan import names, tell

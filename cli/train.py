@@ -43,7 +43,7 @@ def train(
         from rediffinet.training.config import resolve_config
         from rediffinet.training.data import read_patients
         from rediffinet.training.distributed import open_place
-        from rediffinet.training.runs import train as run
+        from rediffinet.training.train import train as run
     except ModuleNotFoundError as error:
         raise MissingExtraError("Training", str(error.name), "train") from None
 

@@ -26,7 +26,7 @@ from rediffinet.nets.graphs import NetGraph
 from rediffinet.phantom import make_phantom
 from rediffinet.task import Task, regions_of
 from rediffinet.training.recipe import InferenceSettings, pair_runs, provenance, recipe_of
-from rediffinet.training.runs import Run
+from rediffinet.training.run import Run
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 TOLERANCES = {

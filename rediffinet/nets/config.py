@@ -21,6 +21,7 @@ class UNetConfig(Frozen):
     features: channels per level. stem_stride 2 lets the first level work at half resolution, so that a whole head fits
     a window on a CPU; the logits are then interpolated to full resolution. network: another MONAI segmentation network
     in the baseline's place, by name (rediffinet.nets.monai_nets), with `options` for its constructor.
+    soft_condition, residual: of a corrector, as in `RefinerConfig`.
     """
 
     features: Features = (16, 32, 64, 128)
@@ -29,6 +30,8 @@ class UNetConfig(Frozen):
     window: Window = (128, 128, 128)
     network: str = "unet"
     options: dict[str, Any] = {}
+    soft_condition: bool = True
+    residual: Literal["segmentation", "discrepancy"] | None = None
 
     @property
     def divisor(self) -> int:

@@ -16,6 +16,7 @@ from rediffinet.method.models import ModelKind, Network
 from rediffinet.method.windows import Shape
 from rediffinet.nets.config import RefinerConfig, UNetConfig
 from rediffinet.nets.monai_nets import build_baseline
+from rediffinet.nets.prior import Corrector
 from rediffinet.nets.refiner import ConditionerGraph, DenoiserGraph, Refiner
 from rediffinet.nets.unet import BaselineGraph, DiscrepancyGraph, UNet
 from rediffinet.task import Task
@@ -126,7 +127,8 @@ def _build_baseline(kind: ModelKind, config: UNetConfig, task: Task) -> nn.Modul
 
 
 def _build_corrector(kind: ModelKind, config: UNetConfig, task: Task) -> nn.Module:
-    return UNet(config, kind.condition_channels(task), len(task.regions))
+    network = UNet if config.residual is None else Corrector
+    return network(config, kind.condition_channels(task), len(task.regions))
 
 
 def _build_refiner(kind: ModelKind, config: RefinerConfig, task: Task) -> nn.Module:

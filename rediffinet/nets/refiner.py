@@ -8,7 +8,6 @@ discrepancy and the condition cat(U(I), I), C = 7 channels; the other models are
 
 import math
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +15,7 @@ from torch import Tensor, nn
 from rediffinet.nets.config import RefinerConfig
 from rediffinet.nets.convolution import Convolution
 from rediffinet.nets.norm import InstanceNorm
-
-SUREST = 0.02
-"""How sure the baseline is taken to be at most: a correction must be able to overrule it."""
+from rediffinet.nets.prior import PriorLogits
 
 
 class TimeEmbedding(nn.Module):
@@ -95,27 +92,6 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor, skip: Tensor, time: Tensor) -> Tensor:
         """See the class."""
         return torch.as_tensor(self.block(torch.cat([self.up(x), skip], dim=1), time))
-
-
-class PriorLogits(nn.Module):
-    """Condition (N, C, …), whose first R channels are 2p − 1, and a correction (N, R, …) → logits of the target.
-
-    The correction is added to s · logit p, s learnt per region; where the target is the discrepancy the sum changes
-    sign inside the mask p > 1/2. So a network that corrects nothing says what the baseline doubts, and flips nothing;
-    it never has to learn that a discrepancy is the exclusive or of the mask and the truth.
-    """
-
-    def __init__(self, target: Literal["segmentation", "discrepancy"], regions: int = 3) -> None:
-        super().__init__()
-        self.target = target
-        self.scale = nn.Parameter(torch.ones(regions))
-
-    def forward(self, condition: Tensor, correction: Tensor) -> Tensor:
-        """See the class."""
-        signed = condition[:, : len(self.scale)]
-        p = ((signed + 1.0) / 2.0).clamp(SUREST, 1.0 - SUREST)
-        logits = self.scale[:, None, None, None] * (torch.log(p) - torch.log(1.0 - p)) + correction
-        return torch.where(signed > 0.0, -logits, logits) if self.target == "discrepancy" else logits
 
 
 class Denoiser(nn.Module):

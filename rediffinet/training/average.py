@@ -10,7 +10,7 @@ import torch
 from rediffinet.errors import OutputError, TrainingError
 from rediffinet.training.checkpoint import CHECKPOINT, save_best
 from rediffinet.training.loop import check_folder
-from rediffinet.training.runs import Run, open_run
+from rediffinet.training.run import Run, open_run
 
 
 def average_runs(folders: Sequence[Path], out: Path) -> Path:

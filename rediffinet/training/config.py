@@ -2,12 +2,14 @@
 
 import json
 import math
+from collections.abc import Mapping
+from importlib import resources
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from rediffinet.errors import ConfigError
-from rediffinet.method.models import find_model
+from rediffinet.method.models import MODELS, ModelKind, Network, find_model
 from rediffinet.method.normalise import Normalisation
 from rediffinet.method.preparation import Preparation
 from rediffinet.nets.config import Frozen, RefinerConfig, UNetConfig, Window
@@ -55,8 +57,7 @@ class TrainConfig(Frozen):
     size the networks work at; cases are resampled to it. crop: window of the first crop_steps steps: a smaller one than
     the network's makes many cheap steps, then the network meets the window that it will run on. mirror: a baseline's
     answer is the mean with that of the mirrored head, and every second sample of a diffusion model is drawn in the
-    mirrored window. result_dice: of a diffused discrepancy, the Dice loss is that of the flipped result. far_errors:
-    weight of the loss that counts errors by their distance from the boundary.
+    mirrored window. result_dice: of a diffused discrepancy, the Dice loss is that of the flipped result.
     simulated_errors: share of the examples in which the baseline's answer is empty, or doubled by its mirror image.
     lost_parts: share in which it ends at a plane through the tumour.
     false_parts: share in which it has found the tumour of another case as well.
@@ -84,7 +85,6 @@ class TrainConfig(Frozen):
     clip_norm: PositiveFloat = 5.0
     squared_error: bool = False
     result_dice: bool = False
-    far_errors: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
     warm_start: bool = False
     ema: Fraction = 0.995
     autocast: bool = True
@@ -121,125 +121,38 @@ class TrainConfig(Frozen):
         return Preparation(self.task, self.normalisation, self.spacing_mm)
 
     @property
+    def network(self) -> UNetConfig | RefinerConfig:
+        """Sizes of the network that this model trains."""
+        return self.refiner if find_model(self.model).network == "refiner" else self.unet
+
+    @property
     def network_window(self) -> tuple[int, int, int]:
         """Window in voxels of the network that this model trains."""
-        return self.refiner.window if find_model(self.model).network == "refiner" else self.unet.window
+        return self.network.window
 
     def window_at(self, step: int) -> tuple[int, int, int]:
         """Window in voxels of the examples of a step."""
         return self.crop if self.crop is not None and step < self.crop_steps else self.network_window
 
 
-_PAPER = {
-    "squared_error": True,
-    "batch": 2,
-    "learning_rate": 1e-4,
-    "weight_decay": 1e-4,
-    "steps": 150_000,
-    "warmup": 15_000,
-    "noisiest_fraction": 0.0,
-    "logit_jitter": 0.0,
-    "error_fraction": 0.0,
-}
-_PAPER_REFINER = {
-    "features": (64, 64, 128, 256, 512),
-    "head_features": 64,
-    "time_features": 512,
-    "window": (128, 192, 128),
-    "soft_condition": False,
-}
-_PAPER_UNET = {
-    "features": (64, 96, 128, 192, 256, 384, 512),
-    "deep_supervision": True,
-    "window": (128, 192, 128),
-}
-_TINY_2MM = {
-    "spacing_mm": (2.0, 2.0, 2.0),
-    "normalisation": {"method": "zscore", "range": (-4.0, 6.0), "background": 0.0},
-    "optimizer": "muon",
-    "autocast": False,
-    "channels_last": True,
-    "crop": (48, 64, 48),
-    "warmup": 50,
-    "ema": 0.99,
-    "mirror": True,
-    "overlap": 0.5,
-    "augmentation": {
-        "flip_axes": (0,),
-        "affine": 0.5,
-        "rotation_degrees": 12.0,
-        "elastic": 0.3,
-        "bias_field": 0.2,
-        "blur": 0.1,
-        "gamma": 0.3,
-        "gain": 0.3,
-        "drop_contrast": 0.02,
-    },
-}
-_TINY_2MM_FEATURES = (8, 16, 48, 96)
-_TINY_2MM_HEAD = (72, 88, 72)
-
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "tiny": {
-        "baseline": {
-            "unet": {"features": (16, 32, 64, 128), "stem_stride": 2, "window": (128, 160, 128)},
-        },
-        "correction": {
-            "unet": {"features": (16, 32, 64, 128), "window": (64, 64, 64)},
-            "augmentation": {"flip_axes": (0, 1, 2), "affine": 0.0},
-            "batch": 2,
-            "learning_rate": 1e-3,
-        },
-        "diffusion": {
-            "refiner": {"features": (16, 32, 64, 128), "window": (64, 64, 64), "signal_scale": 0.2},
-            "augmentation": {"flip_axes": (0, 1, 2), "affine": 0.0},
-            "batch": 2,
-            "learning_rate": 1e-3,
-        },
-    },
-    "tiny-2mm": {
-        "baseline": {
-            **_TINY_2MM,
-            "unet": {"features": _TINY_2MM_FEATURES, "window": _TINY_2MM_HEAD},
-            "learning_rate": 1.5e-2,
-            "steps": 1500,
-            "crop_steps": 600,
-        },
-        "correction": {
-            **_TINY_2MM,
-            "unet": {"features": _TINY_2MM_FEATURES, "window": _TINY_2MM_HEAD},
-            "learning_rate": 1e-2,
-            "steps": 450,
-            "crop_steps": 350,
-        },
-        "diffusion": {
-            **_TINY_2MM,
-            "refiner": {
-                "features": _TINY_2MM_FEATURES,
-                "head_features": 8,
-                "window": _TINY_2MM_HEAD,
-                "signal_scale": 0.2,
-            },
-            "learning_rate": 1e-2,
-            "steps": 450,
-            "crop_steps": 350,
-        },
-    },
-    "paper": {
-        "baseline": {**_PAPER, "unet": _PAPER_UNET, "augmentation": {"flip_axes": (0, 1, 2)}},
-        "correction": {**_PAPER, "unet": _PAPER_UNET, "augmentation": {"flip_axes": (0, 1, 2), "affine": 0.0}},
-        "diffusion": {**_PAPER, "refiner": _PAPER_REFINER, "augmentation": {"flip_axes": (0, 1, 2), "affine": 0.0}},
-    },
-}
-"""Settings by preset and role: of the baseline, of a U-Net that corrects it, of a diffusion model."""
+PRESETS = resources.files("rediffinet.training") / "presets"
+"""A JSON file per preset: settings by what a network does (`ModelKind.network`), more by the name of a model; `extends`
+names the preset to begin with."""
 
 
-def role_of(model: str) -> str:
-    """Which settings of a preset a model takes. Raises ConfigError that lists the models."""
-    kind = find_model(model)
-    if kind.network == "refiner":
-        return "diffusion"
-    return "correction" if kind.refines else "baseline"
+def preset_names() -> tuple[str, ...]:
+    """Names of the presets in the package."""
+    return tuple(sorted(path.name.removesuffix(".json") for path in PRESETS.iterdir() if path.name.endswith(".json")))
+
+
+def load_preset(name: str) -> dict[str, dict[str, Any]]:
+    """Settings by network of a preset. Raises ConfigError that lists the presets."""
+    if name not in preset_names():
+        message = f"preset: got '{name}', expected one of {', '.join(preset_names())}"
+        raise ConfigError(message)
+    values = dict(json.loads((PRESETS / f"{name}.json").read_text(encoding="utf-8")))
+    base = values.pop("extends", None)
+    return _merge(load_preset(base), values) if base else values
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -250,7 +163,7 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _parse_setting(setting: str) -> dict[str, Any]:
+def parse_setting(setting: str) -> dict[str, Any]:
     """'refiner.signal_scale=0.3' → {'refiner': {'signal_scale': 0.3}}: commas make a list, values are JSON or text."""
     key, separator, value = setting.partition("=")
     if not separator or not key:
@@ -267,20 +180,56 @@ def _parse_setting(setting: str) -> dict[str, Any]:
     return dict(parsed)
 
 
+ONLY_FOR: dict[str, frozenset[Network]] = {
+    **dict.fromkeys(("unet",), frozenset(("baseline", "corrector"))),
+    **dict.fromkeys(("refiner", "result_dice", "warm_start", "noisiest_fraction"), frozenset(("refiner",))),
+    **dict.fromkeys(
+        ("error_fraction", "logit_jitter", "simulated_errors", "lost_parts", "false_parts"),
+        frozenset(("corrector", "refiner")),
+    ),
+}
+"""Settings that mean something for some networks alone; the others are for all."""
+
+
+def applies(kind: ModelKind, setting: str) -> bool:
+    """Whether a setting, or the part of it before the first point, means something for a model."""
+    return kind.network in ONLY_FOR.get(setting.partition(".")[0], frozenset((kind.network,)))
+
+
+def check_applies(kind: ModelKind, given: Mapping[str, Any]) -> None:
+    """Raise ConfigError for the first setting that means nothing for a model."""
+    for setting in given:
+        if not applies(kind, setting):
+            takers = ", ".join(name for name, other in MODELS.items() if applies(other, setting))
+            message = f"{setting}: '{kind.name}' has no such setting, it is one of {takers}. Leave it out."
+            raise ConfigError(message)
+
+
+def read_config(values: Mapping[str, Any]) -> TrainConfig:
+    """The configuration in a checkpoint, also of an earlier version. Raises ValidationError when it is none."""
+    known = {name: value for name, value in values.items() if name not in GONE}
+    if known.get("model") == "discrepancy-unet" and not known.get("refiner", {}).get("soft_condition", True):
+        known["unet"] = {"soft_condition": False, **known.get("unet", {})}  # where it stood before
+    return TrainConfig.model_validate(known)
+
+
+GONE = frozenset({"far_errors"})
+"""Settings of earlier versions, which changed training alone: a run that had them is read without."""
+
+
 def resolve_config(
     model: str, preset: str = "tiny", changes: dict[str, Any] | None = None, settings: tuple[str, ...] = ()
 ) -> TrainConfig:
-    """Preset ← config file ← --set, checked.
+    """Preset ← config file ← settings, checked.
 
     Raises ConfigError naming the unknown preset, model or key, or the value that does not fit.
     """
-    if preset not in PRESETS:
-        message = f"preset: got '{preset}', expected one of {', '.join(PRESETS)}"
-        raise ConfigError(message)
     kind = find_model(model)
-    values = _merge({"model": model, **PRESETS[preset][role_of(model)]}, changes or {})
-    for setting in settings:
-        values = _merge(values, _parse_setting(setting))
+    found = load_preset(preset)
+    values = {"model": model, **_merge(found.get(kind.network, {}), found.get(model, {}))}
+    for given in (changes or {}, *map(parse_setting, settings)):
+        check_applies(kind, given)
+        values = _merge(values, given)
     try:
         config = TrainConfig.model_validate(values)
         if kind.network == "refiner":
@@ -299,7 +248,7 @@ def resolve_config(
 
 def _check(config: TrainConfig) -> None:
     kind = find_model(config.model)
-    net: UNetConfig | RefinerConfig = config.refiner if kind.network == "refiner" else config.unet
+    net = config.network
     channels = kind.condition_channels(config.task)
     if kind.network == "refiner" and config.refiner.condition_channels != channels:
         message = (
@@ -307,15 +256,19 @@ def _check(config: TrainConfig) -> None:
             f"{channels}. Leave it out."
         )
         raise ConfigError(message)
-    residual = config.refiner.residual
+    section = "refiner" if kind.network == "refiner" else "unet"
+    residual = net.residual
     if residual is not None and not (residual == kind.target and "prior" in kind.condition):
         message = (
-            f"refiner.residual: got '{residual}' for '{config.model}', expected '{kind.target}', the target of a model "
-            "that is conditioned on the baseline's answer"
+            f"{section}.residual: got '{residual}' for '{config.model}', expected '{kind.target}', the target of a "
+            "model that is conditioned on the baseline's answer"
         )
         raise ConfigError(message)
-    if residual is not None and not config.refiner.soft_condition:
-        message = "refiner.residual: needs the baseline's probabilities, so refiner.soft_condition must be true"
+    if residual is not None and not net.soft_condition:
+        message = f"{section}.residual: needs the baseline's probabilities, so {section}.soft_condition must be true"
+        raise ConfigError(message)
+    if residual is not None and kind.network == "corrector" and config.unet.deep_supervision:
+        message = "unet.residual: corrects at full resolution alone, so unet.deep_supervision must be false"
         raise ConfigError(message)
     if config.result_dice and (kind.network, kind.target) != ("refiner", "discrepancy"):
         message = f"result_dice: '{config.model}' diffuses no discrepancy, so it must be false"

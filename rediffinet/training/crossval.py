@@ -26,13 +26,15 @@ from rediffinet.method.models import MODELS, find_model
 from rediffinet.method.recipe import Recipe
 from rediffinet.training.calibrate import Found, check_model, found_by
 from rediffinet.training.checkpoint import CHECKPOINT, read_checkpoint
-from rediffinet.training.config import TrainConfig, resolve_config
+from rediffinet.training.config import TrainConfig, applies, read_config, resolve_config
 from rediffinet.training.data import TrainingCase, assign_folds, load_training_cases
 from rediffinet.training.dataset import check_dataset
 from rediffinet.training.loop import Progress
+from rediffinet.training.out_of_fold import Stage, out_of_fold
 from rediffinet.training.recipe import InferenceSettings, pair_runs, recipe_of
-from rediffinet.training.runs import Stage, open_run, out_of_fold, train
+from rediffinet.training.run import open_run
 from rediffinet.training.scoring import SCORES, read_rows, reference_of, score_run, write_rows
+from rediffinet.training.train import train
 
 FOLDS = "folds.json"
 POLL_SECONDS = 5.0
@@ -44,7 +46,8 @@ class Study:
     """What is cross-validated.
 
     only: the folds to do, all when empty; seeds: one training of everything for each. settings: changes of the preset,
-    `KEY=VALUE` for all models or `MODEL:KEY=VALUE` for one. inference: how the runs are scored. begin_with: a study of
+    `KEY=VALUE` for all models that have
+    it or `MODEL:KEY=VALUE` for one. inference: how the runs are scored. begin_with: a study of
     the same folds, with whose weights every run begins.
     """
 
@@ -105,15 +108,22 @@ def plan_pieces(study: Study) -> list[Piece]:
 
 def piece_config(study: Study, piece: Piece) -> TrainConfig:
     """The resolved configuration of a piece's training."""
-    settings = []
+    kind, settings = find_model(piece.model), []
     for setting in study.settings:
         model, separator, rest = setting.partition(":")
-        if not separator or "=" in model:
-            settings.append(setting)
-        elif find_model(model).name == piece.model:
-            settings.append(rest)
+        if separator and "=" not in model:
+            if find_model(model) == kind:
+                settings.append(rest)
+        elif applies(kind, setting.partition("=")[0]) or not any(
+            _takes(name, setting) for name in ("unet", *study.models)
+        ):
+            settings.append(setting)  # what no model of the study takes is refused by name
     changes = {"seed": piece.seed, "fold": piece.fold, "folds": study.folds, "fold_seed": study.fold_seed}
     return resolve_config(piece.model, study.preset, changes, tuple(settings))
+
+
+def _takes(model: str, setting: str) -> bool:
+    return applies(find_model(model), setting.partition("=")[0])
 
 
 def crossvalidate(
@@ -317,7 +327,7 @@ def _trained(folder: Path, config: TrainConfig) -> bool:
     _, metadata = read_checkpoint(folder / CHECKPOINT)
     if metadata["step"] < config.steps:
         return False
-    if differing := config.differences(TrainConfig.model_validate(metadata["config"])):
+    if differing := config.differences(read_config(metadata["config"])):
         message = (
             f"{folder} holds a run of another configuration: {', '.join(differing)} differ. Use the same settings, or "
             "another --out."

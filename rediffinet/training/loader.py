@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from rediffinet.training.tasks import Task
+from rediffinet.training.objectives import Objective
 
 Batch = tuple[Tensor, ...]
 T = TypeVar("T")
@@ -33,9 +33,9 @@ def load_ahead(load: Callable[[int], T], steps: range, threads: int = 1) -> Gene
                 future.cancel()
 
 
-def micro_batches(task: Task, shares: Sequence[range], step: int, device: torch.device) -> list[Batch]:
+def micro_batches(objective: Objective, shares: Sequence[range], step: int, device: torch.device) -> list[Batch]:
     """The micro-batches of a step, in pinned memory where they go to a GPU."""
-    batches = [task.batch(step, slots) for slots in shares]
+    batches = [objective.batch(step, slots) for slots in shares]
     if device.type != "cuda":
         return batches
     return [tuple(part.pin_memory() for part in batch) for batch in batches]

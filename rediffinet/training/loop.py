@@ -33,6 +33,7 @@ from rediffinet.training.distributed import (
     wrap,
 )
 from rediffinet.training.loader import Batch, load_ahead, micro_batches
+from rediffinet.training.objectives import Objective
 from rediffinet.training.records import (
     LOG,
     LOG_COLUMNS,
@@ -44,7 +45,6 @@ from rediffinet.training.records import (
     write_rows,
 )
 from rediffinet.training.state import MEASURED, State, new_state, restore_state
-from rediffinet.training.tasks import Task
 
 LOG_EVERY = 10
 Progress = Callable[[int, int, float], None]
@@ -61,12 +61,12 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def advance(task: Task, state: State, batches: Sequence[Batch]) -> float:
+def advance(objective: Objective, state: State, batches: Sequence[Batch]) -> float:
     """One optimizer step on this process's micro-batches; returns the loss of the whole batch, over all processes.
 
     Raises TrainingError, on all processes, when the loss or its gradient is no longer a number.
     """
-    config, place = task.config, state.place
+    config, place = objective.config, state.place
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(config, state.step)
     state.optimizer.zero_grad(set_to_none=True)
@@ -75,7 +75,7 @@ def advance(task: Task, state: State, batches: Sequence[Batch]) -> float:
     value = 0.0
     for index, batch in enumerate(batches):
         with nullcontext() if index == len(batches) - 1 else gradients_kept(state.network):
-            loss = task.loss(state.network, _placed(batch, config, place)) / len(batches)
+            loss = objective.loss(state.network, _placed(batch, config, place)) / len(batches)
             loss.backward()  # type: ignore[no-untyped-call]
         value += float(loss.detach())
     value = mean(place, value)
@@ -120,7 +120,7 @@ def check_folder(out: Path, *, resume: bool) -> None:
 
 
 def run_training(
-    task: Task,
+    objective: Objective,
     out: Path,
     provenance: dict[str, Any],
     *,
@@ -139,13 +139,13 @@ def run_training(
     another configuration or other data, or when the loss is no longer a number, ConfigError when the processes cannot
     share a batch.
     """
-    place = place or lone_place(task.config.device)
-    config, path = task.config, out / CHECKPOINT
+    place = place or lone_place(objective.config.device)
+    config, path = objective.config, out / CHECKPOINT
     shares = share(config.batch, config.accumulate, place)
     with together(place):
         check_folder(out, resume=resume)
         out.mkdir(parents=True, exist_ok=True)
-        state = restore_state(task, path, provenance, place) if path.exists() else new_state(task, place)
+        state = restore_state(objective, path, provenance, place) if path.exists() else new_state(objective, place)
         files = _Files(out, config, provenance, *_read_tables(out, state.step))
     settings = json.loads(config.model_dump_json(exclude={"device"}))
     named = {key: value for key, value in provenance.items() if key not in MEASURED}
@@ -159,13 +159,13 @@ def run_training(
     state.model.train()
     started = time.monotonic() - (float(files.log[-1][3]) if files.log else 0.0)
     waiting = float(files.log[-1][4]) if files.log else 0.0
-    load = partial(micro_batches, task, shares, device=place.device)
+    load = partial(micro_batches, objective, shares, device=place.device)
     with closing(load_ahead(load, range(state.step, config.steps), config.loader_threads)) as batches:
         while state.step < config.steps:
             asked = time.monotonic()
             batch = next(batches)
             waiting += time.monotonic() - asked
-            state.losses.append(advance(task, state, batch))
+            state.losses.append(advance(objective, state, batch))
             if progress is not None:
                 progress(state.step, config.steps, state.losses[-1])
             last = state.step == config.steps

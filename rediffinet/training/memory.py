@@ -17,7 +17,7 @@ from rediffinet.method.inference import Loaded
 from rediffinet.method.recipe import Recipe
 from rediffinet.nets.graphs import NetGraph
 from rediffinet.training.recipe import InferenceSettings, pair_runs, recipe_of
-from rediffinet.training.runs import Run
+from rediffinet.training.run import Run
 
 CPU = torch.device("cpu")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rediffinet.errors import ConfigError, ExportError
 from rediffinet.method.models import find_model
@@ -18,10 +18,8 @@ from rediffinet.method.uncertainty import UncertaintyCurve
 from rediffinet.nets.graphs import NetGraph, network_graphs
 from rediffinet.task import Task
 from rediffinet.training.config import TrainConfig
+from rediffinet.training.run import Run
 from rediffinet.trust import widest_ranges
-
-if TYPE_CHECKING:
-    from rediffinet.training.runs import Run
 
 MARGIN_MM = 8.0
 UNSURE = 0.1
@@ -48,8 +46,8 @@ class InferenceSettings:
 class Pair:
     """The runs that make a model: the one that is conditioned, and the baseline; None where the model has no such."""
 
-    refiner: "Run | None"
-    baseline: "Run | None"
+    refiner: Run | None
+    baseline: Run | None
 
     @property
     def model(self) -> str:
@@ -68,7 +66,7 @@ def graphs_of(config: TrainConfig, network: Any) -> tuple[NetGraph, ...]:
     return network_graphs(find_model(config.model), network, config.network_window, config.task, mirror=config.mirror)
 
 
-def pair_runs(run: "Run | None", baseline: "Run | None") -> Pair:
+def pair_runs(run: Run | None, baseline: Run | None) -> Pair:
     """Which of two runs is what: `run` is that of the model, `baseline` that of the baseline it refines.
 
     The baseline itself is a model too, given as either. Raises ExportError that names the run that is missing, that is
@@ -166,7 +164,7 @@ def _refiner(config: TrainConfig, settings: InferenceSettings) -> RefinerSetting
         overlap=settings.overlap,
         margin=round(MARGIN_MM / min(config.spacing_mm)),
         unsure=UNSURE,
-        condition="probability" if config.refiner.soft_condition else "mask",
+        condition="probability" if config.network.soft_condition else "mask",
     )
 
 

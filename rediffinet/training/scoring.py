@@ -20,9 +20,10 @@ from rediffinet.metrics import evaluate_case, find_protocol
 from rediffinet.task import Task, converted, find_task
 from rediffinet.training.data import TrainingCase
 from rediffinet.training.memory import open_in_memory
+from rediffinet.training.out_of_fold import Stage
 from rediffinet.training.recipe import InferenceSettings
 from rediffinet.training.records import write_rows as write_table
-from rediffinet.training.runs import Run, Stage
+from rediffinet.training.run import Run
 
 SCORES = "scores.csv"
 FOUND = "found"

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from rediffinet.errors import TrainingError
 from rediffinet.training.checkpoint import part, read_checkpoint, restore_optimizer
-from rediffinet.training.config import TrainConfig
+from rediffinet.training.config import read_config
 from rediffinet.training.distributed import Place, lone_place
+from rediffinet.training.objectives import Objective
 from rediffinet.training.optimizer import make_optimizer
-from rediffinet.training.tasks import Task
 
 MEASURED = frozenset({"intensities"})
 """Provenance that is computed from the cases: older checkpoints lack it, other machines round it otherwise."""
@@ -37,14 +37,14 @@ class State:
     best: dict[str, float] | None = None
 
 
-def new_state(task: Task, place: Place | None = None) -> State:
-    """A model and optimizer, initialised from the seed or the task's weights; by default for a process alone."""
-    config = task.config
+def new_state(objective: Objective, place: Place | None = None) -> State:
+    """A model and optimizer, initialised from the seed or the objective's weights; by default for a process alone."""
+    config = objective.config
     place = place or lone_place(config.device)
     torch.manual_seed(config.seed)
-    model = task.build()
-    if task.weights is not None:
-        model.load_state_dict(task.weights)
+    model = objective.build()
+    if objective.weights is not None:
+        model.load_state_dict(objective.weights)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     model = model.to(place.device)
@@ -54,23 +54,24 @@ def new_state(task: Task, place: Place | None = None) -> State:
     return State(model, average, optimizer, network, place)
 
 
-def restore_state(task: Task, path: Path, provenance: dict[str, Any], place: Place | None = None) -> State:
+def restore_state(objective: Objective, path: Path, provenance: dict[str, Any], place: Place | None = None) -> State:
     """The state of a checkpoint. Raises TrainingError when it belongs to another configuration or other data.
 
     What is about the machine alone may differ (MACHINE_FIELDS), the number of processes too. A field that did not
     exist when the checkpoint was written had its default.
     """
-    state = new_state(task, place)
+    state = new_state(objective, place)
     tensors, metadata = read_checkpoint(path)
     try:
-        found = TrainConfig.model_validate(metadata["config"])
+        found = read_config(metadata["config"])
     except ValidationError as error:
         message = f"--resume: {path} does not fit this version of rediffinet: {error}"
         raise TrainingError(message) from None
-    differing = task.config.differences(found)
+    differing = objective.config.differences(found)
     if differing:
         changes = "; ".join(
-            f"{key}: checkpoint has {getattr(found, key)}, asked for {getattr(task.config, key)}" for key in differing
+            f"{key}: checkpoint has {getattr(found, key)}, asked for {getattr(objective.config, key)}"
+            for key in differing
         )
         message = f"--resume: {path} has another configuration ({changes}). Use the same settings or a new --out."
         raise TrainingError(message)

@@ -19,10 +19,10 @@ from rediffinet.training.data import TrainingCase
 from rediffinet.training.distributed import Place, gather
 from rediffinet.training.loop import Validate
 from rediffinet.training.memory import load_graphs
+from rediffinet.training.out_of_fold import Probability
 from rediffinet.training.recipe import graphs_of, make_recipe
 from rediffinet.training.records import RegionScore
-from rediffinet.training.runs import Run
-from rediffinet.training.tasks import Probability
+from rediffinet.training.run import Run
 
 PROTOCOL = find_protocol("legacy")
 

@@ -18,6 +18,7 @@ from rediffinet.cli.main import app
 from rediffinet.errors import ExportError
 from rediffinet.method.models import MODELS
 from rediffinet.phantom import write_phantoms
+from rediffinet.training.config import applies
 
 WINDOW = "16,16,16"
 SETTINGS = (
@@ -39,7 +40,8 @@ def rediff(*arguments: object) -> Result:
 
 
 def train(model: str, data: Path, out: Path, *arguments: object) -> None:
-    changes = [argument for setting in SETTINGS for argument in ("--set", setting)]
+    own = [setting for setting in SETTINGS if applies(MODELS[model], setting.partition("=")[0])]
+    changes = [argument for setting in own for argument in ("--set", setting)]
     result = rediff("train", "--model", model, "--data", data, "--out", out, *changes, *arguments)
     assert result.exit_code == 0, result.exception
 

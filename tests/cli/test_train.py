@@ -15,7 +15,7 @@ from rediffinet.cli import main as cli
 from rediffinet.errors import ConfigError, MissingExtraError, OutputError, TrainingError
 from rediffinet.phantom import write_phantoms
 from rediffinet.training.checkpoint import read_checkpoint
-from rediffinet.training.runs import open_run
+from rediffinet.training.run import open_run
 
 SMALL = {"unet": {"features": [4, 8], "window": [32, 32, 32]}, "steps": 2, "warmup": 1}
 SMALL_SET = [
@@ -127,7 +127,7 @@ def test_errors_are_one_message_and_exit_code_2(
 
 
 def test_without_the_extra_the_pip_command_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "rediffinet.training.runs", None)
+    monkeypatch.setitem(__import__("sys").modules, "rediffinet.training.train", None)
     result = invoke("--model", "unet", "--data", tmp_path, "--out", tmp_path / "run")
     assert isinstance(result.exception, MissingExtraError)
     assert "pip install 'rediffinet[train]'" in str(result.exception)

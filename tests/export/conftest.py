@@ -27,7 +27,7 @@ def runs() -> dict[str, Any]:
     from rediffinet.nets.refiner import Refiner
     from rediffinet.nets.unet import UNet
     from rediffinet.training.config import resolve_config
-    from rediffinet.training.runs import Run
+    from rediffinet.training.run import Run
 
     torch.manual_seed(11)
     made = {}

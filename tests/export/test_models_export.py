@@ -18,11 +18,11 @@ from rediffinet.export.bundle import ExportSettings, export_bundle, gate_inputs
 from rediffinet.export.graphs import run_torch
 from rediffinet.method.inference import Loaded, infer, plan_sampling
 from rediffinet.method.models import MODELS
-from rediffinet.training.config import resolve_config
+from rediffinet.training.config import applies, resolve_config
 from rediffinet.training.memory import open_in_memory
+from rediffinet.training.objectives import make_objective
 from rediffinet.training.recipe import pair_runs, recipe_of
-from rediffinet.training.runs import Run
-from rediffinet.training.tasks import make_task
+from rediffinet.training.run import Run
 
 WINDOW = (16, 16, 16)
 SIZES = {
@@ -34,8 +34,9 @@ SIZES = {
 def make_run(model: str, **changes: Any) -> Run:
     """An untrained run whose norms are as after training: no two alike, no shift zero."""
     torch.manual_seed(len(model))
-    config = resolve_config(model, changes={**SIZES, "mirror": True, "spacing_mm": (2.0, 2.0, 2.0), **changes})
-    net = make_task(config, []).build().eval()
+    given = {**SIZES, "mirror": True, "spacing_mm": (2.0, 2.0, 2.0), **changes}
+    config = resolve_config(model, changes={key: given[key] for key in given if applies(MODELS[model], key)})
+    net = make_objective(config, []).build().eval()
     for parameter in net.parameters():
         if parameter.ndim == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)

@@ -16,7 +16,8 @@ from rediffinet.errors import OutputError, TrainingError
 from rediffinet.training.average import average_runs
 from rediffinet.training.checkpoint import CHECKPOINT
 from rediffinet.training.config import TrainConfig, resolve_config
-from rediffinet.training.runs import open_run, train
+from rediffinet.training.run import open_run
+from rediffinet.training.train import train
 
 SMALL = {"unet": {"features": (4, 8), "window": (32, 32, 32), "stem_stride": 2}, "steps": 3, "warmup": 1, "folds": 2}
 

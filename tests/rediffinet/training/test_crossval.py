@@ -19,7 +19,7 @@ from rediffinet.method.recipe import NEVER, Decision
 from rediffinet.metrics import dice
 from rediffinet.training import crossval
 from rediffinet.training.crossval import Piece, Study, crossvalidate, piece_config, plan_pieces
-from rediffinet.training.runs import open_run
+from rediffinet.training.run import open_run
 from rediffinet.training.scoring import load_found
 
 SETTINGS = (

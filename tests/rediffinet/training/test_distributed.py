@@ -24,9 +24,9 @@ from rediffinet.training import distributed
 from rediffinet.training.checkpoint import BEST, CHECKPOINT, part, read_checkpoint
 from rediffinet.training.config import resolve_config
 from rediffinet.training.distributed import Place, choose_device, gather, lone_place, open_place, share, stop, together
-from rediffinet.training.runs import train
+from rediffinet.training.objectives import make_objective
 from rediffinet.training.state import new_state
-from rediffinet.training.tasks import make_task
+from rediffinet.training.train import train
 
 CPU = torch.device("cpu")
 SHORT = {"steps": 4, "warmup": 1, "batch": 4, "folds": 2, "autocast": False, "learning_rate": 1e-3}
@@ -46,7 +46,7 @@ from pathlib import Path
 from rediffinet.errors import RediffError
 from rediffinet.training.config import resolve_config
 from rediffinet.training.distributed import open_place
-from rediffinet.training.runs import train
+from rediffinet.training.train import train
 given = json.loads(sys.argv[1])
 rank = int(os.environ["RANK"])
 def progress(done, of, loss):
@@ -101,7 +101,7 @@ def launch(processes: int = 2, **given: Any) -> list[tuple[int, str]]:
 def apart(one: Path, other: Path, model: str, changes: dict[str, Any]) -> float:
     """Distance of two trained networks, relative to the way from their common start."""
     config = resolve_config(model, changes=changes)
-    start = new_state(make_task(config, [])).model.state_dict()
+    start = new_state(make_objective(config, [])).model.state_dict()
     a, b = (part(read_checkpoint(path / CHECKPOINT)[0], "model") for path in (one, other))
     assert a.keys() == b.keys() == start.keys()
     way = sum(float((a[name] - start[name]).square().sum()) for name in a)

@@ -23,9 +23,9 @@ from rediffinet.training.config import TrainConfig, resolve_config
 from rediffinet.training.distributed import share
 from rediffinet.training.loader import load_ahead, micro_batches
 from rediffinet.training.loop import advance, learning_rate, run_training
+from rediffinet.training.objectives import BaselineObjective, Objective, RefinerObjective
 from rediffinet.training.records import RegionScore
 from rediffinet.training.state import new_state
-from rediffinet.training.tasks import BaselineTask, DiffusionTask, Task
 
 PROVENANCE = {"trained_on": ["one", "two"], "held_out": [], "folds": 5, "fold": None}
 SMALL = {
@@ -42,18 +42,22 @@ class Killed(BaseException):
 
 
 @pytest.fixture(params=["unet", "rediffinet"])
-def make_task(request: pytest.FixtureRequest, cases: list, predictions: list) -> Callable[..., Task]:
-    def make(**changes: object) -> Task:
+def make_objective(request: pytest.FixtureRequest, cases: list, predictions: list) -> Callable[..., Objective]:
+    def make(**changes: object) -> Objective:
         values = {**SMALL[request.param], "steps": 6, "warmup": 2, "checkpoint_every": 2, **changes}
         config = resolve_config(request.param, changes=values)
-        return BaselineTask(config, cases) if request.param == "unet" else DiffusionTask(config, cases, predictions)
+        return (
+            BaselineObjective(config, cases)
+            if request.param == "unet"
+            else RefinerObjective(config, cases, predictions)
+        )
 
     return make
 
 
 @pytest.fixture
-def task(cases: list) -> BaselineTask:
-    return BaselineTask(resolve_config("unet", changes={**SMALL["unet"], "steps": 4, "warmup": 0}), cases)
+def task(cases: list) -> BaselineObjective:
+    return BaselineObjective(resolve_config("unet", changes={**SMALL["unet"], "steps": 4, "warmup": 0}), cases)
 
 
 def log_rows(out: Path) -> list[dict[str, str]]:
@@ -87,7 +91,7 @@ def test_learning_rate_without_warmup_and_with_nothing_else() -> None:
     assert learning_rate(schedule(steps=10, warmup=20), 9) == pytest.approx(0.4)
 
 
-def test_the_optimizer_gets_the_scheduled_rate(task: BaselineTask) -> None:
+def test_the_optimizer_gets_the_scheduled_rate(task: BaselineObjective) -> None:
     state = new_state(task)
     for step in range(3):
         advance(task, state, [task.batch(step)])
@@ -98,7 +102,7 @@ def test_the_optimizer_gets_the_scheduled_rate(task: BaselineTask) -> None:
 @pytest.mark.parametrize("decay", [0.995, 0.15])
 def test_moving_average_follows_its_formula(cases: list, decay: float) -> None:
     config = resolve_config("unet", changes={**SMALL["unet"], "ema": decay, "warmup": 0})
-    task = BaselineTask(config, cases)
+    task = BaselineObjective(config, cases)
     state = new_state(task)
     name = next(iter(state.ema))
     average = state.ema[name].double()
@@ -112,14 +116,14 @@ def test_moving_average_follows_its_formula(cases: list, decay: float) -> None:
 
 def test_gradients_are_clipped(cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
     config = resolve_config("unet", changes={**SMALL["unet"], "clip_norm": 1e-3})
-    task = BaselineTask(config, cases)
+    task = BaselineObjective(config, cases)
     state = new_state(task)
     advance(task, state, [task.batch(0)])
     norm = math.sqrt(sum(float(p.grad.square().sum()) for p in state.model.parameters()))
     assert norm == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_the_same_seed_makes_the_same_model(task: BaselineTask) -> None:
+def test_the_same_seed_makes_the_same_model(task: BaselineObjective) -> None:
     one = new_state(task).model.state_dict()
     torch.rand(7)
     other = new_state(task).model.state_dict()
@@ -131,7 +135,7 @@ def test_loss_falls(cases: list) -> None:
         "unet",
         changes={**SMALL["unet"], "steps": 60, "warmup": 5, "learning_rate": 1e-2, "augmentation": {"affine": 0}},
     )
-    task = BaselineTask(config, cases)
+    task = BaselineObjective(config, cases)
     state = new_state(task)
     losses = [advance(task, state, [task.batch(step)]) for step in range(30)]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
@@ -139,18 +143,18 @@ def test_loss_falls(cases: list) -> None:
 
 @pytest.mark.parametrize("killed_at", [3, 4, 5])
 def test_killed_and_resumed_is_bit_for_bit_the_same(
-    make_task: Callable[..., Task], tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch
+    make_objective: Callable[..., Objective], tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "LOG_EVERY", 2)
-    straight = run_training(make_task(), tmp_path / "straight", PROVENANCE)
+    straight = run_training(make_objective(), tmp_path / "straight", PROVENANCE)
     out = tmp_path / "resumed"
     with pytest.raises(Killed):
-        run_training(make_task(), out, PROVENANCE, progress=kill_at(killed_at))
+        run_training(make_objective(), out, PROVENANCE, progress=kill_at(killed_at))
     assert read_checkpoint(out / CHECKPOINT)[1]["step"] == 2 * ((killed_at - 1) // 2)
     torch.rand(5)  # the global generator must not matter
     steps: list[int] = []
     resumed = run_training(
-        make_task(), out, PROVENANCE, resume=True, progress=lambda done, of, loss: steps.append(done)
+        make_objective(), out, PROVENANCE, resume=True, progress=lambda done, of, loss: steps.append(done)
     )
     assert steps == list(range(2 * ((killed_at - 1) // 2) + 1, 7))
     one, metadata = read_checkpoint(straight)
@@ -167,20 +171,22 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(
     assert seconds == sorted(seconds) and seconds[0] > 0
 
 
-def test_a_kill_before_the_first_checkpoint_starts_anew(make_task: Callable[..., Task], tmp_path: Path) -> None:
+def test_a_kill_before_the_first_checkpoint_starts_anew(
+    make_objective: Callable[..., Objective], tmp_path: Path
+) -> None:
     with pytest.raises(Killed):
-        run_training(make_task(), tmp_path / "run", PROVENANCE, progress=kill_at(1))
-    path = run_training(make_task(), tmp_path / "run", PROVENANCE, resume=True)
-    straight = run_training(make_task(), tmp_path / "straight", PROVENANCE)
+        run_training(make_objective(), tmp_path / "run", PROVENANCE, progress=kill_at(1))
+    path = run_training(make_objective(), tmp_path / "run", PROVENANCE, resume=True)
+    straight = run_training(make_objective(), tmp_path / "straight", PROVENANCE)
     one, other = read_checkpoint(path)[0], read_checkpoint(straight)[0]
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_kill_while_the_checkpoint_is_written_leaves_the_one_before(
-    make_task: Callable[..., Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_objective: Callable[..., Objective], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "LOG_EVERY", 2)
-    straight = run_training(make_task(), tmp_path / "straight", PROVENANCE)
+    straight = run_training(make_objective(), tmp_path / "straight", PROVENANCE)
     save, calls = loop.save_checkpoint, []
 
     def dies_the_second_time(*args: object) -> None:
@@ -192,17 +198,17 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_the_one_before(
     monkeypatch.setattr(loop, "save_checkpoint", dies_the_second_time)
     out = tmp_path / "run"
     with pytest.raises(Killed):
-        run_training(make_task(), out, PROVENANCE)
+        run_training(make_objective(), out, PROVENANCE)
     assert read_checkpoint(out / CHECKPOINT)[1]["step"] == 2
-    resumed = run_training(make_task(), out, PROVENANCE, resume=True)
+    resumed = run_training(make_objective(), out, PROVENANCE, resume=True)
     one, other = read_checkpoint(straight)[0], read_checkpoint(resumed)[0]
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert [row["step"] for row in log_rows(out)] == ["2", "4", "6"]
 
 
-def test_log_and_config_tell_the_run(make_task: Callable[..., Task], tmp_path: Path) -> None:
+def test_log_and_config_tell_the_run(make_objective: Callable[..., Objective], tmp_path: Path) -> None:
     told: list[tuple[int, int, float]] = []
-    task = make_task(steps=13, checkpoint_every=100)
+    task = make_objective(steps=13, checkpoint_every=100)
     run_training(task, tmp_path, PROVENANCE, progress=lambda *args: told.append(args))
     assert [(done, of) for done, of, _ in told] == [(step, 13) for step in range(1, 14)]
     rows = log_rows(tmp_path)
@@ -216,14 +222,14 @@ def test_log_and_config_tell_the_run(make_task: Callable[..., Task], tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == [CHECKPOINT, "config.json", "log.csv"]
 
 
-def test_resuming_a_finished_run_changes_nothing(task: BaselineTask, tmp_path: Path) -> None:
+def test_resuming_a_finished_run_changes_nothing(task: BaselineObjective, tmp_path: Path) -> None:
     path = run_training(task, tmp_path, PROVENANCE)
     before = path.read_bytes()
     assert run_training(task, tmp_path, PROVENANCE, resume=True) == path
     assert path.read_bytes() == before
 
 
-def test_an_existing_run_needs_resume(task: BaselineTask, tmp_path: Path) -> None:
+def test_an_existing_run_needs_resume(task: BaselineObjective, tmp_path: Path) -> None:
     path = run_training(task, tmp_path, PROVENANCE)
     before = path.read_bytes()
     with pytest.raises(OutputError, match="--resume"):
@@ -231,17 +237,19 @@ def test_an_existing_run_needs_resume(task: BaselineTask, tmp_path: Path) -> Non
     assert path.read_bytes() == before
 
 
-def test_a_run_folder_under_a_file_is_refused(task: BaselineTask, tmp_path: Path) -> None:
+def test_a_run_folder_under_a_file_is_refused(task: BaselineObjective, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
         run_training(task, tmp_path / "file" / "run", PROVENANCE)
 
 
-def test_resume_with_another_configuration_names_the_keys(task: BaselineTask, cases: list, tmp_path: Path) -> None:
+def test_resume_with_another_configuration_names_the_keys(task: BaselineObjective, cases: list, tmp_path: Path) -> None:
     run_training(task, tmp_path, PROVENANCE)
     changes = {**SMALL["unet"], "steps": 4, "warmup": 0, "batch": 3, "learning_rate": 0.5}
     with pytest.raises(TrainingError) as error:
-        run_training(BaselineTask(resolve_config("unet", changes=changes), cases), tmp_path, PROVENANCE, resume=True)
+        run_training(
+            BaselineObjective(resolve_config("unet", changes=changes), cases), tmp_path, PROVENANCE, resume=True
+        )
     message = str(error.value)
     assert "batch: checkpoint has 1, asked for 3" in message and "learning_rate" in message
     assert "warmup" not in message and "--resume" in message
@@ -249,7 +257,7 @@ def test_resume_with_another_configuration_names_the_keys(task: BaselineTask, ca
     assert saved["batch"] == 1  # the run keeps its own configuration
 
 
-def test_resume_with_other_data_names_the_cases(task: BaselineTask, tmp_path: Path) -> None:
+def test_resume_with_other_data_names_the_cases(task: BaselineObjective, tmp_path: Path) -> None:
     run_training(task, tmp_path, PROVENANCE)
     with pytest.raises(TrainingError) as error:
         run_training(task, tmp_path, {**PROVENANCE, "trained_on": ["one", "three"]}, resume=True)
@@ -259,13 +267,15 @@ def test_resume_with_other_data_names_the_cases(task: BaselineTask, tmp_path: Pa
         run_training(task, tmp_path, {**PROVENANCE, "fold": 1}, resume=True)
 
 
-def test_what_is_measured_on_the_cases_does_not_keep_a_run_from_going_on(task: BaselineTask, tmp_path: Path) -> None:
+def test_what_is_measured_on_the_cases_does_not_keep_a_run_from_going_on(
+    task: BaselineObjective, tmp_path: Path
+) -> None:
     run_training(task, tmp_path, PROVENANCE)
     for value in (1.0, 1.0000001):
         run_training(task, tmp_path, {**PROVENANCE, "intensities": [value]}, resume=True)
 
 
-class Exploding(BaselineTask):
+class Exploding(BaselineObjective):
     """A task whose loss, or its gradient, is not a number from step 3 on."""
 
     what = "loss"
@@ -282,7 +292,7 @@ class Exploding(BaselineTask):
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_loss_that_is_not_a_number_stops_before_it_reaches_a_checkpoint(
-    task: BaselineTask, tmp_path: Path, what: str
+    task: BaselineObjective, tmp_path: Path, what: str
 ) -> None:
     config = task.config.model_copy(update={"checkpoint_every": 1})
     exploding = Exploding(config, task.cases)
@@ -294,7 +304,7 @@ def test_a_loss_that_is_not_a_number_stops_before_it_reaches_a_checkpoint(
     assert all(torch.isfinite(value).all() for value in tensors.values())
 
 
-def gradients(task: Task, accumulate: int) -> tuple[float, dict[str, Tensor]]:
+def gradients(task: Objective, accumulate: int) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of the first step."""
     state = new_state(task)
     batches = micro_batches(task, share(task.config.batch, accumulate, state.place), 0, state.place.device)
@@ -304,8 +314,10 @@ def gradients(task: Task, accumulate: int) -> tuple[float, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
-def test_micro_batches_add_up_to_the_gradient_of_the_batch(make_task: Callable[..., Task], accumulate: int) -> None:
-    task = make_task(batch=4, autocast=False, clip_norm=1e6)
+def test_micro_batches_add_up_to_the_gradient_of_the_batch(
+    make_objective: Callable[..., Objective], accumulate: int
+) -> None:
+    task = make_objective(batch=4, autocast=False, clip_norm=1e6)
     (loss, whole), (same, parts) = gradients(task, 1), gradients(task, accumulate)
     assert same == pytest.approx(loss, rel=1e-6)
     assert whole.keys() == parts.keys()
@@ -314,10 +326,10 @@ def test_micro_batches_add_up_to_the_gradient_of_the_batch(make_task: Callable[.
         torch.testing.assert_close(parts[name], value, rtol=1e-3, atol=1e-5 * scale)
 
 
-def test_micro_batches_train_the_same_network(make_task: Callable[..., Task], tmp_path: Path) -> None:
+def test_micro_batches_train_the_same_network(make_objective: Callable[..., Objective], tmp_path: Path) -> None:
     given = {"batch": 4, "autocast": False, "learning_rate": 1e-3}
-    starts = new_state(make_task(**given)).model.state_dict()
-    paths = [run_training(make_task(**given, accumulate=n), tmp_path / str(n), PROVENANCE) for n in (1, 2)]
+    starts = new_state(make_objective(**given)).model.state_dict()
+    paths = [run_training(make_objective(**given, accumulate=n), tmp_path / str(n), PROVENANCE) for n in (1, 2)]
     one, two = (part(read_checkpoint(path)[0], "model") for path in paths)
     way = sum(float((one[name] - starts[name]).square().sum()) for name in one)
     between = sum(float((one[name] - two[name]).square().sum()) for name in one)
@@ -325,10 +337,10 @@ def test_micro_batches_train_the_same_network(make_task: Callable[..., Task], tm
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_anything_is_made(
-    make_task: Callable[..., Task], tmp_path: Path
+    make_objective: Callable[..., Objective], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="batch: got 3, expected a multiple of 2"):
-        run_training(make_task(batch=3, accumulate=2), tmp_path / "run", PROVENANCE)
+        run_training(make_objective(batch=3, accumulate=2), tmp_path / "run", PROVENANCE)
     assert not (tmp_path / "run").exists()
 
 
@@ -352,19 +364,21 @@ def test_batches_come_in_order_whatever_the_threads() -> None:
         list(load_ahead(load, range(6, 9)))
 
 
-def test_threads_of_the_loader_change_nothing(make_task: Callable[..., Task], tmp_path: Path) -> None:
-    paths = [run_training(make_task(loader_threads=n), tmp_path / str(n), PROVENANCE) for n in (1, 3)]
+def test_threads_of_the_loader_change_nothing(make_objective: Callable[..., Objective], tmp_path: Path) -> None:
+    paths = [run_training(make_objective(loader_threads=n), tmp_path / str(n), PROVENANCE) for n in (1, 3)]
     one, other = (read_checkpoint(path)[0] for path in paths)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_what_is_about_the_machine_may_change_on_the_way(make_task: Callable[..., Task], tmp_path: Path) -> None:
+def test_what_is_about_the_machine_may_change_on_the_way(
+    make_objective: Callable[..., Objective], tmp_path: Path
+) -> None:
     given = {"batch": 2, "autocast": False}
     with pytest.raises(Killed):
-        run_training(make_task(**given), tmp_path / "run", PROVENANCE, progress=kill_at(3))
-    changed = make_task(**given, accumulate=2, device="cpu", loader_threads=2, timeout_s=5.0, channels_last=True)
+        run_training(make_objective(**given), tmp_path / "run", PROVENANCE, progress=kill_at(3))
+    changed = make_objective(**given, accumulate=2, device="cpu", loader_threads=2, timeout_s=5.0, channels_last=True)
     path = run_training(changed, tmp_path / "run", PROVENANCE, resume=True)
-    straight, _ = read_checkpoint(run_training(make_task(**given), tmp_path / "straight", PROVENANCE))
+    straight, _ = read_checkpoint(run_training(make_objective(**given), tmp_path / "straight", PROVENANCE))
     tensors, metadata = read_checkpoint(path)
     assert metadata["step"] == 6 and metadata["config"]["accumulate"] == 2 and metadata["machine"]["device"] == "cpu"
     for name, value in part(straight, "ema").items():
@@ -372,12 +386,12 @@ def test_what_is_about_the_machine_may_change_on_the_way(make_task: Callable[...
 
 
 def test_a_checkpoint_of_before_a_setting_existed_can_be_resumed(
-    make_task: Callable[..., Task], tmp_path: Path
+    make_objective: Callable[..., Objective], tmp_path: Path
 ) -> None:
     """Settings that it does not name had their defaults; its log has no waiting seconds."""
     path = tmp_path / "run" / CHECKPOINT
     with pytest.raises(Killed):
-        run_training(make_task(), tmp_path / "run", PROVENANCE, progress=kill_at(3))
+        run_training(make_objective(), tmp_path / "run", PROVENANCE, progress=kill_at(3))
     tensors, metadata = read_checkpoint(path)
     old = {"config": dict(metadata["config"]), "step": 2, "provenance": PROVENANCE}
     for key in ("validate_every", "accumulate", "device", "loader_threads", "timeout_s", "fold_seed"):
@@ -385,22 +399,22 @@ def test_a_checkpoint_of_before_a_setting_existed_can_be_resumed(
     save_file(tensors, path, {"rediffinet": json.dumps(old)})
     (tmp_path / "run" / "log.csv").write_text("step,loss,learning_rate,seconds\n2,1.5,0.1,7.5\n")
     with pytest.raises(TrainingError, match="validate_every: checkpoint has 0, asked for 2"):
-        run_training(make_task(validate_every=2), tmp_path / "run", PROVENANCE, resume=True)
-    resumed, _ = read_checkpoint(run_training(make_task(), tmp_path / "run", PROVENANCE, resume=True))
-    straight, _ = read_checkpoint(run_training(make_task(), tmp_path / "straight", PROVENANCE))
+        run_training(make_objective(validate_every=2), tmp_path / "run", PROVENANCE, resume=True)
+    resumed, _ = read_checkpoint(run_training(make_objective(), tmp_path / "run", PROVENANCE, resume=True))
+    straight, _ = read_checkpoint(run_training(make_objective(), tmp_path / "straight", PROVENANCE))
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
     rows = log_rows(tmp_path / "run")
     assert rows[0] == {"step": "2", "loss": "1.5", "learning_rate": "0.1", "seconds": "7.5", "waiting_seconds": "0"}
     assert float(rows[1]["seconds"]) > 7.5 and float(rows[1]["waiting_seconds"]) >= 0
 
 
-def test_a_checkpoint_of_a_later_version_is_named(make_task: Callable[..., Task], tmp_path: Path) -> None:
-    path = run_training(make_task(steps=1), tmp_path, PROVENANCE)
+def test_a_checkpoint_of_a_later_version_is_named(make_objective: Callable[..., Objective], tmp_path: Path) -> None:
+    path = run_training(make_objective(steps=1), tmp_path, PROVENANCE)
     tensors, metadata = read_checkpoint(path)
     metadata["config"]["new_key"] = 1
     save_file(tensors, path, {"rediffinet": json.dumps(metadata)})
     with pytest.raises(TrainingError, match="new_key"):
-        run_training(make_task(steps=1), tmp_path, PROVENANCE, resume=True)
+        run_training(make_objective(steps=1), tmp_path, PROVENANCE, resume=True)
 
 
 SCORES = {2: (0.2, 0.3, 0.4), 4: (0.8, 0.7, 0.6), 6: (0.5, 0.5, 0.5)}
@@ -423,8 +437,10 @@ def validator(seen: list[int] | None = None) -> Callable[[nn.Module], list[Regio
     return validate
 
 
-def test_validation_is_written_and_the_best_network_kept(make_task: Callable[..., Task], tmp_path: Path) -> None:
-    task = make_task(validate_every=2, checkpoint_every=4)
+def test_validation_is_written_and_the_best_network_kept(
+    make_objective: Callable[..., Objective], tmp_path: Path
+) -> None:
+    task = make_objective(validate_every=2, checkpoint_every=4)
     run_training(task, tmp_path / "run", PROVENANCE, validate=validator())
     with (tmp_path / "run" / "validation.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -441,7 +457,7 @@ def test_validation_is_written_and_the_best_network_kept(make_task: Callable[...
     assert metadata["step"] == 4 and metadata["best"] == {"step": 4, "dice": pytest.approx(0.7)}
     assert best.keys() == {f"ema.{name}" for name in part(until, "ema")}
     assert all(torch.equal(value, until[name]) for name, value in best.items())
-    straight, _ = read_checkpoint(run_training(make_task(), tmp_path / "straight", PROVENANCE))
+    straight, _ = read_checkpoint(run_training(make_objective(), tmp_path / "straight", PROVENANCE))
     last, metadata = read_checkpoint(tmp_path / "run" / CHECKPOINT)
     assert all(torch.equal(last[name], straight[name]) for name in straight)
     assert metadata["best"]["step"] == 4
@@ -453,7 +469,7 @@ def test_a_kill_between_any_two_files_loses_nothing(
     cases: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, call: int
 ) -> None:
     changes = {**SMALL["unet"], "steps": 6, "warmup": 2, "checkpoint_every": 2, "validate_every": 2}
-    task = BaselineTask(resolve_config("unet", changes=changes), cases)
+    task = BaselineObjective(resolve_config("unet", changes=changes), cases)
     run_training(task, tmp_path / "straight", PROVENANCE, validate=validator())
     real, calls = getattr(loop, what), []
 
@@ -484,12 +500,12 @@ def test_a_kill_between_any_two_files_loses_nothing(
     )
 
 
-def test_a_resumed_log_has_the_losses_of_before(make_task: Callable[..., Task], tmp_path: Path) -> None:
+def test_a_resumed_log_has_the_losses_of_before(make_objective: Callable[..., Objective], tmp_path: Path) -> None:
     """The row of step 6 is a mean over steps on both sides of the interruption."""
-    run_training(make_task(), tmp_path / "straight", PROVENANCE)
+    run_training(make_objective(), tmp_path / "straight", PROVENANCE)
     with pytest.raises(Killed):
-        run_training(make_task(), tmp_path / "run", PROVENANCE, progress=kill_at(5))
-    run_training(make_task(), tmp_path / "run", PROVENANCE, resume=True)
+        run_training(make_objective(), tmp_path / "run", PROVENANCE, progress=kill_at(5))
+    run_training(make_objective(), tmp_path / "run", PROVENANCE, resume=True)
     assert [row["loss"] for row in log_rows(tmp_path / "run")] == [
         row["loss"] for row in log_rows(tmp_path / "straight")
     ]

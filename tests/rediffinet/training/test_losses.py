@@ -6,10 +6,9 @@ import pytest
 pytest.importorskip("torch", reason="training needs torch (extra 'train')")
 
 import torch
-from scipy import ndimage
 from torch import Tensor
 
-from rediffinet.training.losses import compound_loss, deep_supervision_loss, dice_loss, far_error_loss
+from rediffinet.training.losses import compound_loss, deep_supervision_loss, dice_loss
 
 
 @pytest.fixture
@@ -109,61 +108,3 @@ def test_the_loss_of_one_example_is_bit_for_bit_what_it_was_when_dice_summed_ove
         now = dice_loss(p, y)
         assert torch.equal(now, before)
         assert torch.equal(torch.autograd.grad(now, p)[0], torch.autograd.grad(before, p)[0])
-
-
-def test_far_errors_closed_form() -> None:
-    target = torch.zeros(1, 1, 32, 8, 8)
-    target[0, 0, :8] = 1.0  # two cells of 4³ along the first axis, 512 voxels
-    weights = []
-    for plane in range(32):
-        probability = target.clone()
-        probability[0, 0, plane] = 1.0 - target[0, 0, plane]
-        weights.append(far_error_loss(probability, target).item() * (512 + 100) / 64)
-    # whole cells on either side of the boundary are one away from it; three are the most that counts
-    expected = [2 / 3] * 4 + [1 / 3] * 4 + [1 / 3] * 4 + [2 / 3] * 4 + [1.0] * 16
-    np.testing.assert_allclose(weights, expected, rtol=1e-5)
-
-
-def test_far_errors_are_weighted_by_the_chessboard_distance_of_the_cells() -> None:
-    """Against SciPy's distance transform, on shapes whose sides are no multiples of a cell too."""
-    rng = np.random.default_rng(2)
-    for shape in ((24, 32, 24), (23, 30, 21)):
-        blobs = ndimage.gaussian_filter(rng.normal(size=(2, 3, *shape)), (0, 0, 4, 4, 4)) > 0.02
-        probability = rng.random(blobs.shape)
-        expected = np.zeros((2, 3))
-        for index in np.ndindex(2, 3):
-            grid = [(0, -side % 4) for side in shape]
-            inside, outside = (np.pad(side, grid) for side in (blobs[index], ~blobs[index]))
-            cells = [
-                side.reshape(-(-shape[0] // 4), 4, -(-shape[1] // 4), 4, -1, 4).any((1, 3, 5))
-                for side in (inside, outside)
-            ]
-            away = sum(np.minimum(ndimage.distance_transform_cdt(~cell), 3) for cell in cells) / 3
-            weight = away.repeat(4, 0).repeat(4, 1).repeat(4, 2)[tuple(slice(side) for side in shape)]
-            errors = weight * (probability[index] - blobs[index]) ** 2
-            expected[index] = errors.sum() / (blobs[index].sum() + 100.0)
-        got = far_error_loss(torch.from_numpy(probability).float(), torch.from_numpy(blobs).float())
-        if all(side % 4 == 0 for side in shape):
-            assert got.item() == pytest.approx(expected.mean(), rel=1e-5)
-        else:
-            assert got.item() == pytest.approx(expected.mean(), rel=0.05), "cells are stretched over the last ones"
-
-
-def test_far_errors_of_an_empty_region_count_fully() -> None:
-    probability = torch.zeros(1, 3, 8, 8, 8)
-    probability[0, 0, 2, 2, 2] = 1.0
-    assert far_error_loss(probability, torch.zeros_like(probability)).item() == pytest.approx(1 / 100 / 3)
-
-
-def test_compound_adds_far_errors_of_the_flipped_result(pair: tuple[Tensor, Tensor]) -> None:
-    logits, truth = (part.repeat(1, 1, 4, 4, 4) for part in pair)
-    plain = compound_loss(logits, truth, squared_error=True)
-    far = far_error_loss(torch.sigmoid(logits), truth)
-    assert far > 0
-    assert compound_loss(logits, truth, squared_error=True, far_errors=2.0).item() == pytest.approx(
-        (plain + 2.0 * far).item(), rel=1e-5
-    )
-    mask = (torch.rand(truth.shape, generator=torch.Generator().manual_seed(1)) < 0.4).float()
-    flipped = torch.where(mask > 0, -logits, logits)
-    found = compound_loss(flipped, (mask - truth).abs(), squared_error=True, mask=mask, far_errors=2.0)
-    assert found.item() == pytest.approx((plain + 2.0 * far).item(), rel=1e-5)

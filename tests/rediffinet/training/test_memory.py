@@ -20,12 +20,12 @@ from rediffinet.method.models import MODELS
 from rediffinet.method.noise import window_noise
 from rediffinet.method.normalise import Normalisation
 from rediffinet.method.schedule import cumulative_alphas, linear_betas
-from rediffinet.training import runs as runs_module
-from rediffinet.training.config import resolve_config
+from rediffinet.training import train as train_module
+from rediffinet.training.config import applies, resolve_config
 from rediffinet.training.memory import ModuleEngine, open_in_memory
+from rediffinet.training.objectives import make_objective
 from rediffinet.training.recipe import InferenceSettings, pair_runs, plain_decision, provenance, recipe_of
-from rediffinet.training.runs import Run, merge_runs
-from rediffinet.training.tasks import make_task
+from rediffinet.training.run import Run, merge_runs
 
 WINDOW = (16, 16, 24)
 SIZES = {
@@ -38,8 +38,9 @@ ALPHA_BAR = cumulative_alphas(linear_betas())
 def make_run(model: str, seed: int = 0, **changes: Any) -> Run:
     """An untrained run."""
     torch.manual_seed(seed)
-    config = resolve_config(model, changes={**SIZES, **changes})
-    net = make_task(config, []).build().eval()
+    given = {**SIZES, **changes}
+    config = resolve_config(model, changes={key: given[key] for key in given if applies(MODELS[model], key)})
+    net = make_objective(config, []).build().eval()
     provenance = {"trained_on": ["BraTS-GLI-00001-000"], "held_out": [], "folds": 5, "fold": None}
     return Run(Path(f"runs/{model}"), config, net, provenance, 2, "ab" * 32)
 
@@ -80,8 +81,8 @@ def by_hand(run: Run, condition: np.ndarray, seed: int, name: str) -> tuple[np.n
 @pytest.mark.parametrize("model", MODELS)
 def test_a_run_in_memory_is_the_network_called_by_hand(model: str, soft: bool, image: np.ndarray) -> None:
     kind = MODELS[model]
-    refiner = {**SIZES["refiner"], "soft_condition": soft}
-    run, baseline = runs_of(model, refiner=refiner, mirror=True)
+    sizes = {part: {**values, "soft_condition": soft} for part, values in SIZES.items()}
+    run, baseline = runs_of(model, **sizes, mirror=True)
     loaded = open_in_memory(run, baseline, InferenceSettings(steps=2, samples=2))
     inferred = infer(loaded, image, plan_sampling(loaded.recipe, seed=7), "X", everywhere=True)
     probability, mask = np.zeros((3, *WINDOW), np.float32), np.zeros((3, *WINDOW), bool)
@@ -267,11 +268,11 @@ def test_a_warm_start_takes_the_baseline_of_its_own_fold() -> None:
     sizes = {**SIZES["refiner"], "head_features": 4, "residual": "discrepancy"}
     config = make_run("rediffinet", fold=1, refiner=sizes, warm_start=True).config
     baselines = [member("unet", index) for index in range(2)]
-    start = runs_module._start(config, baselines)
+    start = train_module._start(config, baselines)
     assert start is baselines[1].model
-    net = make_task(config, [], None, start).build()
+    net = make_objective(config, [], None, start).build()
     given = baselines[1].model.state_dict()["down.1.conv1.conv.weight"]
     assert torch.equal(net.state_dict()["denoiser.encoder.blocks.1.conv1.weight"], given)
     with pytest.raises(TrainingError, match="no --baseline of fold 1"):
-        runs_module._start(config, baselines[:1])
-    assert runs_module._start(config.model_copy(update={"warm_start": False}), baselines) is None
+        train_module._start(config, baselines[:1])
+    assert train_module._start(config.model_copy(update={"warm_start": False}), baselines) is None

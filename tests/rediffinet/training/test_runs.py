@@ -27,7 +27,9 @@ from rediffinet.training import runs
 from rediffinet.training.checkpoint import CHECKPOINT, part, read_checkpoint
 from rediffinet.training.config import TrainConfig, resolve_config
 from rediffinet.training.data import TrainingCase
-from rediffinet.training.runs import Run, open_run, out_of_fold, predict_probability, train
+from rediffinet.training.out_of_fold import out_of_fold, predict_probability
+from rediffinet.training.run import Run, open_run
+from rediffinet.training.train import train
 
 UNET = {"unet": {"features": (4, 8), "window": (32, 32, 32), "stem_stride": 2}}
 REFINER = {"refiner": {"features": (4, 8), "head_features": 4, "time_features": 8, "window": (16, 16, 16)}}
@@ -349,7 +351,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from rediffinet.training.config import resolve_config
-from rediffinet.training.runs import train
+from rediffinet.training.train import train
 changes = {"unet": {"features": (4, 8), "window": (32, 32, 32), "stem_stride": 2},
            "steps": 6, "warmup": 2, "checkpoint_every": 2}
 def progress(done, of, loss):

@@ -6,10 +6,17 @@ import pytest
 
 from rediffinet.errors import ConfigError
 from rediffinet.method.models import MODELS
-from rediffinet.training.config import MACHINE_FIELDS, PRESETS, TrainConfig, resolve_config
+from rediffinet.training.config import (
+    MACHINE_FIELDS,
+    TrainConfig,
+    load_preset,
+    preset_names,
+    read_config,
+    resolve_config,
+)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", preset_names())
 @pytest.mark.parametrize("model", MODELS)
 def test_every_preset_resolves_and_survives_json(preset: str, model: str) -> None:
     config = resolve_config(model, preset)
@@ -36,9 +43,9 @@ def test_what_makes_another_run_and_what_is_about_the_machine() -> None:
 
 
 def test_presets_are_not_changed_by_use() -> None:
-    before = json.dumps(PRESETS)
+    before = json.dumps(load_preset("tiny"))
     resolve_config("unet", changes={"unet": {"features": (4, 8)}, "steps": 3}, settings=("unet.stem_stride=1",))
-    assert json.dumps(PRESETS) == before
+    assert json.dumps(load_preset("tiny")) == before
 
 
 def test_set_wins_over_file_wins_over_preset() -> None:
@@ -86,7 +93,19 @@ def test_set_takes_every_kind_of_value(setting: str, path: tuple[str, ...], valu
         ({"model": "diffnet"}, ["model", "diffnet", "unet", "rediffinet"]),
         ({"model": "unet", "settings": ("step=5",)}, ["step", "not permitted"]),
         ({"model": "unet", "settings": ("unet.depth=5",)}, ["unet.depth", "not permitted", "5"]),
-        ({"model": "unet", "changes": {"refiner": {"x": 1}}}, ["refiner.x"]),
+        ({"model": "rediffinet", "changes": {"refiner": {"x": 1}}}, ["refiner.x"]),
+        ({"model": "unet", "changes": {"refiner": {"x": 1}}}, ["refiner: 'unet' has no such setting", "rediffinet"]),
+        ({"model": "unet", "settings": ("lost_parts=0.2",)}, ["lost_parts", "discrepancy-unet", "rediffinet"]),
+        ({"model": "discrepancy-unet", "settings": ("warm_start=true",)}, ["warm_start", "rediffinet"]),
+        ({"model": "rediffinet", "settings": ("unet.window=32,32,32",)}, ["unet", "discrepancy-unet"]),
+        (
+            {"model": "discrepancy-unet", "settings": ("unet.residual=segmentation",)},
+            ["unet.residual", "expected 'discrepancy'"],
+        ),
+        (
+            {"model": "discrepancy-unet", "settings": ("unet.residual=discrepancy", "unet.deep_supervision=true")},
+            ["unet.deep_supervision must be false"],
+        ),
         ({"model": "unet", "settings": ("steps=many",)}, ["steps", "integer", "many"]),
         ({"model": "unet", "settings": ("steps=0",)}, ["steps", "greater than 0"]),
         ({"model": "unet", "settings": ("learning_rate=-1",)}, ["learning_rate"]),
@@ -132,5 +151,9 @@ def test_all_problems_are_told_at_once() -> None:
     assert "stepz" in str(error.value) and "batch" in str(error.value)
 
 
-def test_only_the_trained_networks_window_is_checked() -> None:
-    assert resolve_config("unet", settings=("refiner.window=30,30,30",)).model == "unet"
+def test_a_configuration_of_an_earlier_version_is_read() -> None:
+    now = resolve_config("discrepancy-unet", settings=("unet.soft_condition=false",))
+    before = json.loads(now.model_dump_json())
+    del before["unet"]["soft_condition"], before["unet"]["residual"], before["task"]
+    before |= {"far_errors": 0.0, "refiner": {**before["refiner"], "soft_condition": False}}
+    assert read_config(before).network == now.network

@@ -23,8 +23,10 @@ from rediffinet.training.config import TrainConfig, resolve_config
 from rediffinet.training.data import TrainingCase, load_training_cases
 from rediffinet.training.distributed import Place
 from rediffinet.training.memory import open_in_memory
-from rediffinet.training.runs import Run, open_run, out_of_fold, train
-from rediffinet.training.tasks import make_task
+from rediffinet.training.objectives import make_objective
+from rediffinet.training.out_of_fold import out_of_fold
+from rediffinet.training.run import Run, open_run
+from rediffinet.training.train import train
 from rediffinet.training.validation import HeldOut, check_validation, make_validation
 
 SPACING = (2.0, 2.0, 2.5)
@@ -110,7 +112,8 @@ def test_a_baseline_is_scored_as_the_run_it_becomes(baselines: list[Path], held_
 def test_another_model_is_scored_on_the_baseline_of_its_fold(
     phantoms: Path, baselines: list[Path], held_out: list[TrainingCase], tmp_path: Path, model: str
 ) -> None:
-    changes = {**REFINER, "unet": UNET["unet"]} if model == "discrepancy-unet" else REFINER
+    own = {"unet": UNET["unet"]} if model == "discrepancy-unet" else {"refiner": REFINER["refiner"]}
+    changes = {**SHORT, "validate_every": REFINER["validate_every"], **own}
     refines = model != "diff-unet"
     train(resolve_config(model, changes=changes), [phantoms], tmp_path, baselines=baselines if refines else [])
     baseline = open_run(baselines[0]) if refines else None
@@ -144,7 +147,7 @@ def test_nothing_to_validate_on_is_told_before_training(phantoms: Path, baseline
 def test_regions_that_are_missing_or_absent(cases: list[TrainingCase]) -> None:
     """A network that finds nothing: Dice 0 and 374 mm, but 1 and 0 where there is nothing to find."""
     config: TrainConfig = resolve_config("unet", changes={"unet": UNET["unet"]})
-    model = make_task(config, []).build().eval()
+    model = make_objective(config, []).build().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()

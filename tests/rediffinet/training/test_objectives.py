@@ -15,7 +15,7 @@ from torch import Tensor
 from rediffinet.errors import ConfigError
 from rediffinet.training.config import TrainConfig, resolve_config
 from rediffinet.training.data import TrainingCase
-from rediffinet.training.tasks import BaselineTask, DiffusionTask
+from rediffinet.training.objectives import BaselineObjective, RefinerObjective
 
 STILL = {"flip_axes": [], "affine": 0.0, "gamma": 0.0, "gain": 0.0, "noise": 0.0}
 
@@ -31,13 +31,13 @@ def refiner_config(refiner: dict | None = None, **changes: object) -> TrainConfi
 
 
 @pytest.fixture
-def baseline_task(cases: list) -> BaselineTask:
-    return BaselineTask(unet_config(), cases)
+def baseline_task(cases: list) -> BaselineObjective:
+    return BaselineObjective(unet_config(), cases)
 
 
 @pytest.fixture
-def refiner_task(cases: list, predictions: list) -> DiffusionTask:
-    return DiffusionTask(refiner_config(), cases, predictions)
+def refiner_task(cases: list, predictions: list) -> RefinerObjective:
+    return RefinerObjective(refiner_config(), cases, predictions)
 
 
 def alpha_bar(t: int) -> float:
@@ -63,7 +63,7 @@ def test_batches_depend_on_seed_and_step_alone(name: str, request: pytest.Fixtur
     assert not equal(other.batch(0), first)
 
 
-def test_baseline_batch_is_image_and_regions(baseline_task: BaselineTask) -> None:
+def test_baseline_batch_is_image_and_regions(baseline_task: BaselineObjective) -> None:
     image, regions = baseline_task.batch(3)
     assert image.shape == (2, 4, 16, 16, 16) and regions.shape == (2, 3, 16, 16, 16)
     assert image.dtype == regions.dtype == torch.float32
@@ -77,7 +77,7 @@ def test_baseline_windows_hold_tumour_in_the_asked_share(cases: list) -> None:
     small = {"features": (4, 8), "window": (4, 4, 4), "stem_stride": 1}
 
     def share(fraction: float) -> float:
-        task = BaselineTask(unet_config(unet=small, tumour_fraction=fraction, augmentation=STILL, batch=1), cases)
+        task = BaselineObjective(unet_config(unet=small, tumour_fraction=fraction, augmentation=STILL, batch=1), cases)
         return float(np.mean([bool(task.batch(step)[1].any()) for step in range(60)]))
 
     assert share(1.0) == 1.0
@@ -90,7 +90,7 @@ def test_baseline_image_and_regions_stay_aligned_through_all_augmentation(cases:
         image = np.where(case.regions[0], 0.8, -0.8).astype(np.float16)[None].repeat(4, 0)
         marked.append(TrainingCase(case.name, case.patient, image, case.regions))
     rule = {"flip_axes": [0, 1, 2], "affine": 1.0, "gamma": 0.0, "gain": 0.0, "noise": 0.0}
-    task = BaselineTask(unet_config(augmentation=rule), marked)
+    task = BaselineObjective(unet_config(augmentation=rule), marked)
     for step in range(10):
         image, regions = task.batch(step)
         bright = image[:, 0] > 0.0
@@ -99,7 +99,7 @@ def test_baseline_image_and_regions_stay_aligned_through_all_augmentation(cases:
 
 def test_both_cases_are_drawn(cases: list) -> None:
     only = [TrainingCase(c.name, c.patient, np.full_like(c.image, 0.25 * i), c.regions) for i, c in enumerate(cases)]
-    task = BaselineTask(unet_config(augmentation=STILL, unet={"window": (16, 16, 16), "features": (4, 8)}), only)
+    task = BaselineObjective(unet_config(augmentation=STILL, unet={"window": (16, 16, 16), "features": (4, 8)}), only)
     values = {float(image.max()) for step in range(10) for image in task.batch(step)[0]}
     assert values == {0.0, 0.25}
 
@@ -112,13 +112,13 @@ def test_background_that_float16_rounds_is_still_background(cases: list) -> None
         image[image == -1.0] = np.float16(-1.1)
         padded.append(TrainingCase(case.name, case.patient, image, case.regions))
     rule = {**STILL, "gamma": 1.0, "gain": 1.0, "noise": 1.0}
-    task = BaselineTask(unet_config(normalisation=recipe, augmentation=rule), padded)
+    task = BaselineObjective(unet_config(normalisation=recipe, augmentation=rule), padded)
     images = torch.cat([task.batch(step)[0] for step in range(6)])
     outside = images < -1.0
     assert outside.any() and torch.unique(images[outside]).tolist() == [float(np.float16(-1.1))]
 
 
-def test_refiner_batch_is_condition_discrepancy_noisy_and_time(refiner_task: DiffusionTask) -> None:
+def test_refiner_batch_is_condition_discrepancy_noisy_and_time(refiner_task: RefinerObjective) -> None:
     condition, delta, x_t, t = refiner_task.batch(2)
     assert condition.shape == (2, 7, 16, 16, 16)
     assert delta.shape == x_t.shape == (2, 3, 16, 16, 16)
@@ -145,7 +145,7 @@ def test_discrepancy_is_what_the_conditions_mask_gets_wrong(
     rule = {**STILL, "flip_axes": [0, 1, 2]}
     config = refiner_config({"soft_condition": soft}, logit_jitter=jitter, augmentation=rule)
     hesitant = [0.4 + 0.2 * prediction for prediction in predictions]  # so that the jitter turns some of them
-    task = DiffusionTask(config, visible_regions(cases), hesitant)
+    task = RefinerObjective(config, visible_regions(cases), hesitant)
     wrong = 0.0
     for step in range(8):
         condition, delta, _, _ = task.batch(step)
@@ -160,8 +160,8 @@ def test_discrepancy_is_what_the_conditions_mask_gets_wrong(
 
 def test_jitter_moves_the_probabilities_and_without_it_they_are_the_baselines(cases: list, predictions: list) -> None:
     levels = [np.full_like(prediction, 0.25) for prediction in predictions]
-    plain = DiffusionTask(refiner_config(logit_jitter=0.0, augmentation=STILL), cases, levels)
-    moved = DiffusionTask(refiner_config(logit_jitter=1.0, augmentation=STILL), cases, levels)
+    plain = RefinerObjective(refiner_config(logit_jitter=0.0, augmentation=STILL), cases, levels)
+    moved = RefinerObjective(refiner_config(logit_jitter=1.0, augmentation=STILL), cases, levels)
     inside = lambda task, step: {round(float(c[0, 8, 8, 8]), 4) for c in task.batch(step)[0]}  # noqa: E731
     assert set.union(*(inside(plain, step) for step in range(4))) == {2 * 0.25 - 1}
     assert len(set.union(*(inside(moved, step) for step in range(4)))) > 4
@@ -172,7 +172,7 @@ def test_simulated_errors_are_a_prediction_that_is_empty_or_doubled_by_its_mirro
 ) -> None:
     def drawn(share: float) -> list[tuple[Tensor, Tensor]]:
         config = refiner_config(logit_jitter=0.0, augmentation=STILL, simulated_errors=share)
-        task = DiffusionTask(config, visible_regions(cases), predictions)
+        task = RefinerObjective(config, visible_regions(cases), predictions)
         batches = [task.batch(step) for step in range(12)]
         return [(c, d) for conditions, deltas, *_ in batches for c, d in zip(conditions, deltas, strict=True)]
 
@@ -193,7 +193,7 @@ def test_simulated_errors_are_a_prediction_that_is_empty_or_doubled_by_its_mirro
 def test_a_lost_part_is_all_that_lies_beyond_a_plane_through_the_tumour(cases: list, predictions: list) -> None:
     def drawn(share: float) -> list[tuple[Tensor, Tensor]]:
         config = refiner_config({"window": (24, 32, 24)}, logit_jitter=0.0, augmentation=STILL, lost_parts=share)
-        task = DiffusionTask(config, cases, predictions)
+        task = RefinerObjective(config, cases, predictions)
         return [(task.batch(step)[0][0, :3], task.batch(step)[1][0]) for step in range(8)]
 
     kept_shares = []
@@ -211,7 +211,7 @@ def test_a_lost_part_is_all_that_lies_beyond_a_plane_through_the_tumour(cases: l
 def test_a_false_part_is_what_was_found_in_another_case_on_either_side(cases: list, predictions: list) -> None:
     def drawn(share: float) -> list[tuple[Tensor, Tensor]]:
         config = refiner_config({"window": (24, 32, 24)}, logit_jitter=0.0, augmentation=STILL, false_parts=share)
-        task = DiffusionTask(config, cases, predictions)
+        task = RefinerObjective(config, cases, predictions)
         return [(task.batch(step)[0][0], task.batch(step)[1][0]) for step in range(12)]
 
     grown = 0
@@ -241,7 +241,7 @@ def test_transplanted_tumours_bring_the_baselines_errors_along(cases: list, pred
     ]
     moved = [np.roll(predictions[0], 4, axis=2), predictions[1]]
     window = {"window": (24, 32, 24)}
-    task = DiffusionTask(refiner_config(window, logit_jitter=0.0, augmentation=rule, batch=1), two, moved)
+    task = RefinerObjective(refiner_config(window, logit_jitter=0.0, augmentation=rule, batch=1), two, moved)
     volumes = set()
     for step in range(12):
         condition, x0, *_ = task.batch(step)
@@ -250,15 +250,15 @@ def test_transplanted_tumours_bring_the_baselines_errors_along(cases: list, pred
         assert (regions[2] <= regions[1]).all() and (regions[1] <= regions[0]).all()
         volumes.add(int(regions[0].sum()))
     assert max(volumes) > max(int(case.regions[0].sum()) for case in cases), "two tumours in one brain"
-    still = BaselineTask(unet_config(augmentation={**STILL, "transplant": 0.0}), cases)
-    assert equal(still.batch(0), BaselineTask(unet_config(augmentation=STILL), cases).batch(0))
+    still = BaselineObjective(unet_config(augmentation={**STILL, "transplant": 0.0}), cases)
+    assert equal(still.batch(0), BaselineObjective(unet_config(augmentation=STILL), cases).batch(0))
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.2])
 def test_noisy_discrepancy_has_the_mean_and_variance_of_the_forward_process(
     cases: list, predictions: list, scale: float
 ) -> None:
-    task = DiffusionTask(refiner_config({"signal_scale": scale}, noisiest_fraction=0.0), cases, predictions)
+    task = RefinerObjective(refiner_config({"signal_scale": scale}, noisiest_fraction=0.0), cases, predictions)
     residuals = []
     for step in range(20):
         _, delta, x_t, t = task.batch(step)
@@ -277,7 +277,7 @@ def test_noisy_discrepancy_has_the_mean_and_variance_of_the_forward_process(
 def test_the_noisiest_step_is_drawn_in_its_share(cases: list, predictions: list) -> None:
     def times(fraction: float) -> np.ndarray:
         config = refiner_config({"window": (4, 4, 4)}, noisiest_fraction=fraction, batch=1, augmentation=STILL)
-        task = DiffusionTask(config, cases, predictions)
+        task = RefinerObjective(config, cases, predictions)
         return np.array([float(task.batch(step)[3][0]) for step in range(200)])
 
     assert (times(1.0) == 999).all()
@@ -289,7 +289,7 @@ def test_the_noisiest_step_is_drawn_in_its_share(cases: list, predictions: list)
 def test_windows_are_centred_on_errors_or_tumour_as_asked(cases: list, predictions: list) -> None:
     def share(**fractions: float) -> tuple[float, float]:
         config = refiner_config({"window": (4, 4, 4)}, augmentation=STILL, logit_jitter=0.0, batch=1, **fractions)
-        task = DiffusionTask(config, visible_regions(cases), predictions)
+        task = RefinerObjective(config, visible_regions(cases), predictions)
         batches = [task.batch(step) for step in range(80)]
         wrong = [bool(delta.any()) for _, delta, _, _ in batches]
         tumour = [bool((c[:, 0] > 2 * 0.1 - 1).any() or (c[:, 3] > 0).any()) for c, *_ in batches]
@@ -302,7 +302,7 @@ def test_windows_are_centred_on_errors_or_tumour_as_asked(cases: list, predictio
 
 def test_a_baseline_without_errors_still_gives_windows(cases: list) -> None:
     perfect = [case.regions.astype(np.float16) for case in cases]
-    task = DiffusionTask(refiner_config(error_fraction=1.0, logit_jitter=0.0), cases, perfect)
+    task = RefinerObjective(refiner_config(error_fraction=1.0, logit_jitter=0.0), cases, perfect)
     assert not task.batch(0)[1].any()
 
 
@@ -318,7 +318,7 @@ def test_loss_is_a_scalar_that_reaches_every_weight(name: str, autocast: bool, r
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_refiner_loss_is_smallest_for_the_true_discrepancy(refiner_task: DiffusionTask) -> None:
+def test_refiner_loss_is_smallest_for_the_true_discrepancy(refiner_task: RefinerObjective) -> None:
     batch = refiner_task.batch(1)
     answer = lambda sign: lambda x_t, condition, t: sign * 20.0 * (2.0 * batch[1] - 1.0)  # noqa: E731
     right = refiner_task.loss(answer(1.0), batch)  # type: ignore[arg-type]
@@ -329,7 +329,7 @@ def test_refiner_loss_is_smallest_for_the_true_discrepancy(refiner_task: Diffusi
 @pytest.mark.parametrize("model", ["unet", "rediffinet"])
 def test_the_first_steps_are_on_the_crop(model: str, cases: list, predictions: list) -> None:
     make, given = {"unet": (unet_config, ()), "rediffinet": (refiner_config, (predictions,))}[model]
-    task = {"unet": BaselineTask, "rediffinet": DiffusionTask}[model](
+    task = {"unet": BaselineObjective, "rediffinet": RefinerObjective}[model](
         make(crop=(8, 12, 8), crop_steps=2), cases, *given
     )
     shapes = [[tuple(part.shape[2:]) for part in task.batch(step) if part.ndim == 5] for step in range(4)]

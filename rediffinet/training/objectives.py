@@ -1,4 +1,4 @@
-"""What the loop trains: a task makes a model, its batches and its loss."""
+"""What the loop trains: an objective makes a network, its batches and its loss."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ from rediffinet.nets.warm_start import warm_start
 from rediffinet.training.config import TrainConfig
 from rediffinet.training.data import TrainingCase
 from rediffinet.training.losses import compound_loss, deep_supervision_loss
+from rediffinet.training.out_of_fold import Probability
+from rediffinet.training.prior_errors import false_part, gone_wrong, jittered, lost_part
 from rediffinet.training.sampling import augment_intensity, augment_space, cut, random_start, random_voxel, transplant
 
-Probability = npt.NDArray[np.float16]
 
-
-class Task(ABC):
+class Objective(ABC):
     """A model with its batches and loss; batches depend on (seed, step) alone, a loss is the mean over examples.
 
     weights: of a trained model of the same shape, with which training begins.
@@ -84,11 +84,11 @@ class Task(ABC):
         return changed, masks
 
 
-class BaselineTask(Task):
+class BaselineObjective(Objective):
     """The U-Net: windows with tumour oversampling → regions."""
 
     def build(self) -> nn.Module:
-        """See Task."""
+        """See Objective."""
         return build_network(find_model(self.config.model), self.config.unet, self.config.task)
 
     def sample(self, rng: np.random.Generator, window: Shape) -> tuple[Tensor, ...]:
@@ -101,16 +101,14 @@ class BaselineTask(Task):
         return self._augment(rng, *self._window(rng, index, start, window))
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        """See Task."""
+        """See Objective."""
         image, regions = batch
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.config.autocast):
             logits = model(image)
-        return deep_supervision_loss(
-            logits, regions, squared_error=self.config.squared_error, far_errors=self.config.far_errors
-        )
+        return deep_supervision_loss(logits, regions, squared_error=self.config.squared_error)
 
 
-class ConditionedTask(Task):
+class ConditionedObjective(Objective):
     """Every model that is conditioned: what it predicts, and from what, is its `ModelKind`.
 
     `predictions[i]`: float16 (R, X, Y, Z) for cases[i], from a baseline that has not seen that patient; None for a
@@ -134,18 +132,16 @@ class ConditionedTask(Task):
         image, masks = self._augment(rng, *self._window(rng, index, start, window))
         regions, soft = masks[: self.regions], masks[self.regions :]
         if self.predictions is not None and rng.random() < config.logit_jitter:
-            # errors the baseline could have made: a more or less certain, larger or smaller prediction
-            logit = torch.logit(soft, eps=1e-4)
-            soft = torch.sigmoid(float(rng.uniform(0.7, 1.5)) * logit + float(rng.uniform(-0.7, 0.7)))
+            soft = jittered(rng, soft)
         if self.predictions is not None and config.simulated_errors and rng.random() < config.simulated_errors:
-            soft = _gone_wrong(rng, soft)
+            soft = gone_wrong(rng, soft)
         if self.predictions is not None and config.lost_parts and rng.random() < config.lost_parts:
-            soft = _lost_part(rng, soft, self.whole)
+            soft = lost_part(rng, soft, self.whole)
         if self.predictions is not None and config.false_parts and rng.random() < config.false_parts:
             other = cut(self._probability(int(rng.integers(len(self.cases)))), start, window, 0)
-            soft = _false_part(rng, soft, other, (image != self.fill).any(0))
+            soft = false_part(rng, soft, other, (image != self.fill).any(0))
         mask = (soft > 0.5).float()
-        prior = soft if config.refiner.soft_condition else mask
+        prior = soft if config.network.soft_condition else mask
         condition = build_condition(
             self.kind, image.numpy(), prior.numpy(), mask[self.whole].amax(0).numpy() > 0, self.fill
         )
@@ -175,32 +171,11 @@ class ConditionedTask(Task):
         return None
 
 
-def _gone_wrong(rng: np.random.Generator, soft: Tensor) -> Tensor:
-    """A prediction (R, …) that found nothing, or found the tumour in its mirror image as well: errors of far reach."""
-    return torch.zeros_like(soft) if rng.random() < 0.5 else torch.maximum(soft, soft.flip(1))
-
-
-def _lost_part(rng: np.random.Generator, soft: Tensor, whole: slice) -> Tensor:
-    """A prediction (R, …) that ends at a plane through what it found of the whole tumour: nothing is seen beyond."""
-    voxel = random_voxel(rng, soft[whole].amax(0).numpy() > 0.5)
-    if voxel is None:
-        return soft
-    normal = rng.standard_normal(3)
-    grids = np.meshgrid(*map(np.arange, soft.shape[1:]), indexing="ij", sparse=True)
-    beyond = sum(slope * (grid - at) for slope, grid, at in zip(normal, grids, voxel, strict=True)) > 0.0
-    return soft.masked_fill(torch.from_numpy(np.asarray(beyond)), 0.0)
-
-
-def _false_part(rng: np.random.Generator, soft: Tensor, other: Tensor, brain: Tensor) -> Tensor:
-    """A prediction (R, …) with what was found in another case besides, on either side, within the brain (…)."""
-    return torch.maximum(soft, (other.flip(1) if rng.random() < 0.5 else other) * brain)
-
-
-class CorrectionTask(ConditionedTask):
+class CorrectorObjective(ConditionedObjective):
     """A second U-Net that predicts the discrepancy in one go (discrepancy-unet)."""
 
     def build(self) -> nn.Module:
-        """See Task."""
+        """See Objective."""
         return build_network(self.kind, self.config.unet, self.config.task)
 
     def sample(self, rng: np.random.Generator, window: Shape) -> tuple[Tensor, ...]:
@@ -208,14 +183,14 @@ class CorrectionTask(ConditionedTask):
         return self.draw(rng, window)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        """See Task."""
+        """See Objective."""
         condition, target = batch
         with torch.autocast(condition.device.type, torch.bfloat16, enabled=self.config.autocast):
             logits = model(condition)
-        return deep_supervision_loss(logits, target, squared_error=True, far_errors=self.config.far_errors)
+        return deep_supervision_loss(logits, target, squared_error=True)
 
 
-class DiffusionTask(ConditionedTask):
+class RefinerObjective(ConditionedObjective):
     """The diffusion models, rediffinet among them: x0 is the target, noised to a random timestep."""
 
     def __init__(
@@ -230,7 +205,7 @@ class DiffusionTask(ConditionedTask):
         self.start = start
 
     def build(self) -> nn.Module:
-        """See Task."""
+        """See Objective."""
         refiner = build_network(self.kind, self.config.refiner, self.config.task)
         assert isinstance(refiner, Refiner)
         if self.start is not None:
@@ -251,28 +226,28 @@ class DiffusionTask(ConditionedTask):
         return last if rng.random() < self.config.noisiest_fraction else int(rng.integers(last + 1))
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        """See Task."""
+        """See Objective."""
         condition, x0, x_t, t = batch
         with torch.autocast(condition.device.type, torch.bfloat16, enabled=self.config.autocast):
             logits = model(x_t, condition, t)
         mask = (condition[:, : self.regions] > 0.0).float() if self.config.result_dice else None
-        return compound_loss(logits.float(), x0, squared_error=True, mask=mask, far_errors=self.config.far_errors)
+        return compound_loss(logits.float(), x0, squared_error=True, mask=mask)
 
 
 def _shape(regions: npt.NDArray[np.bool_]) -> Shape:
     return (regions.shape[1], regions.shape[2], regions.shape[3])
 
 
-def make_task(
+def make_objective(
     config: TrainConfig,
     cases: Sequence[TrainingCase],
     predictions: Sequence[Probability] | None = None,
     start: nn.Module | None = None,
-) -> Task:
-    """The task of config.model; predictions: for a model that refines a baseline; start: a U-Net it begins with."""
+) -> Objective:
+    """The objective of config.model; predictions: for a model that refines; start: a U-Net that it begins with."""
     kind = find_model(config.model)
     if not kind.condition:
-        return BaselineTask(config, cases)
+        return BaselineObjective(config, cases)
     if kind.network == "corrector":
-        return CorrectionTask(config, cases, predictions)
-    return DiffusionTask(config, cases, predictions, start)
+        return CorrectorObjective(config, cases, predictions)
+    return RefinerObjective(config, cases, predictions, start)
