@@ -215,7 +215,7 @@ def half_graphs(bundle: Any, folder: Path) -> dict[str, GraphSpec]:
             continue
         spec = bundle.graph(name)
         to_fp16(spec.path, folder / f"{name}-fp16.onnx")
-        made[name] = dataclasses.replace(spec, path=folder / f"{name}-fp16.onnx", precision="fp16", plans=None)
+        made[name] = dataclasses.replace(spec, path=folder / f"{name}-fp16.onnx", precision="fp16", compiled=None)
     return made
 
 
@@ -225,7 +225,7 @@ def used_memory(device: str) -> Iterator[Callable[[], float | str]]:
     if device == "cpu":
         yield lambda: ""
         return
-    from rediffinet.engines.cuda import Cuda
+    from rediffinet.engines.tensorrt.cuda import Cuda
 
     gpu = Cuda(int(device.partition(":")[2] or 0))
     before, _ = gpu.memory_bytes()
@@ -249,11 +249,11 @@ def steps(given: Given, rows: Rows) -> None:
         first = ("denoiser", "baseline")
         names = [*(name for name in first if name in lower), *(name for name in lower if name not in first)]
         for name in names:
-            whole = {"fp32": dataclasses.replace(bundle.graph(name), plans=None), "fp16": lower[name]}
+            whole = {"fp32": dataclasses.replace(bundle.graph(name), compiled=None), "fp16": lower[name]}
             contest(given, rows, whole, batches[:1], compiled=name != "conditioner")
         for batch in batches[1:]:
             for name in names[:2]:
-                whole = {"fp32": dataclasses.replace(bundle.graph(name), plans=None), "fp16": lower[name]}
+                whole = {"fp32": dataclasses.replace(bundle.graph(name), compiled=None), "fp16": lower[name]}
                 contest(given, rows, whole, [batch], compiled=False)
 
 
@@ -272,12 +272,13 @@ def contest(given: Given, rows: Rows, specs: dict[str, GraphSpec], batches: list
             for precision in ("fp32", "fp16"):
                 for graphs in (True, False) if name.startswith("tensorrt") else (True,):
                     what = {"graph": spec.name, "batch": batch, "contestant": f"{name} {precision}"}
+                    options = {} if graphs else {"cuda_graphs": False}
                     if not graphs:
                         what["contestant"] += ", no CUDA graphs"
                     with (
                         rows.trying(**what),
                         used_memory(given.device) as used,
-                        open_engine(name, given.device, precision=precision, cuda_graphs=graphs) as engine,
+                        open_engine(name, given.device, precision=precision, **options) as engine,
                     ):
                         call, wait, result = bound(engine, engine.load(specs[precision]), arrays, spec)
                         took = timed(call, wait, given.seconds)

@@ -64,7 +64,7 @@ def write_graphs(folder: Path, preset: str) -> list[tuple[str, float]]:
 
 def build_one(path: str, target: str, batch: int) -> tuple[float, float, int]:
     """Build one plan: (seconds, peak of the process in MiB, bytes of the plan)."""
-    from rediffinet.engines.tensorrt_build import BuildOptions, build, find_module
+    from rediffinet.engines.tensorrt.build import BuildOptions, build, find_module
 
     trt = find_module("tensorrt-rtx")
     model = Path(path).read_bytes()

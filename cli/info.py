@@ -54,7 +54,7 @@ def _content(bundle: "Bundle") -> dict[str, Any]:
     from dataclasses import asdict
 
     from rediffinet.bundle import PLANS
-    from rediffinet.engines.plans import list_plans
+    from rediffinet.engines.tensorrt.plans import list_plans
 
     plans = [
         {"path": str(found.path), "key": asdict(found.key), "graphs": sorted(found.plans)}
@@ -86,7 +86,7 @@ def _graphs(bundle: "Bundle") -> None:
 
 def _precisions(bundle: "Bundle") -> None:
     from rediffinet.bundle import PLANS
-    from rediffinet.engines.plans import list_plans
+    from rediffinet.engines.tensorrt.plans import list_plans
 
     typer.echo(f"precisions: {', '.join(bundle.precisions)}")
     regions = ", ".join(bundle.manifest.recipe.task.region_names)

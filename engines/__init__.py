@@ -8,8 +8,9 @@ asked for by name runs, or raises an error that says what to do.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rediffinet.engines.base import PRECISIONS, Array, Buffer, Device, Engine, Graph, GraphSpec, TensorSpec
 from rediffinet.engines.probe import prove
@@ -40,10 +41,19 @@ class Backend:
     packages: tuple[str, ...]
     extras: tuple[tuple[str, str], ...]
     gpu_only: bool = False
+    options: tuple[str, ...] = ()
+    """What can be set for this back-end alone."""
     hint: str = ""
     """What to do when the packages are there and do not load."""
 
-    def open(self, name: str, device: Device, threads: int | None, precision: str = "fp32") -> Engine:
+    def open(
+        self,
+        name: str,
+        device: Device,
+        threads: int | None,
+        precision: str = "fp32",
+        options: Mapping[str, Any] | None = None,
+    ) -> Engine:
         """Import the back-end and open it; `MissingExtraError` without its packages, `EngineError` if it cannot run."""
         if self.gpu_only and device.kind == "cpu":
             message = (
@@ -62,7 +72,7 @@ class Backend:
                 raise EngineError(self.broken(name, error, package)) from error
         module = importlib.import_module(f"{__name__}.{self.module}")
         try:
-            engine: Engine = getattr(module, self.engine)(device, threads)
+            engine: Engine = getattr(module, self.engine)(device, threads, **(options or {}))
         except ImportError as error:
             raise EngineError(self.broken(name, error)) from error
         try:
@@ -102,10 +112,21 @@ ENGINES: dict[str, Backend] = {
     ),
     "torch": Backend("torch_engine", "TorchEngine", ("torch", "onnx"), (("cpu", "train"), ("cuda", "train"))),
     "tensorrt": Backend(
-        "tensorrt_engine", "TensorRtEngine", ("tensorrt",), (("cuda", "tensorrt"),), True, TENSORRT_LIBRARIES
+        "tensorrt.engine",
+        "TensorRtEngine",
+        ("tensorrt",),
+        (("cuda", "tensorrt"),),
+        gpu_only=True,
+        options=("cuda_graphs",),
+        hint=TENSORRT_LIBRARIES,
     ),
     "tensorrt-rtx": Backend(
-        "tensorrt_engine", "TensorRtRtxEngine", ("tensorrt_rtx",), (("cuda", "rtx"),), gpu_only=True
+        "tensorrt.engine",
+        "TensorRtRtxEngine",
+        ("tensorrt_rtx",),
+        (("cuda", "rtx"),),
+        gpu_only=True,
+        options=("cuda_graphs",),
     ),
 }
 """The back-ends by name."""
@@ -140,16 +161,16 @@ def open_engine(
     *,
     threads: int | None = None,
     precision: str = "fp32",
-    cuda_graphs: bool = True,
+    **options: Any,
 ) -> Engine:
     """Open the engine called `name` on `device` ("cpu", "cuda:N"), with at most `threads` CPU threads if given.
 
     `precision` is one of `PRECISIONS`; the graphs to load are those of that precision (`Bundle.graph`). "auto" takes
-    the first of `AUTO` that works. `cuda_graphs` False keeps TensorRT from launching a graph at once; the results are
-    the same, and other engines launch none.
+    the first of `AUTO` that works. options: of one engine alone, such as TensorRT's `cuda_graphs` (False launches every
+    layer by itself; the results are the same).
 
     Raises `MissingExtraError` with the pip command when the engine's package is absent, and `EngineError` when it
-    cannot run there or in that precision; nothing else is run instead.
+    cannot run there or in that precision, or has no such option; nothing else is run instead.
     """
     place = Device.parse(device)
     if threads is not None and threads < 1:
@@ -161,12 +182,14 @@ def open_engine(
     if name != "auto" and name not in ENGINES:
         message = f"engine '{name}' does not exist; there is: auto, {', '.join(ENGINES)}"
         raise EngineError(message)
+    has = ENGINES[name].options if name != "auto" else ()
+    if unknown := sorted(options.keys() - set(has)):
+        message = f"engine '{name}' has no option {', '.join(unknown)}; it has {', '.join(has) or 'none'}"
+        raise EngineError(message)
     if name == "auto":
-        engine = _open_first(place, threads, precision)
-    else:
-        engine = ENGINES[name].open(name, place, threads, precision)
-        engine.choice = f"{name}: asked for by name"
-    engine.cuda_graphs = cuda_graphs
+        return _open_first(place, threads, precision)
+    engine = ENGINES[name].open(name, place, threads, precision, options)
+    engine.choice = f"{name}: asked for by name"
     return engine
 
 

@@ -49,7 +49,7 @@ class TensorSpec:
 class GraphSpec:
     """A graph as the bundle's manifest declares it: its file, what goes in and out, the precision of the file.
 
-    plans: folder of the TensorRT plans built from the file (`plans.py`), for the engines that run plans.
+    compiled: folder of what was compiled from the bundle's files, for the engines that run that instead.
     """
 
     name: str
@@ -57,7 +57,7 @@ class GraphSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     precision: str = "fp32"
-    plans: Path | None = None
+    compiled: Path | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -98,7 +98,6 @@ class Engine(ABC):
 
     `provider` is what really computes, read back from the back-end, never what was asked for; so is `precision`: a
     graph that would run in another one does not load. `precisions` are those that this engine can run here.
-    `cuda_graphs`: whether an engine that can launches a graph as one CUDA graph; it holds for what is loaded after.
     """
 
     name: ClassVar[str]
@@ -107,9 +106,8 @@ class Engine(ABC):
     precision: str = "fp32"
     precisions: tuple[str, ...] = ("fp32",)
     version: str
-    cuda_graphs: bool = True
-    volumes: bool = True
-    """Whether it convolves float32 volumes; what does not runs graphs that were rewritten for it."""
+    probe: tuple[bytes, tuple[int, ...]] | None = None
+    """Another graph to prove the engine by (`probe.prove`) than the usual one: an ONNX file, the shape of x and y."""
     choice: str = ""
     """Why `open_engine` took this engine, in one sentence."""
 

@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from rediffinet.engines.cuda import Gpu, gpus
+from rediffinet.engines.tensorrt.cuda import Gpu, gpus
 from rediffinet.errors import EngineError
 
 CPUINFO = Path("/proc/cpuinfo")

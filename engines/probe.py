@@ -19,17 +19,11 @@ PROBE = bytes.fromhex(
     "1f0a0178121a0a18080112140a0208010a0208010a0208010a0208010a020801621f0a0179121a0a18080112140a0208010a0208"
     "010a0208010a0208010a02080142040a001011"
 )
-# The same in 2-D, for an engine that convolves no float32 volumes.
-PROBE_2D = bytes.fromhex(
-    "08083a670a0f0a01780a01771201792204436f6e76120570726f62652a13080108010801080110014201774a04000000405a1b0a"
-    "017812160a14080112100a0208010a0208010a0208010a020801621b0a017912160a14080112100a0208010a0208010a0208010a"
-    "02080142040a001011"
-)
 
 
 def prove(engine: Engine) -> None:
     """Run the probe on an open engine; `EngineError` when it fails or computes something else."""
-    model, shape = (PROBE, (1,) * 5) if engine.volumes else (PROBE_2D, (1,) * 4)
+    model, shape = engine.probe or (PROBE, (1,) * 5)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.onnx"
         path.write_bytes(model)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rediffinet.bundle import PLANS, Bundle
-from rediffinet.engines import ENGINES, cuda
+from rediffinet.engines import ENGINES
 from rediffinet.engines.base import GraphSpec, TensorSpec
-from rediffinet.engines.plans import DESCRIPTION, PlanEntry, PlanKey, PlanSet, read_plans
-from rediffinet.engines.tensorrt_build import (
+from rediffinet.engines.tensorrt import cuda
+from rediffinet.engines.tensorrt.build import (
     MODULES,
     BuildOptions,
     Built,
@@ -23,7 +23,8 @@ from rediffinet.engines.tensorrt_build import (
     find_module,
     unknown_target,
 )
-from rediffinet.engines.tensorrt_inspect import UNKNOWN
+from rediffinet.engines.tensorrt.inspect import UNKNOWN
+from rediffinet.engines.tensorrt.plans import DESCRIPTION, PlanEntry, PlanKey, PlanSet, read_plans
 from rediffinet.errors import ConfigError, EngineError, ExportError, MissingExtraError
 from rediffinet.files import cache_folder, new_folder, write_atomically
 

@@ -37,7 +37,7 @@ MAY_IMPORT = {
 SHARED = {"rediffinet.errors", "rediffinet.files"}  # every group but ext may raise the ones and write with the other
 RUNTIME = {"numpy", "nibabel", "typer", "click", "rich", "pydantic", "PIL"}
 HEAVY = ("torch", "monai", "onnx", "onnxruntime", "openvino", "tensorrt", "scipy", "matplotlib")
-BACKENDS = re.compile(r"rediffinet\.engines\.\w+_(engine|operators)(\.|$)")
+BACKENDS = re.compile(r"rediffinet\.engines\.(\w+_(engine|operators)|tensorrt\.engine)(\.|$)")
 SERVICE = re.compile(r"rediffinet\.clinic\.service\.(app|gate|measures|server|uploads|jobs)$")  # the extra [serve]
 
 

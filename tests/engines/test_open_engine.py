@@ -167,7 +167,8 @@ def test_listed_provider_that_does_not_start_is_an_error(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("volumes", [True, False])
 def test_the_probe_is_a_valid_graph(volumes: bool) -> None:
     onnx = pytest.importorskip("onnx", reason="reads the probe")
-    from rediffinet.engines.probe import PROBE, PROBE_2D, prove
+    from rediffinet.engines.probe import PROBE, prove
+    from rediffinet.engines.tensorrt.engine import PROBE_2D
 
     model = onnx.load_from_string(PROBE if volumes else PROBE_2D)
     onnx.checker.check_model(model, full_check=True)
@@ -175,7 +176,7 @@ def test_the_probe_is_a_valid_graph(volumes: bool) -> None:
     weight = onnx.numpy_helper.to_array(model.graph.initializer[0])
     np.testing.assert_array_equal(weight, np.full((1,) * (5 if volumes else 4), 2, np.float32))
     with open_engine("onnxruntime", threads=1) as engine:
-        engine.volumes = volumes
+        engine.probe = None if volumes else (PROBE_2D, (1,) * 4)
         prove(engine)
 
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from rediffinet.engines import cuda, plans, tensorrt_build
+from rediffinet.engines.tensorrt import build as tensorrt_build
+from rediffinet.engines.tensorrt import cuda, plans
 
 ENGINES = Path(plans.__file__).parent
-SOURCES = ("tensorrt_build.py", "tensorrt_engine.py", "tensorrt_inspect.py")
+SOURCES = ("build.py", "engine.py", "inspect.py")
 
 # Asked for with hasattr, or after a question that only TensorRT-RTX answers with yes.
 RTX_ONLY = {
@@ -200,7 +201,7 @@ def test_severities_are_what_the_log_compares(trt: Any) -> None:
 
 def test_a_machine_without_a_driver_is_an_error_not_a_crash(trt: Any, tmp_path: Path) -> None:
     """TensorRT cannot even make a builder; TensorRT-RTX can, and builds for a GPU that is not here."""
-    from rediffinet.engines.tensorrt_build import BuildOptions, build
+    from rediffinet.engines.tensorrt.build import BuildOptions, build
     from rediffinet.errors import ExportError
 
     try:

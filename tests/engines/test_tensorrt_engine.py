@@ -29,8 +29,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from rediffinet.engines import Engine, GraphSpec, TensorSpec, cuda, open_engine
-from rediffinet.engines.plans import DESCRIPTION, PlanEntry, PlanKey, PlanSet, read_plans
+from rediffinet.engines import Engine, GraphSpec, TensorSpec, open_engine
+from rediffinet.engines.tensorrt import cuda
+from rediffinet.engines.tensorrt.plans import DESCRIPTION, PlanEntry, PlanKey, PlanSet, read_plans
 from rediffinet.errors import EngineError
 
 GPU_MEMORY = 64 << 20
@@ -414,8 +415,8 @@ def write_plans(spec: GraphSpec, made: PlanKey, **changes: Any) -> PlanSet:
     """Write the plan of one graph, beside those that are there."""
     model = spec.path.read_bytes()
     plan = MAGIC + model
-    assert spec.plans is not None
-    folder = spec.plans / made.folder
+    assert spec.compiled is not None
+    folder = spec.compiled / made.folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{spec.name}.plan").write_bytes(plan)
     digests = hashlib.sha256(plan).hexdigest(), len(plan), hashlib.sha256(model).hexdigest()
@@ -546,7 +547,7 @@ def test_plan_that_is_missing(engine: Engine, spec: GraphSpec, tmp_path: Path) -
     target = "sm86" if engine.name == "tensorrt-rtx" else "current"
     command = rf"rediff plan {tmp_path} --trt-target {target} --precision fp32 --rebuild"
     with pytest.raises(EngineError, match=rf"(?s)no plan for .* on NVIDIA A40 in fp32.*there is none.*{command}"):
-        engine.load(replace(spec, plans=tmp_path / "nowhere"))
+        engine.load(replace(spec, compiled=tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize(
@@ -558,14 +559,14 @@ def test_plan_that_is_missing(engine: Engine, spec: GraphSpec, tmp_path: Path) -
     ],
 )
 def test_plan_of_another_machine(engine: Engine, spec: GraphSpec, changes: dict[str, Any], why: str) -> None:
-    elsewhere = replace(spec, plans=spec.plans.parent / "elsewhere")
+    elsewhere = replace(spec, compiled=spec.compiled.parent / "elsewhere")
     write_plans(elsewhere, key(engine, **changes))
     with pytest.raises(EngineError, match=rf"(?s)no plan for.*{why}.*rediff plan"):
         engine.load(elsewhere)
 
 
 def test_compatible_plan_of_another_gpu(engine: Engine, spec: GraphSpec) -> None:
-    elsewhere = replace(spec, plans=spec.plans.parent / "elsewhere")
+    elsewhere = replace(spec, compiled=spec.compiled.parent / "elsewhere")
     write_plans(elsewhere, key(engine, target="NVIDIA A100", hardware_compatible=True))
     assert engine.load(elsewhere)(**arrays(1))["y"].shape == (1, *VOLUME[1:])
 
@@ -577,7 +578,7 @@ def test_plan_of_another_graph(engine: Engine, spec: GraphSpec) -> None:
 
 
 def test_plan_that_was_altered(engine: Engine, spec: GraphSpec) -> None:
-    path = spec.plans / key(engine).folder / "g.plan"
+    path = spec.compiled / key(engine).folder / "g.plan"
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(EngineError, match=r"g\.plan was altered or cut.*rediff plan .* --rebuild"):
         engine.load(spec)
@@ -587,7 +588,7 @@ def test_plan_that_was_altered(engine: Engine, spec: GraphSpec) -> None:
 
 
 def test_plan_json_that_cannot_be_read(engine: Engine, spec: GraphSpec) -> None:
-    (spec.plans / key(engine).folder / "plan.json").write_text("{")
+    (spec.compiled / key(engine).folder / "plan.json").write_text("{")
     with pytest.raises(EngineError, match=r"plan\.json cannot be read.*build it again"):
         engine.load(spec)
 
@@ -673,7 +674,7 @@ def test_gpu_in_an_error_state_is_let_go_of_completely(engine: Engine, spec: Gra
 def test_graph_that_is_refused_is_closed(
     engine: Engine, spec: GraphSpec, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rediffinet.engines.tensorrt_engine import TensorRtGraph
+    from rediffinet.engines.tensorrt.engine import TensorRtGraph
 
     closed, close = [], TensorRtGraph._close
     monkeypatch.setattr(TensorRtGraph, "_close", lambda graph: closed.append(graph) or close(graph))
@@ -811,7 +812,7 @@ def test_rtx_on_turing_convolves_no_volumes_in_fp32(driver: FakeDriver, monkeypa
             lambda out, which, device, major=capability: setattr(out._obj, "value", {75: major, 76: 5}[which]) or 0,
         )
         with open_engine(name.replace("_", "-"), "cuda:0") as engine:
-            assert engine.volumes is volumes
+            assert (engine.probe is None) is volumes
 
 
 def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -906,6 +907,8 @@ def test_open_engine_switches_cuda_graphs(engine: Engine, driver: FakeDriver) ->
     assert engine.cuda_graphs
     with open_engine("tensorrt", "cuda:0", cuda_graphs=False) as other:
         assert not other.cuda_graphs
+    with pytest.raises(EngineError, match="engine 'onnxruntime' has no option cuda_graphs; it has none"):
+        open_engine("onnxruntime", cuda_graphs=False)
 
 
 @only_tensorrt
@@ -933,7 +936,7 @@ def test_module_that_cannot_be_recorded_is_launched_plainly(
 def test_a_loop_longer_than_what_is_kept_is_not_recorded(
     engine: Engine, spec: GraphSpec, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rediffinet.engines.cuda import launches
+    from rediffinet.engines.tensorrt.cuda import launches
 
     monkeypatch.setattr(launches, "KEPT", 3)
     graph, given = engine.load(spec), arrays(1)

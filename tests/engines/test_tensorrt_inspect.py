@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rediffinet.engines.tensorrt_inspect import inspect_plan, read_layers
+from rediffinet.engines.tensorrt.inspect import inspect_plan, read_layers
 
 
 def said(*formats: str, key: str = "Format/Datatype") -> str:
@@ -103,8 +103,8 @@ def test_no_gpu_to_open_the_plan_on(lacks: str) -> None:
 def test_the_real_module_without_a_gpu() -> None:
     """TensorRT-RTX builds here and opens nothing: no crash, and no layers made up."""
     trt = pytest.importorskip("tensorrt_rtx", reason="extra 'rtx'")
-    from rediffinet.engines import cuda
-    from rediffinet.engines.tensorrt_build import Log
+    from rediffinet.engines.tensorrt import cuda
+    from rediffinet.engines.tensorrt.build import Log
     from rediffinet.errors import EngineError
 
     with contextlib.suppress(EngineError):

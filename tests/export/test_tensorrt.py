@@ -20,8 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rediffinet.bundle import Bundle, file_sha256, open_bundle
 from rediffinet.engines.base import GraphSpec, TensorSpec
-from rediffinet.engines.plans import list_plans
-from rediffinet.engines.tensorrt_build import BuildOptions, Built, build, find_module
+from rediffinet.engines.tensorrt.build import BuildOptions, Built, build, find_module
+from rediffinet.engines.tensorrt.plans import list_plans
 from rediffinet.errors import BundleError, ConfigError, EngineError, ExportError, MissingExtraError
 from rediffinet.export.tensorrt import PlanSettings, build_plans, check_built
 
@@ -213,7 +213,7 @@ def test_a_plan_that_computes_in_something_else() -> None:
 
 
 def test_layers_of_the_inspector_go_into_plan_json(planned: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rediffinet.engines import tensorrt_build
+    from rediffinet.engines.tensorrt import build as tensorrt_build
 
     fused = (("everything", "ForeignNode", "float32"),)
     monkeypatch.setattr(tensorrt_build, "inspect_plan", lambda trt, logger, plan: fused)
@@ -376,7 +376,7 @@ def test_settings_that_cannot_be(planned: Bundle, settings: PlanSettings, error:
 
 
 def test_current_without_a_gpu(planned: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rediffinet.engines import cuda
+    from rediffinet.engines.tensorrt import cuda
 
     def absent() -> list[cuda.Gpu]:
         raise EngineError("there is no NVIDIA driver here")
@@ -390,7 +390,7 @@ def test_current_without_a_gpu(planned: Bundle, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_current_on_a_gpu_is_its_compute_capability(planned: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rediffinet.engines import cuda
+    from rediffinet.engines.tensorrt import cuda
 
     for capability, name in (((8, 6), "NVIDIA A40"), ((9, 0), "NVIDIA H100")):
         gpu = cuda.Gpu(0, name, capability, 48 << 30, "13.0")

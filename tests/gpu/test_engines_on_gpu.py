@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from rediffinet.bundle import Bundle, open_bundle
-from rediffinet.engines import cuda, open_engine
-from rediffinet.engines.cuda import Cuda, GpuMemoryError, Launches
+from rediffinet.engines import open_engine
 from rediffinet.engines.probe import prove
+from rediffinet.engines.tensorrt import cuda
+from rediffinet.engines.tensorrt.cuda import Cuda, GpuMemoryError, Launches
 from rediffinet.errors import RediffError
 
 pytestmark = pytest.mark.gpu

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from rediffinet.bundle import Bundle, open_bundle
-from rediffinet.engines import Engine, GraphSpec, cuda, open_engine
-from rediffinet.engines.plans import list_plans
+from rediffinet.engines import Engine, GraphSpec, open_engine
 from rediffinet.engines.probe import prove
+from rediffinet.engines.tensorrt import cuda
+from rediffinet.engines.tensorrt.plans import list_plans
 from rediffinet.errors import RediffError
 from rediffinet.export.tensorrt import PRECISIONS, PlanSettings, build_plans
 from rediffinet.export.variants import add_precisions
@@ -42,7 +43,7 @@ def name(request: pytest.FixtureRequest) -> str:
     module = MODULES[request.param]
     pytest.importorskip(module, reason=f"{module} is not installed")
     if request.param == "tensorrt-rtx":
-        from rediffinet.engines.tensorrt_build import aot_targets
+        from rediffinet.engines.tensorrt.build import aot_targets
 
         known = aot_targets(importlib.import_module(module))
         if here[0].target not in known:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rediffinet.engines.tensorrt_inspect import Layers, inspect_plan
+from rediffinet.engines.tensorrt.inspect import Layers, inspect_plan
 from rediffinet.errors import ExportError
 from rediffinet.files import write_atomically
 

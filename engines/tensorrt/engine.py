@@ -25,12 +25,19 @@ import numpy as np
 
 from rediffinet.engines.advice import what_fits
 from rediffinet.engines.base import Array, Buffer, Device, Engine, Graph, GraphSpec, TensorSpec
-from rediffinet.engines.cuda import Block, Cuda, GpuMemoryError, Launches
-from rediffinet.engines.plans import Machine, PlanSet, find_plans, rebuild
-from rediffinet.engines.tensorrt_build import DTYPES, BuildOptions, Log, aot_targets, build, find_module
-from rediffinet.engines.tensorrt_inspect import profile_shapes
+from rediffinet.engines.tensorrt.build import DTYPES, BuildOptions, Log, aot_targets, build, find_module
+from rediffinet.engines.tensorrt.cuda import Block, Cuda, GpuMemoryError, Launches
+from rediffinet.engines.tensorrt.inspect import profile_shapes
+from rediffinet.engines.tensorrt.plans import Machine, PlanSet, find_plans, rebuild
 from rediffinet.errors import EngineError, ExportError, OutputError
 from rediffinet.files import cache_folder, write_atomically
+
+# Twice a pixel, in 2-D: TensorRT-RTX convolves no float32 volumes on Turing.
+PROBE_2D = bytes.fromhex(
+    "08083a670a0f0a01780a01771201792204436f6e76120570726f62652a13080108010801080110014201774a04000000405a1b0a"
+    "017812160a14080112100a0208010a0208010a0208010a020801621b0a017912160a14080112100a0208010a0208010a0208010a"
+    "02080142040a001011"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +55,10 @@ class TensorRtEngine(Engine):
     name: ClassVar[str] = "tensorrt"
     precisions = ("fp32", "fp16", "int8")
 
-    def __init__(self, device: Device, threads: int | None) -> None:
+    def __init__(self, device: Device, threads: int | None, cuda_graphs: bool = True) -> None:
         super().__init__()
         self.device = str(device)
+        self.cuda_graphs = cuda_graphs
         self.trt = find_module(self.name)
         self.version = str(self.trt.__version__)
         try:
@@ -69,7 +77,8 @@ class TensorRtEngine(Engine):
             raise EngineError(message)
         self.provider = f"{self.trt.__name__} on {gpu.name} ({gpu.target})"
         # TensorRT-RTX has no float32 convolution of volumes for Turing; plans in fp32 are rewritten (export/turing.py).
-        self.volumes = not (known and gpu.capability < (8, 0))
+        if known and gpu.capability < (8, 0):
+            self.probe = PROBE_2D, (1,) * 4
         self.machine = Machine(self.trt.__name__, self.version, gpu.name, gpu.capability)
         self.log = Log(self.trt)
         try:
@@ -87,10 +96,10 @@ class TensorRtEngine(Engine):
             )
             raise EngineError(message)
         model = spec.path.read_bytes()
-        if spec.plans is None:
+        if spec.compiled is None:
             return TensorRtGraph(spec, self, self._compile(spec, model), None)
         digest = hashlib.sha256(model).hexdigest()
-        plans = find_plans(spec.plans, spec.name, digest, spec.precision, self.machine)
+        plans = find_plans(spec.compiled, spec.name, digest, spec.precision, self.machine)
         return TensorRtGraph(spec, self, plans.read(spec.name), plans)
 
     def _compile(self, spec: GraphSpec, model: bytes) -> bytes:

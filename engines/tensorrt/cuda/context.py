@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from rediffinet.engines.base import Array
-from rediffinet.engines.cuda import driver
-from rediffinet.engines.cuda.memory import Block, DevicePool, GpuMemoryError, PinnedPool, mib, view
+from rediffinet.engines.tensorrt.cuda import driver
+from rediffinet.engines.tensorrt.cuda.memory import Block, DevicePool, GpuMemoryError, PinnedPool, mib, view
 from rediffinet.errors import EngineError
 
 

@@ -6,9 +6,9 @@ context    one GPU with one stream: upload, download, allocate, record
 launches   CUDA graphs of a loop
 """
 
-from rediffinet.engines.cuda.context import Cuda
-from rediffinet.engines.cuda.driver import Gpu, gpus
-from rediffinet.engines.cuda.launches import Launches
-from rediffinet.engines.cuda.memory import Block, GpuMemoryError
+from rediffinet.engines.tensorrt.cuda.context import Cuda
+from rediffinet.engines.tensorrt.cuda.driver import Gpu, gpus
+from rediffinet.engines.tensorrt.cuda.launches import Launches
+from rediffinet.engines.tensorrt.cuda.memory import Block, GpuMemoryError
 
 __all__ = ["Block", "Cuda", "Gpu", "GpuMemoryError", "Launches", "gpus"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-from rediffinet.engines.cuda.context import Cuda
+from rediffinet.engines.tensorrt.cuda.context import Cuda
 from rediffinet.errors import EngineError
 
 KEPT = 64

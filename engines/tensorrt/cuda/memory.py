@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rediffinet.engines.base import Array
-from rediffinet.engines.cuda import driver
+from rediffinet.engines.tensorrt.cuda import driver
 from rediffinet.errors import EngineError
 
 Call = Callable[..., None]
