@@ -1,0 +1,39 @@
+"""A task of a batch scheduler (Slurm array, AWS Batch, Kubernetes index): its share of a cohort, safe to be preempted.
+
+    sbatch --array=1-16 --signal=TERM@60 --requeue --wrap "python examples/batch_task.py COHORT OUT"
+
+Shell users have the same in `rediff segment COHORT -o OUT --skip-existing --shard i/N`.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from rediffinet.clinic.cohort import Order, list_inputs, segment_cohort
+from rediffinet.clinic.inputs import Shard
+from rediffinet.clinic.interrupt import Interrupted, interruptible
+from rediffinet.clinic.table import CohortTable
+from rediffinet.segmenter import Segmenter
+
+
+def main(cohort: Path, out: Path, bundle: Path | None = None) -> int:
+    """0: all done; 3: some failed; 75: preempted, to be queued again (finished cases are skipped then)."""
+    shard = Shard(int(os.environ.get("SLURM_ARRAY_TASK_ID", "1")), int(os.environ.get("SLURM_ARRAY_TASK_COUNT", "1")))
+    cases = shard.of(list_inputs(cohort))
+    table = CohortTable(out, cases, suffix=shard.suffix)
+    failed = 0
+    try:
+        with interruptible(), Segmenter.open(bundle) as segmenter:
+            order = Order(out, skip_existing=True)
+            for given, outcome in zip(cases, segment_cohort(segmenter, cases, order), strict=True):
+                table.add(given, outcome)
+                failed += outcome.report is None
+    except Interrupted:
+        return 75
+    finally:
+        table.write()
+    return 3 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(Path, sys.argv[1:])))

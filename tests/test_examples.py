@@ -1,0 +1,86 @@
+"""The examples run as they stand, on the toy bundle."""
+
+import csv
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
+
+
+def example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_script(toy_folder: Path, toy_bundle: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, EXAMPLES / "script.py", toy_folder, out, toy_bundle.path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "refine" in done.stderr
+    ((name, *volumes),) = csv.reader((out / "volumes.csv").open(newline=""))
+    assert name == "toy" and len(volumes) == 3
+    assert (out / "toy-report.json").is_file()
+    (toy_folder / "toy-t2w.nii.gz").unlink()
+    assert subprocess.run(command, capture_output=True).returncode == 2
+
+
+def test_an_app_of_ones_own(toy_folder: Path, toy_bundle: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    pytest.importorskip("httpx")
+    from fastapi.testclient import TestClient
+
+    monkeypatch.setenv("BUNDLE", str(toy_bundle.path))
+    files = {contrast: (toy_folder / f"toy-{contrast}.nii.gz").read_bytes() for contrast in CONTRASTS}
+    with TestClient(example("own_app").app) as client:
+        answer = client.post("/segment", files=files)
+        refused = client.post("/segment", files=files | {"t2w": b"nothing"})
+    assert answer.status_code == 200
+    (tmp_path / "seg.nii.gz").write_bytes(answer.content)
+    assert set(np.unique(nib.load(tmp_path / "seg.nii.gz").dataobj)) <= {0, 1, 2, 3}
+    assert "WT=" in answer.headers["x-volumes-ml"]
+    assert refused.status_code == 422 and "t2w" in refused.json()["detail"]
+
+
+def test_a_batch_task_does_its_share_and_is_preempted_without_loss(
+    toy_folder: Path, toy_bundle: Any, tmp_path: Path
+) -> None:
+    for name in "ABCD":
+        folder = tmp_path / "cohort" / name
+        folder.mkdir(parents=True)
+        for contrast in CONTRASTS:
+            shutil.copy(toy_folder / f"toy-{contrast}.nii.gz", folder / f"{name}-{contrast}.nii.gz")
+    out = tmp_path / "out"
+
+    def task(index: int) -> "subprocess.Popen[bytes]":
+        environment = {**os.environ, "SLURM_ARRAY_TASK_ID": str(index), "SLURM_ARRAY_TASK_COUNT": "2"}
+        command = [sys.executable, EXAMPLES / "batch_task.py", tmp_path / "cohort", out, toy_bundle.path]
+        return subprocess.Popen(command, env=environment)
+
+    assert task(1).wait(120) == 0
+    assert sorted(path.name for path in out.glob("*-report.json")) == ["A-report.json", "C-report.json"]
+    preempted = task(2)
+    deadline = time.monotonic() + 60
+    while not (out / "cohort-2-of-2.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    preempted.send_signal(signal.SIGTERM)
+    assert preempted.wait(60) in (75, 0, -signal.SIGTERM)  # before, in or after the block that cleans up
+    assert not list(out.glob(".*"))
+    assert task(2).wait(120) == 0
+    assert len(list(out.glob("*-report.json"))) == 4
