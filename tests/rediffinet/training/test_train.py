@@ -23,10 +23,10 @@ from safetensors.torch import save_file
 from rediffinet.errors import CaseError, OutputError, TrainingError
 from rediffinet.nets.refiner import Refiner
 from rediffinet.nets.unet import UNet
-from rediffinet.training import runs
+from rediffinet.training import out_of_fold as out_of_fold_module
 from rediffinet.training.checkpoint import CHECKPOINT, part, read_checkpoint
 from rediffinet.training.config import TrainConfig, resolve_config
-from rediffinet.training.data import TrainingCase
+from rediffinet.training.data import TrainingCase, load_training_cases
 from rediffinet.training.out_of_fold import out_of_fold, predict_probability
 from rediffinet.training.run import Run, open_run
 from rediffinet.training.train import train
@@ -144,7 +144,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         made.append((run.sha256, case.name))
         return np.full(case.regions.shape, 0.25 * len(made), np.float16)
 
-    monkeypatch.setattr(runs, "predict_probability", spy)
+    monkeypatch.setattr(out_of_fold_module, "predict_probability", spy)
     return made
 
 
@@ -200,7 +200,7 @@ def test_a_kill_while_predicting_leaves_no_half_prediction(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.np, "save", half)
+        patch.setattr(out_of_fold_module.np, "save", half)
         with pytest.raises(KeyboardInterrupt):
             out_of_fold(cases, [fake_baseline([], "1" * 64)], tmp_path)
     made = len(asked)
@@ -212,7 +212,7 @@ def test_the_refiner_trains_on_the_baselines_predictions(refiner: Path, baseline
     held = {name: open_run(folder) for folder in baselines for name in open_run(folder).provenance["held_out"]}
     files = sorted((refiner / "out_of_fold").iterdir())
     assert [file.name.rsplit("-", 1)[0] for file in files] == names(phantoms)
-    cases = runs.load_training_cases([phantoms], refiner_config().preparation)
+    cases = load_training_cases([phantoms], refiner_config().preparation)
     for case, file in zip(cases, files, strict=True):
         np.testing.assert_array_equal(np.load(file), predict_probability(held[case.name], case))
 
