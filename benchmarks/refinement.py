@@ -27,13 +27,14 @@ from rediffinet.ext import component_sizes, label_components
 from rediffinet.labels import REGIONS, labels_to_regions
 from rediffinet.method.inference import infer, plan_sampling
 from rediffinet.metrics import dice
+from rediffinet.scoring.scores import ORDER
 from rediffinet.training.calibrate import NEVER, Found, sweep
 from rediffinet.training.crossval import Piece, Study, gather, reopen
 from rediffinet.training.manifest import InferenceSettings
 from rediffinet.training.memory import open_in_memory
 from rediffinet.training.out_of_fold import predict_probability
 from rediffinet.training.run import open_run
-from rediffinet.training.scoring import COLUMNS, read_rows, write_rows
+from rediffinet.training.scoring import read_rows, write_rows
 
 BINS = (0.0, 1.5, 3.0, 6.0, 12.0, np.inf)
 
@@ -82,7 +83,7 @@ def main() -> None:
         plans = [(step, sample) for step in steps for sample in samples]
         rows = sampling(study, found, given.model, plans, given.thresholds)
         if given.rows is not None:
-            write_rows(given.rows, rows, (*COLUMNS, "steps", "samples", "calls", "threshold"))
+            write_rows(given.rows, rows, (*ORDER, "steps", "samples", "calls", "threshold"))
         sampling_table(rows)
 
 

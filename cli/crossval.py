@@ -12,6 +12,9 @@ def crossval(
     models: Annotated[str, typer.Option(help="Models, separated by commas; a wrong name lists all.")] = (
         "unet,discrepancy-unet,ua-diffusion-concat,rediffinet"
     ),
+    task: Annotated[
+        str, typer.Option(metavar="NAME|FILE.json", help="Tumour, contrasts and labels of the data.")
+    ] = "glioma-2023",
     folds: Annotated[int, typer.Option(help="Number of folds, grouped by patient.")] = 5,
     only: Annotated[str | None, typer.Option("--only", help="Folds to do, for example 0,1; default: all.")] = None,
     seeds: Annotated[str, typer.Option(help="Seeds of the trainings, separated by commas.")] = "0",
@@ -35,6 +38,7 @@ def crossval(
     from rediffinet.cli.paths import check_new_folder
     from rediffinet.cli.progress import training_progress
     from rediffinet.errors import ConfigError, MissingExtraError
+    from rediffinet.task import find_task
 
     try:
         from rediffinet.training.crossval import Study, crossvalidate
@@ -67,6 +71,7 @@ def crossval(
         inference=InferenceSettings(steps=steps, samples=samples),
         cache=cache or out / "cache",
         begin_with=begin_with,
+        task=find_task(task),
     )
     with training_progress() as (progress, stage):
         path = crossvalidate(study, progress=progress, stage=stage, tell=lambda text: typer.echo(text, err=True))

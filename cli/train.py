@@ -11,6 +11,10 @@ def train(
     model: Annotated[str, typer.Option(help="unet (the baseline), rediffinet, or another; a wrong one lists all.")],
     data: Annotated[list[Path], typer.Option(help="Folder of labelled case folders; may be repeated.")],
     out: Annotated[Path, typer.Option(help="Run folder to make.")],
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE.json", help="Tumour, contrasts and labels of the data; default: glioma-2023."),
+    ] = None,
     preset: Annotated[str, typer.Option(help="tiny (CPU), tiny-2mm (CPU, minutes) or paper.")] = "tiny",
     config: Annotated[Path | None, typer.Option(help="JSON file of settings laid over the preset.")] = None,
     fold: Annotated[int | None, typer.Option(help="Hold this fold out of training.")] = None,
@@ -38,6 +42,7 @@ def train(
     from rediffinet.cli.paths import check_new_folder
     from rediffinet.cli.progress import training_progress
     from rediffinet.errors import ConfigError, MissingExtraError
+    from rediffinet.task import find_task
 
     try:
         from rediffinet.training.config import resolve_config
@@ -59,6 +64,8 @@ def train(
             raise ConfigError(message)
     given = {"fold": fold, "folds": folds, "device": device}
     changes |= {key: value for key, value in given.items() if value is not None}
+    if task is not None:
+        changes["task"] = find_task(task).model_dump(mode="json")
     resolved = resolve_config(model, preset, changes, tuple(settings or ()))
     check_new_folder(out)
     if cache is not None:

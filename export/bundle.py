@@ -106,7 +106,7 @@ def export_bundle(
 def calibration_cases(folder: Path | None, task: Task) -> list[Case]:
     """The cases of a folder, or two phantoms. Raises CaseError for a case that cannot be read."""
     if folder is not None:
-        return [load_case(path, task=task) for path in find_cases(folder)]
+        return [load_case(path, task=task) for path in find_cases(folder, task)]
     phantoms = [make_phantom(0, index=index, tumour="enhancing", task=task) for index in (0, 1)]
     return [Case.from_arrays(phantom.name, phantom.images, phantom.affine, task=task) for phantom in phantoms]
 

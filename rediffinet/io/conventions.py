@@ -36,6 +36,7 @@ class Conventions:
         self._given = given is not None
         self._lock = Lock()
         self._first: list[tuple[Task, str]] = []  # conventions, each with the first file that speaks for it alone
+        self._told: dict[str, str] = {}
 
     @property
     def decided(self) -> Task:
@@ -55,11 +56,18 @@ class Conventions:
         if not fitting:
             raise self._unfitting(values, what)
         if len(fitting) < len(self._candidates):
-            self._note(fitting[0], what)
+            self.note(fitting[0].name, what)
         return converted(labels, fitting[0], self.task)
 
-    def _note(self, convention: Task, what: str) -> None:
+    def told(self, what: str) -> str:
+        """The name of the one convention that the map `what` fits, empty where it fits several."""
+        return self._told.get(what, "")
+
+    def note(self, name: str, what: str) -> None:
+        """Take down that a map fits one convention only, as `told` says of it. Raises ConventionError as `read`."""
+        convention = next(task for task in self._candidates if task.name == name)
         with self._lock:
+            self._told[what] = name
             if convention not in [known for known, _ in self._first]:
                 self._first.append((convention, what))
             if len(self._first) > 1:

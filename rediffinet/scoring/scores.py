@@ -86,6 +86,17 @@ def average_row(rows: Sequence[ScoreRow]) -> ScoreRow:
     return row
 
 
+def as_text(row: ScoreRow) -> dict[str, str]:
+    """A row as it stands in a CSV, numbers with six digits."""
+    return {column: _text(value) for column, value in row.items()}
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as CSV with a header line; an absent number is an empty field."""
     text = io.StringIO(newline="")

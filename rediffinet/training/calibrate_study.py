@@ -9,6 +9,8 @@ from rediffinet.errors import ConfigError
 from rediffinet.files import write_atomically
 from rediffinet.method.recipe import NEVER, Calibration, Decision, SmallComponents
 from rediffinet.method.uncertainty import Reliability
+from rediffinet.metrics import find_protocol
+from rediffinet.scoring.scores import ORDER
 from rediffinet.training.calibrate import (
     calibrate_doubt,
     choose_thresholds,
@@ -22,7 +24,7 @@ from rediffinet.training.calibrate import (
     without,
 )
 from rediffinet.training.crossval import Study, gather
-from rediffinet.training.scoring import COLUMNS, PROTOCOL, Row, summary, write_rows
+from rediffinet.training.scoring import Row, summary, write_rows
 
 FOLDER = "calibrated"
 
@@ -113,10 +115,10 @@ def calibrate_study(
         for threshold, rows in swept(chosen.unsure_enhancement, chosen.whole_components).items()
         for row in rows
     ]
-    write_rows(folder / f"{model}-sweep.csv", table, (*COLUMNS, "threshold"))
+    write_rows(folder / f"{model}-sweep.csv", table, (*ORDER, "threshold"))
     write_rows(folder / f"{model}.csv", [*before_rows, *after_rows])
     metrics = {
-        "protocol": PROTOCOL,
+        "protocol": find_protocol(task=recipe.task).name,
         "held_out_cases": len(found),
         "folds": study.folds,
         "baseline": summary(before_rows, regions),

@@ -19,11 +19,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rediffinet.errors import ConfigError, OutputError, TrainingError
 from rediffinet.files import write_atomically
 from rediffinet.method.models import MODELS, find_model
 from rediffinet.method.recipe import Recipe
+from rediffinet.task import DEFAULT_TASK, TASKS, Task
 from rediffinet.training.calibrate import Found, check_model, found_by
 from rediffinet.training.checkpoint import CHECKPOINT, read_checkpoint
 from rediffinet.training.config import TrainConfig, applies, read_config, resolve_config
@@ -46,9 +48,9 @@ class Study:
     """What is cross-validated.
 
     only: the folds to do, all when empty; seeds: one training of everything for each. settings: changes of the preset,
-    `KEY=VALUE` for all models that have
-    it or `MODEL:KEY=VALUE` for one. inference: how the runs are scored. begin_with: a study of
-    the same folds, with whose weights every run begins.
+    `KEY=VALUE` for all models that have it, or `MODEL:KEY=VALUE` for one. inference: how the runs are scored.
+    begin_with: a study of the same folds, with whose weights every run begins. task: the tumour, contrasts and labels
+    of the data.
     """
 
     data: tuple[Path, ...]
@@ -64,6 +66,7 @@ class Study:
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     cache: Path | None = None
     begin_with: Path | None = None
+    task: Task = TASKS[DEFAULT_TASK]
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,9 @@ def piece_config(study: Study, piece: Piece) -> TrainConfig:
             _takes(name, setting) for name in ("unet", *study.models)
         ):
             settings.append(setting)  # what no model of the study takes is refused by name
-    changes = {"seed": piece.seed, "fold": piece.fold, "folds": study.folds, "fold_seed": study.fold_seed}
+    changes: dict[str, Any] = {"seed": piece.seed, "fold": piece.fold, "folds": study.folds}
+    changes["fold_seed"] = study.fold_seed
+    changes["task"] = study.task.model_dump(mode="json")
     return resolve_config(piece.model, study.preset, changes, tuple(settings))
 
 

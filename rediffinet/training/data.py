@@ -14,11 +14,12 @@ import numpy.typing as npt
 
 from rediffinet.errors import RediffError, TrainingError
 from rediffinet.files import write_atomically
-from rediffinet.io.cases import find_cases, find_labels, load_case, load_labels
+from rediffinet.io.cases import find_cases, find_labels, load_case, load_label_map
+from rediffinet.io.conventions import ConventionError, Conventions
 from rediffinet.method.noise import philox
 from rediffinet.method.preparation import Preparation, prepare
 from rediffinet.method.resample import same_spacing
-from rediffinet.task import converted, find_task, regions_of
+from rediffinet.task import regions_of
 
 
 @dataclass(frozen=True)
@@ -67,25 +68,31 @@ def read_patients(path: Path) -> dict[str, str]:
         raise TrainingError(message) from None
 
 
-def load_training_case(folder: Path, how: Preparation, cache: Path | None = None) -> TrainingCase:
+def load_training_case(
+    folder: Path, how: Preparation, cache: Path | None = None, conventions: Conventions | None = None
+) -> TrainingCase:
     """Read one labelled case folder and prepare it.
 
     A voxel of a resampled region is one that the region fills by half. With `cache`, a folder, the arrays are written
     there once and mapped from then on; they are made anew when a file of the case or the preparation changes.
+    conventions: by which the labels of all cases are read; raises ConventionError where they are in several.
     """
+    conventions = conventions or Conventions(how.task)
     if cache is None:
-        return _read_training_case(folder, how)
+        return _read_training_case(folder, how, conventions)[0]
     path = cache / f"{folder.name}-{_cache_key(folder, how)}"
     image, regions, name = (path.with_suffix(ending) for ending in (".image.npy", ".regions.npy", ".name"))
     if not name.is_file():
-        case = _read_training_case(folder, how)
+        case, told = _read_training_case(folder, how, conventions)
         cache.mkdir(parents=True, exist_ok=True)
         for file, array in ((image, case.image), (regions, case.regions)):
             content = io.BytesIO()
             np.save(content, array)
             write_atomically(file, content.getvalue())
-        write_atomically(name, case.name.encode())  # last: it says that the others are whole
-    case_name = name.read_text(encoding="utf-8")
+        write_atomically(name, f"{case.name}\n{told}".encode())  # last: it says that the others are whole
+    case_name, _, told = name.read_text(encoding="utf-8").partition("\n")
+    if told:
+        conventions.note(told, str(folder))
     return TrainingCase(
         case_name, patient_of(case_name), np.load(image, mmap_mode="r"), np.load(regions, mmap_mode="r"), folder
     )
@@ -99,18 +106,20 @@ def _cache_key(folder: Path, how: Preparation) -> str:
     return hashlib.sha256(made_of.encode()).hexdigest()[:16]
 
 
-def _read_training_case(folder: Path, how: Preparation) -> TrainingCase:
-    case = load_case(folder)
-    path = find_labels(folder)
+def _read_training_case(folder: Path, how: Preparation, conventions: Conventions) -> tuple[TrainingCase, str]:
+    """The case, and the convention that its labels fit alone."""
+    case = load_case(folder, task=how.task)
+    path = find_labels(folder, how.task)
     if path is None:
         message = f"{folder}: no reference segmentation, expected {case.name}-seg.nii.gz or {case.name}_seg.nii.gz"
         raise TrainingError(message)
-    labels, schema = load_labels(path, case.grid)
+    labels = load_label_map(path, conventions, case.grid)
     prepared = prepare(case.images, case.spacing_mm, how)
-    regions = regions_of(converted(labels[prepared.box], find_task(schema.name), how.task), how.task)
+    regions = regions_of(labels[prepared.box], how.task)
     if not same_spacing(case.spacing_mm, how.spacing_mm):
         regions = prepared.to_model(regions.astype(np.float32)) >= 0.5
-    return TrainingCase(case.name, patient_of(case.name), prepared.image.astype(np.float16), regions, folder)
+    found = TrainingCase(case.name, patient_of(case.name), prepared.image.astype(np.float16), regions, folder)
+    return found, conventions.told(str(path))
 
 
 def load_training_cases(
@@ -125,11 +134,14 @@ def load_training_cases(
 
     patients: patient of a case where its name does not tell (`read_patients`).
     """
-    paths = [path for folder in folders for path in find_cases(folder)]
+    paths = [path for folder in folders for path in find_cases(folder, how.task)]
+    conventions = Conventions(how.task)
 
     def attempt(path: Path) -> TrainingCase | RediffError:
         try:
-            return load_training_case(path, how, cache)
+            return load_training_case(path, how, cache, conventions)
+        except ConventionError:
+            raise
         except RediffError as error:
             return error
 

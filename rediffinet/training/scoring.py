@@ -10,14 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.files import write_atomically
-from rediffinet.io.cases import find_labels, load_case, load_labels
+from rediffinet.io.cases import find_labels, load_case, load_label_map
+from rediffinet.io.conventions import Conventions
 from rediffinet.method.decode import decode
 from rediffinet.method.inference import Inferred, Loaded, infer, plan_sampling
 from rediffinet.method.normalise import brain_box
 from rediffinet.method.refine import Discrepancy
 from rediffinet.method.resample import Spacing
 from rediffinet.metrics import evaluate_case, find_protocol
-from rediffinet.task import Task, converted, find_task
+from rediffinet.scoring.scores import AVERAGE, METRICS, ORDER, as_text, average_row, score_rows
+from rediffinet.task import Task
 from rediffinet.training.data import TrainingCase
 from rediffinet.training.memory import open_in_memory
 from rediffinet.training.out_of_fold import Stage
@@ -27,20 +29,6 @@ from rediffinet.training.run import Run
 
 SCORES = "scores.csv"
 FOUND = "found"
-PROTOCOL = "brats2023-gli"
-COLUMNS = (
-    "model",
-    "seed",
-    "fold",
-    "case",
-    "region",
-    "dice",
-    "hd95_mm",
-    "lesion_dice",
-    "lesion_hd95_mm",
-    "reference_voxels",
-    "definition",
-)
 Row = dict[str, str]
 
 
@@ -56,7 +44,7 @@ def score_run(
     """Segment the cases and write `scores.csv`, with what the model found in `found/`, into `folder`.
 
     priors[i]: float16 (3, X, Y, Z), the baseline's probabilities of cases[i]. A region empty in both maps scores Dice 1
-    and HD95 0, in one of them Dice 0 and HD95 374 mm; Avg is the mean of the three regions.
+    and HD95 0, in one of them Dice 0 and HD95 374 mm; Avg is the mean of the regions.
     """
     loaded = open_in_memory(run, baseline, settings)
     plan = plan_sampling(loaded.recipe)
@@ -101,12 +89,11 @@ def load_found(path: Path) -> Discrepancy:
 def reference_of(case: TrainingCase, task: Task) -> tuple[npt.NDArray[np.uint8], Spacing]:
     """The expert's label map, labels of the task, on the brain crop at the case's own voxels, and their size in mm."""
     assert case.folder is not None, "a case that was read from a folder"
-    original = load_case(case.folder)
-    path = find_labels(case.folder)
+    original = load_case(case.folder, task=task)
+    path = find_labels(case.folder, task)
     assert path is not None, "a case of a training set has labels"
-    labels, schema = load_labels(path, original.grid)
-    crop = labels[brain_box(original.images)]
-    return converted(crop, find_task(schema.name), task), original.spacing_mm
+    labels = load_label_map(path, Conventions(task), original.grid)
+    return labels[brain_box(original.images)], original.spacing_mm
 
 
 def case_rows(loaded: Loaded, inferred: Inferred, case: TrainingCase, run: Run) -> list[Row]:
@@ -127,36 +114,22 @@ def rows_of(
     fold: int | None,
     case: str,
 ) -> list[Row]:
-    """Scores of one label map against the reference, both (X, Y, Z) with the task's labels."""
-    scores = evaluate_case(found, reference, spacing_mm, PROTOCOL)
-    numbers = []
-    for region in task.region_names:
-        lesions = scores[region].lesions
-        assert lesions is not None
-        numbers.append([scores[region].dice, scores[region].hd95, lesions.dice, lesions.hd95])
-    numbers.append([mean(column) for column in zip(*numbers, strict=True)])
-    voxels = [str(scores[region].ref_voxels) for region in task.region_names] + [""]
-    definition = find_protocol(PROTOCOL).describe()
-    return [
-        {
-            "model": model,
-            "seed": str(seed),
-            "fold": "" if fold is None else str(fold),
-            "case": case,
-            "region": region,
-            **{key: f"{value:.6g}" for key, value in zip(COLUMNS[5:9], values, strict=True)},
-            "reference_voxels": count,
-            "definition": definition,
-        }
-        for region, values, count in zip((*task.region_names, "Avg"), numbers, voxels, strict=True)
-    ]
+    """Scores of one label map against the reference, both (X, Y, Z) with the task's labels, by the task's protocol.
+
+    A row for each region and one for their mean, as text: the table of scores of `scoring.scores`.
+    """
+    protocol = find_protocol(task=task)
+    scores = evaluate_case(found, reference, spacing_mm, protocol.name, task=task)
+    rows = score_rows(scores, model=model, case=case, protocol=protocol, task=task, seed=seed, fold=fold)
+    return [as_text(row) for row in (*rows, average_row(rows))]
 
 
 def summary(rows: Sequence[Row], regions: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
     """{region: {score: {"mean", "sd"}}} over the cases, for the regions and their mean; JSON-ready."""
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for region in (*regions, "Avg"):
-        columns = {score: [float(row[score]) for row in rows if row["region"] == region] for score in COLUMNS[5:9]}
+    for region in (*regions, AVERAGE):
+        own = [row for row in rows if row["region"] == region]
+        columns = {score: [float(row[score]) for row in own] for score in METRICS if all(row[score] for row in own)}
         found[region] = {
             score: {"mean": round(mean(values), 4), "sd": round(stdev(values), 4) if len(values) > 1 else 0.0}
             for score, values in columns.items()
@@ -164,9 +137,9 @@ def summary(rows: Sequence[Row], regions: Sequence[str]) -> dict[str, dict[str, 
     return found
 
 
-def write_rows(path: Path, rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> None:
-    """Write a CSV whole."""
-    write_table(path, columns, [[row[column] for column in columns] for row in rows])
+def write_rows(path: Path, rows: Sequence[Row], columns: Sequence[str] = ORDER) -> None:
+    """Write a CSV whole; a column that a row of an earlier version lacks is empty."""
+    write_table(path, columns, [[row.get(column, "") for column in columns] for row in rows])
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -131,7 +131,7 @@ class _Job:
 
 def _fill_cache(config: TrainConfig, data: Sequence[Path], cache: Path, place: Place) -> None:
     """Prepare this process's share of the cases; what cannot be read is told when all are read."""
-    folders = [path for folder in data for path in find_cases(folder)]
+    folders = [path for folder in data for path in find_cases(folder, config.task)]
     for path in folders[place.rank :: place.processes]:
         try:
             load_training_case(path, config.preparation, cache)
