@@ -16,6 +16,7 @@ from rediffinet.cli.figure import figure
 from rediffinet.cli.info import info
 from rediffinet.cli.phantom import phantom
 from rediffinet.cli.plan import plan
+from rediffinet.cli.prepare import prepare
 from rediffinet.cli.segment import segment
 from rediffinet.cli.serve import serve
 from rediffinet.cli.tables import tables
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 COMMANDS = (
-    *(segment, serve, view, evaluate, compare, tables, phantom),
+    *(segment, prepare, serve, view, evaluate, compare, tables, phantom),
     *(train, average, crossval, calibrate, export, convert, plan, info, doctor),
 )
 for command in COMMANDS:

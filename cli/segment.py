@@ -50,6 +50,15 @@ def segment(
             help="What the numbers in the masks mean: brats2021, brats2024, nnunet …; default: BraTS, told from all.",
         ),
     ] = None,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Prepare raw scans first: register, extract the brain, bring to 1 mm.")
+    ] = False,
+    brain_mask: Annotated[
+        Path | None, typer.Option("--brain-mask", help="With --prepare: brain mask on t1c's own grid.")
+    ] = None,
+    native: Annotated[
+        str, typer.Option(help="Original series of a prepared case to write results for: t1c, t1c,t2f, all, none.")
+    ] = "t1c",
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Write X-probabilities.nii.gz.")
     ] = False,
@@ -86,6 +95,7 @@ def segment(
     from rediffinet.clinic.workers import Opening, segment_in_processes
     from rediffinet.errors import CaseError, ConfigError
     from rediffinet.io.outputs import OutputChoice
+    from rediffinet.prepare.route import RawChoice, RawRoute
     from rediffinet.segmenter import SegmentOptions
 
     explicit = {
@@ -105,6 +115,8 @@ def segment(
             "each, named like the case (X.nii.gz), or segment one case."
         )
         raise ConfigError(message)
+    if brain_mask is not None and (not prepare or len(inputs) > 1):
+        raise ConfigError("--brain-mask is for one case with --prepare; an already prepared case has its brain.")
     order = Order(
         out,
         seed,
@@ -113,6 +125,7 @@ def segment(
         baseline_mask,
         _mask_labels(baseline_mask, labels, inputs),
         skip_existing,
+        RawRoute(RawChoice(prepare, native, brain_mask, threads, save_uncertainty, overwrite)),
     )
     opening = Opening(bundle, engine, device, threads, precision)
     cases = share.of(inputs)

@@ -62,7 +62,7 @@ def write_graph(graph: NetGraph, path: Path, weights: Weights = "float32") -> No
     assert program is not None
     model = program.model_proto
     if weights == "float16":
-        _store_as_float16(model, _large(graph.module))
+        store_as_float16(model, _large(graph.module))
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
     for node in model.graph.node:  # the exporter's stack traces name files of the machine it ran on
@@ -74,7 +74,7 @@ def write_graph(graph: NetGraph, path: Path, weights: Weights = "float32") -> No
     onnx.save_model(model, str(path))
 
 
-def _store_as_float16(model: onnx.ModelProto, names: Collection[str]) -> None:
+def store_as_float16(model: onnx.ModelProto, names: Collection[str]) -> None:
     """Replace the initialisers of these names by float16 ones behind a Cast."""
     casts = []
     for tensor in model.graph.initializer:

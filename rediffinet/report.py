@@ -124,6 +124,14 @@ class Warning_(_Part):  # noqa: N801 (Warning is a builtin)
     message: str
 
 
+class NativeInfo(_Part):
+    """The result on the grid of an original series of a prepared case: that grid, volumes of its regions in ml."""
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    volumes_ml: dict[str, float]
+
+
 def _platform() -> str:
     return f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
 
@@ -153,6 +161,7 @@ class Report(_Part):
     flipped_voxels: PerRegionCount | None
     uncertainty: UncertaintyInfo
     warnings: list[Warning_]
+    native: dict[str, NativeInfo] = Field(default_factory=dict)
     outputs: dict[str, str] = Field(default_factory=dict)
 
     def written(self, outputs: dict[str, str], seconds: float) -> "Report":

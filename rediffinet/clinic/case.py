@@ -1,9 +1,10 @@
 """One case from files to files, in three steps that can overlap with those of other cases: read, compute, write."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from rediffinet.clinic.finished import changes, read_finished
 from rediffinet.clinic.inputs import CaseInput
@@ -17,6 +18,23 @@ from rediffinet.segmenter import Progress, Result, Segmenter, SegmentOptions
 from rediffinet.task import Task
 
 
+class Route(Protocol):
+    """Another way for a case to come in, and what goes out besides; `rediffinet.prepare.route` has it for raw scans."""
+
+    def load(
+        self,
+        name: str,
+        out: Path,
+        folder: Path | None = None,
+        files: Mapping[str, Path] | None = None,
+        channels: Sequence[str] | None = None,
+    ) -> Case:
+        """The case."""
+
+    def extend(self, result: Result) -> tuple[Result, dict[str, tuple[str, bytes]]]:
+        """The result as it is to be written, and further files: name and content by kind."""
+
+
 @dataclass(frozen=True)
 class Order:
     """How cases are segmented and where their files go.
@@ -26,6 +44,7 @@ class Order:
     mask_labels: by which convention it is read; None: by that of the case alone, see `read_baseline_mask`.
     skip_existing: a case that is finished is left as it is; one that was done with other images, bundle or options is
     done again.
+    route: how cases come in, where not as they are.
     """
 
     out: Path | None = None
@@ -35,6 +54,7 @@ class Order:
     mask: Path | None = None
     mask_labels: Task | None = None
     skip_existing: bool = False
+    route: Route | None = None
 
     def folder(self, name: str) -> Path:
         """Where the outputs of a case go."""
@@ -67,6 +87,7 @@ class Read:
     case: Case
     baseline: BaselineMask | None
     again: tuple[str, ...] = ()
+    route: Route | None = None
 
 
 def tidy(inputs: Iterable[CaseInput], order: Order) -> None:
@@ -108,9 +129,12 @@ def read_case(segmenter: Segmenter, given: CaseInput, order: Order) -> Read | Ou
             again = ("not all of its outputs are there",)
             choice = replace(choice, overwrite=True)
     check_output(folder, name, choice)
-    case = load_case(given.folder, files=given.files, channels=given.channels, name=name)
+    if order.route is None:
+        case = load_case(given.folder, files=given.files, channels=given.channels, name=name)
+    else:
+        case = order.route.load(name, folder, given.folder, given.files, given.channels)
     baseline = None if mask is None else read_baseline_mask(mask, case, convention=order.mask_labels)
-    return Read(name, folder, choice, case, baseline, again)
+    return Read(name, folder, choice, case, baseline, again, order.route)
 
 
 def compute_case(
@@ -130,7 +154,8 @@ def compute_case(
 
 def write_case(read: Read, result: Result) -> Outcome:
     """Write the files. Raises OutputError, and then leaves none."""
-    saved = save_result(result, read.folder, read.choice)
+    result, more = (result, None) if read.route is None else read.route.extend(result)
+    saved = save_result(result, read.folder, read.choice, more)
     return Outcome(read.name, saved.report, read.folder, again=read.again)
 
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,8 +116,15 @@ def encode_result(result: Result, choice: OutputChoice | None = None) -> dict[st
     return {**contents, names["report"]: report.to_json().encode()}
 
 
-def save_result(result: Result, folder: Path, choice: OutputChoice | None = None) -> Saved:
+def save_result(
+    result: Result,
+    folder: Path,
+    choice: OutputChoice | None = None,
+    more: Mapping[str, tuple[str, bytes]] | None = None,
+) -> Saved:
     """Write the outputs of a case into a folder.
+
+    more: further files that belong to the result, name and content by kind.
 
     All files are made in a temporary folder inside and then renamed, the report last; outputs of an earlier run that
     are not written again are removed. Raises OutputError, and then leaves nothing behind.
@@ -126,10 +133,14 @@ def save_result(result: Result, folder: Path, choice: OutputChoice | None = None
     case = result.report.case
     check_output(folder, case, choice)
     started = time.perf_counter()
+    more = more or {}
     names = _names_of(result, choice)
     with new_files(folder, last=names["report"], stale=_all_names(case).values()) as temporary:
         for kind, content in _images(result, names):
             (temporary / names[kind]).write_bytes(content)
+        for name, content in more.values():
+            (temporary / name).write_bytes(content)
+        names = {**{kind: name for kind, (name, _) in more.items()}, **names}
         report = _written(result, names, started)
         (temporary / names["report"]).write_bytes(report.to_json().encode())
     return Saved({kind: folder / name for kind, name in names.items()}, report)

@@ -1,0 +1,92 @@
+"""The way of a raw case through `rediff segment`: prepared before, brought back to its series after."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rediffinet.errors import CaseError
+from rediffinet.io.cases import Case, load_case
+from rediffinet.io.geometry import GRID_SAME_MM, Grid, grid_distance_mm
+from rediffinet.io.nifti import read_nifti
+from rediffinet.prepare.files import check_case_folder, read_raw, save_prepared
+from rediffinet.prepare.native import which_series, with_native
+from rediffinet.prepare.pipeline import prepare
+from rediffinet.prepare.report import Preparation, find_preparation
+from rediffinet.report import Warning_
+from rediffinet.segmenter import Result
+
+
+@dataclass(frozen=True)
+class RawChoice:
+    """How raw scans are treated.
+
+    prepare: prepare what is not prepared; otherwise only the way back of a case that `rediff prepare` made is taken.
+    native: series to write results for: t1c, some of the contrasts, all, none. threads: of the brain's network.
+    """
+
+    prepare: bool = False
+    native: str = "t1c"
+    brain_mask: Path | None = None
+    threads: int | None = None
+    uncertainty: bool = False
+    overwrite: bool = False
+
+
+@dataclass
+class RawRoute:
+    """What `load` found out about a case is kept until `extend` has used it."""
+
+    choice: RawChoice
+    progress: Callable[[str, int, int], None] | None = None
+    known: dict[str, Preparation] = field(default_factory=dict)
+
+    def load(
+        self,
+        name: str,
+        out: Path,
+        folder: Path | None = None,
+        files: Mapping[str, Path] | None = None,
+        channels: Sequence[str] | None = None,
+    ) -> Case:
+        """The case, prepared if that was asked for; the prepared images are written into `out/NAME-prepared`.
+
+        Raises what `prepare`, `load_case` and `save_prepared` raise.
+        """
+        if not self.choice.prepare:
+            case = load_case(folder, files=files, channels=channels, name=name)
+            found = None if folder is None else find_preparation(folder, name)
+            if found is not None:
+                _check_fits(found, case)
+                which_series(found, self.choice.native)
+                self.known[name] = found
+            return case
+        name, images = read_raw(folder, files, channels, name)
+        target = out / f"{name}-prepared"
+        check_case_folder(target, name, images, overwrite=self.choice.overwrite)
+        mask = None if self.choice.brain_mask is None else read_nifti(self.choice.brain_mask)
+        prepared = prepare(name, images, brain_mask=mask, threads=self.choice.threads, progress=self.progress)
+        which_series(prepared.report, self.choice.native)
+        if not prepared.report.passed_through:
+            save_prepared(prepared, target, overwrite=self.choice.overwrite)
+        self.known[name] = prepared.report
+        return prepared.case
+
+    def extend(self, result: Result) -> tuple[Result, dict[str, tuple[str, bytes]]]:
+        """The result with what is told of its preparation, and the further files to write with it."""
+        preparation = self.known.pop(result.report.case, None)
+        if preparation is None or preparation.passed_through:
+            return result, {}
+        result.report.warnings.extend(Warning_(code=one.code, message=one.message) for one in preparation.warnings)
+        contrasts = which_series(preparation, self.choice.native)
+        return with_native(result, preparation, contrasts, uncertainty=self.choice.uncertainty)
+
+
+def _check_fits(preparation: Preparation, case: Case) -> None:
+    space = preparation.space.space
+    if not grid_distance_mm(Grid(space.shape, space.affine), case.grid) <= GRID_SAME_MM:
+        message = (
+            f"The preparation of case {case.name} beside its images is of another grid "
+            f"({' × '.join(map(str, space.shape))} voxels, the images have {' × '.join(map(str, case.grid.shape))}).\n"
+            "Prepare the case again, or move the preparation's file away."
+        )
+        raise CaseError(message)

@@ -1,0 +1,105 @@
+"""`rediff prepare` and `rediff segment --prepare` on the series of a phantom; the real raw case where it lies."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+pytest.importorskip("SimpleITK", reason="needs the extra [prepare]")
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
+
+
+@pytest.fixture(scope="session")
+def raw_case() -> dict[str, Path]:
+    """The files of a real raw case, by contrast, and a brain mask of another tool on t1c's grid."""
+    folder = Path(os.environ.get("REDIFF_RAW_CASE", ROOT.parent / "shared" / "raw" / "TCGA-FG-6692"))
+    if not folder.is_dir():
+        pytest.skip(f"no raw case: {folder} is not a folder (set REDIFF_RAW_CASE to one)")
+    name = folder.name
+    return {key: folder / f"{name}-{key}.nii.gz" for key in (*CONTRASTS, "brainmask-t1c")}
+
+
+def flags(files: dict[str, Path]) -> list[Any]:
+    return [part for contrast in CONTRASTS for part in (f"--{contrast}", files[contrast])]
+
+
+@pytest.mark.slow
+def test_a_real_raw_case(rediff: Any, raw_case: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "case"
+    done = rediff("prepare", *flags(raw_case), "-o", out, "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert report["warnings"] == []
+    assert report["peak_rss_mb"] < 3000
+    reference = nib.load(raw_case["brainmask-t1c"])
+    from rediffinet.prepare.space import Space, resample
+
+    brain = nib.load(out / report["outputs"]["brain"])
+    onto = Space(reference.shape, reference.affine)
+    found = resample(np.asarray(brain.dataobj), brain.affine, onto) > 0.5
+    wanted = np.asarray(reference.dataobj) > 0
+    assert 2 * np.count_nonzero(found & wanted) / (found.sum() + wanted.sum()) >= 0.95
+    again = rediff("prepare", out, "-o", tmp_path / "again", "--json")
+    assert json.loads(again.out)["passed_through"]
+
+
+def test_prepare_then_segment_with_the_way_back(
+    rediff: Any, toy_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small series with a mask of their own: no network, no time."""
+    from rediffinet.phantom import make_head_phantom
+
+    head = make_head_phantom(2, (48, 48, 40), tumour="enhancing")
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for contrast, image in zip(CONTRASTS, head.images, strict=True):
+        nib.save(nib.Nifti1Image(image.astype(np.int16), head.affine), raw / f"P1-{contrast}.nii.gz")
+    nib.save(nib.Nifti1Image(head.brain.astype(np.uint8), head.affine), tmp_path / "mask.nii.gz")
+    mask = ("--brain-mask", tmp_path / "mask.nii.gz")
+    case = tmp_path / "case"
+    done = rediff("prepare", raw, "-o", case, *mask)
+    assert done.code == 0, done.err
+    kinds = (*(f"{contrast}.nii.gz" for contrast in CONTRASTS), "brain.nii.gz", "preparation.png", "preparation.json")
+    assert {path.name for path in case.iterdir()} == {f"P1-{kind}" for kind in kinds}
+    assert rediff("prepare", raw, "-o", case, *mask).code == 2  # there already
+    assert rediff("prepare", raw, "-o", raw, *mask, "--overwrite").code == 2  # never over the raw files
+    quick = ("--bundle", toy_bundle.path, "--steps", 1, "--samples", 1, "--no-preview", "--json")
+    two_steps = rediff("segment", case, "-o", tmp_path / "two", *quick, "--native", "t1c,t2w", "--save-uncertainty")
+    assert two_steps.code == 0, two_steps.err
+    report = json.loads(two_steps.out)
+    assert set(report["native"]) == {"t1c", "t2w"}
+    for kind in ("seg", "baseline", "uncertainty"):
+        native = nib.load(tmp_path / "two" / report["outputs"][f"{kind}-t1c"])
+        assert native.shape == head.brain.shape
+        assert np.allclose(native.affine, head.affine, atol=1e-4)
+    one_step = rediff("segment", raw, "--prepare", *mask, "-o", tmp_path / "one", *quick)
+    assert one_step.code == 0, one_step.err
+    assert (tmp_path / "one" / "P1-prepared" / "P1-preparation.json").is_file()
+    assert set(json.loads(one_step.out)["native"]) == {"t1c"}
+    labels = [np.asarray(nib.load(tmp_path / folder / "P1-seg-t1c-native.nii.gz").dataobj) for folder in ("one", "two")]
+    assert np.array_equal(*labels)
+    shutil.copy(case / "P1-preparation.json", tmp_path / "kept.json")
+    values = json.loads((tmp_path / "kept.json").read_text())
+    values["space"]["shape"][0] += 1
+    (case / "P1-preparation.json").write_text(json.dumps(values))
+    assert "another grid" in rediff("segment", case, "-o", tmp_path / "three", *quick).err
+
+
+@pytest.mark.parametrize("arguments", [[], ["folder", "--t1n", "a.nii.gz"]])
+def test_either_a_folder_or_four_files(rediff: Any, arguments: list[str]) -> None:
+    done = rediff("prepare", *arguments)
+    assert done.code == 2
+    assert "RAW" in done.err
+
+
+def test_a_brain_mask_without_preparation_is_refused(rediff: Any, phantoms: Path) -> None:
+    done = rediff("segment", sorted(phantoms.iterdir())[0], "--brain-mask", "m.nii.gz")
+    assert done.code == 2
+    assert "--prepare" in done.err
