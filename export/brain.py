@@ -15,7 +15,7 @@ import logging
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,12 @@ from rediffinet.phantom import make_head_phantom
 from rediffinet.prepare.brain import BOX_SIZE, MASK_SIZE, network_input
 from rediffinet.prepare.brain_bundle import MANIFEST, BrainGraph, BrainManifest, BrainParity, Provenance, file_sha256
 
-NETWORKS = {"box": ("data/models/bbox_model.pt", BOX_SIZE), "mask": ("data/models/model.pt", MASK_SIZE)}
+GraphName = Literal["box", "mask"]
+FILES: dict[GraphName, Literal["box.onnx", "mask.onnx"]] = {"box": "box.onnx", "mask": "mask.onnx"}
+NETWORKS: dict[GraphName, tuple[str, int]] = {
+    "box": ("data/models/bbox_model.pt", BOX_SIZE),
+    "mask": ("data/models/model.pt", MASK_SIZE),
+}
 LEAST_DICE = 0.999
 LARGEST_MEAN = 1e-3
 LICENCE = "deepbet-1.0.2.dist-info/LICENSE"
@@ -44,14 +49,14 @@ def export_brain(wheel: Path, out: Path) -> BrainManifest:
     """Write the bundle folder; `out` must not exist. Raises ExportError when a graph is too far from its network."""
     with new_folder(out) as folder, zipfile.ZipFile(wheel) as archive:
         (folder / "LICENSE").write_bytes(archive.read(LICENCE))
-        graphs = {}
+        graphs: dict[GraphName, BrainGraph] = {}
         for name, (file, size) in NETWORKS.items():
             content = archive.read(file)
             module = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
-            path = folder / f"{name}.onnx"
+            path = folder / FILES[name]
             write_graph(module, size, path)
             graphs[name] = BrainGraph(
-                file=path.name,
+                file=FILES[name],
                 sha256=file_sha256(path),
                 size=size,
                 source=f"{wheel.name}:{file}",
@@ -78,19 +83,18 @@ def export_brain(wheel: Path, out: Path) -> BrainManifest:
 def write_graph(module: Any, size: int, path: Path) -> None:
     """image (1, 1, size, size, size) → tissue (1, 2, size, size, size), whose second channel is brain."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module,
             (torch.zeros(1, 1, size, size, size),),
-            content,
+            path,
             input_names=[INPUT],
             output_names=[OUTPUT],
             opset_version=17,
             dynamo=False,
         )
-    model = onnx.load_model_from_string(content.getvalue())
+    model = onnx.load_model(str(path))
     large = {name for name, value in module.named_parameters() if value.numel() >= SMALL}
     store_as_float16(model, large)
     for node in model.graph.node:

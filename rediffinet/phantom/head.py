@@ -52,8 +52,8 @@ def make_head_phantom(
     margin = round(MARGIN_MM * scale)
     around = [(margin, margin)] * 3
     images = np.pad(phantom.images, [(0, 0), *around])
-    brain = (images > 0).any(axis=0)
-    depth = blur(brain.astype(np.float32), SMOOTHING_MM * scale)
+    brain = np.asarray((images > 0).any(axis=0), np.bool_)
+    depth = blur(np.asarray(brain, np.float32), SMOOTHING_MM * scale)
     rng, *noises = streams(seed, index, 1 + len(images))
     skin = smooth_noise(rng, brain.shape, 12.0 * scale)
     for image, contrast, noise in zip(images, SIGNALS.values(), noises, strict=True):

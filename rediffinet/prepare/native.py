@@ -15,9 +15,6 @@ from rediffinet.prepare.space import Space, Volume, resample
 from rediffinet.report import NativeInfo
 from rediffinet.segmenter import Result
 
-JUST = 1e-3
-"""How far from 1/2 a soft map is kept on the side that was decided."""
-
 Labels = npt.NDArray[np.uint8]
 
 
@@ -101,9 +98,8 @@ def _schema(result: Result) -> LabelSchema:
 
 
 def _soft(regions: npt.NDArray[np.bool_], probability: Volume) -> Volume:
-    """The probability, kept on the side of 1/2 that the labels are on: postprocessing counts, boundaries stay soft."""
-    inside, outside = np.maximum(probability, 0.5 + JUST), np.minimum(probability, 0.5 - JUST)
-    return np.where(regions, inside, outside).astype(np.float32)
+    """The probability of what was decided: 1 − p where the labels say otherwise, so that postprocessing counts."""
+    return np.where(regions == (probability > 0.5), probability, 1.0 - probability).astype(np.float32)
 
 
 def _decided(soft: Volume, schema: LabelSchema) -> Labels:

@@ -208,7 +208,7 @@ def _passed_through(case: Case, images: Mapping[str, Image]) -> Prepared:
             for contrast, image in images.items()
         },
     )
-    brain = (case.images > 0).any(axis=0)
+    brain = np.asarray((case.images > 0).any(axis=0), np.bool_)
     return Prepared(case, brain, report, np.zeros((0, *brain.shape), np.float32))
 
 
@@ -221,8 +221,9 @@ def _given_mask(mask: Image, fixed: Image, field: Space) -> Mask:
     if mask.grid.shape != where.shape or grid_distance_mm(mask.grid, fixed.grid) > close_enough_mm(fixed.grid):
         message = (
             f"The brain mask {mask.path} is on another grid than the reference: it has "
-            f"{' × '.join(map(str, mask.grid.shape))} voxels, the reference {fixed.path.name} has {' × '.join(map(str, where.shape))}.\n"
-            "Expected a mask of the very grid of t1c (shape and affine), before any preparation."
+            f"{' × '.join(map(str, mask.grid.shape))} voxels, the reference {fixed.path.name} "
+            f"{' × '.join(map(str, where.shape))}.\n"
+            f"Expected a mask of the very grid of {fixed.path.name} (shape and affine), before any preparation."
         )
         raise LabelError(message)
     inside = mask.voxels > 0
@@ -270,7 +271,7 @@ def _series_info(image: Image, registration: Registration | None, brain: Mask, i
         sha256=image.sha256,
         grid=SpaceInfo.of(_space(image)),
         to_series=to_rows(IDENTITY if registration is None else registration.to_moving),
-        coverage=float(np.count_nonzero(brain & inside) / max(np.count_nonzero(brain), 1)),
+        coverage=float(int(np.count_nonzero(brain & inside)) / max(int(np.count_nonzero(brain)), 1)),
     )
     if registration is not None:
         info.similarity_before, info.similarity_after = registration.before, registration.after
