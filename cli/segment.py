@@ -231,10 +231,11 @@ def _tell(outcome: "Outcome", *, quiet: bool) -> None:
     if quiet:
         return
     refined, baseline, sampling = report.volumes_ml.refined, report.volumes_ml.baseline, report.sampling
-    before = f" (baseline {baseline.WT:.1f}, {baseline.TC:.1f}, {baseline.ET:.1f})" if baseline is not None else ""
+    before = "" if baseline is None else f" (baseline {', '.join(f'{ml:.1f}' for ml in baseline.by_region.values())})"
+    volumes = ", ".join(f"{name} {ml:.1f} ml" for name, ml in refined.by_region.items())
     often = f" × {sampling.samples} samples × {sampling.steps} steps" if sampling.samples else ""
     typer.echo(
-        f"{report.case}: WT {refined.WT:.1f} ml, TC {refined.TC:.1f} ml, ET {refined.ET:.1f} ml{before}; "
+        f"{report.case}: {volumes}{before}; "
         f"{report.engine.used} on {report.engine.device} ({report.engine.precision}), "
         f"{sampling.windows} windows{often}, {report.seconds.total:.1f} s → {outcome.folder}"
     )

@@ -1,13 +1,14 @@
 """What a report says of a decoded case: volumes, flips, uncertainty, warnings."""
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from rediffinet.io.cases import Case
-from rediffinet.labels import REGIONS
 from rediffinet.method.decode import Decoded
+from rediffinet.method.recipe import Recipe
 from rediffinet.method.refine import Discrepancy
 from rediffinet.method.resample import MILLIMETRE, Spacing, same_spacing
 from rediffinet.report import InputInfo, PerRegionCount, PerRegionMl, UncertaintyInfo, Volumes, Warning_
@@ -23,9 +24,9 @@ class Findings(TypedDict):
     warnings: list[Warning_]
 
 
-def findings(case: Case, decoded: Decoded, found: Discrepancy | None, model_mm: Spacing) -> Findings:
-    """Measure a decoded case; model_mm is the voxel size that the model worked at."""
-    baseline = decoded.baseline_regions
+def findings(case: Case, decoded: Decoded, found: Discrepancy | None, recipe: Recipe) -> Findings:
+    """Measure a decoded case of a model with that recipe."""
+    baseline, names = decoded.baseline_regions, recipe.task.region_names
     voxel_ml = float(np.prod(case.spacing_mm)) / 1000.0
     return Findings(
         inputs=[
@@ -39,27 +40,25 @@ def findings(case: Case, decoded: Decoded, found: Discrepancy | None, model_mm: 
             for source in case.sources
         ],
         volumes_ml=Volumes(
-            baseline=None if baseline is None else _millilitres(baseline, voxel_ml),
-            refined=_millilitres(decoded.regions, voxel_ml),
+            baseline=None if baseline is None else _millilitres(names, baseline, voxel_ml),
+            refined=_millilitres(names, decoded.regions, voxel_ml),
         ),
-        flipped_voxels=None if baseline is None else _count(decoded.regions != baseline),
-        uncertainty=_uncertainty(decoded, found, voxel_ml),
-        warnings=[*_resampling(case, model_mm), *_warnings(case, decoded, voxel_ml)],
+        flipped_voxels=None if baseline is None else PerRegionCount(**_counts(names, decoded.regions != baseline)),
+        uncertainty=_uncertainty(decoded, found, recipe, voxel_ml),
+        warnings=[*_resampling(case, recipe.spacing_mm), *_warnings(case, decoded, recipe, voxel_ml)],
     )
 
 
-def _count(regions: npt.NDArray[np.bool_]) -> PerRegionCount:
-    counts = regions.reshape(len(regions), -1).sum(axis=1).tolist()
-    return PerRegionCount(**dict(zip(REGIONS, counts, strict=True)))
+def _counts(names: Sequence[str], regions: npt.NDArray[np.bool_]) -> dict[str, int]:
+    return dict(zip(names, regions.reshape(len(regions), -1).sum(axis=1).tolist(), strict=True))
 
 
-def _millilitres(regions: npt.NDArray[np.bool_], voxel_ml: float) -> PerRegionMl:
-    counts = _count(regions).model_dump()
-    return PerRegionMl(**{name: round(count * voxel_ml, 3) for name, count in counts.items()})
+def _millilitres(names: Sequence[str], regions: npt.NDArray[np.bool_], voxel_ml: float) -> PerRegionMl:
+    return PerRegionMl(**{name: round(count * voxel_ml, 3) for name, count in _counts(names, regions).items()})
 
 
-def _uncertainty(decoded: Decoded, found: Discrepancy | None, voxel_ml: float) -> UncertaintyInfo:
-    tumour = decoded.regions[0]
+def _uncertainty(decoded: Decoded, found: Discrepancy | None, recipe: Recipe, voxel_ml: float) -> UncertaintyInfo:
+    tumour = recipe.whole(decoded.regions)
     disagreement = None if found is None else found.disagreement[found.sampled]
     return UncertaintyInfo(
         mean_in_tumour=float(decoded.uncertainty[tumour].mean()) if tumour.any() else 0.0,
@@ -68,11 +67,12 @@ def _uncertainty(decoded: Decoded, found: Discrepancy | None, voxel_ml: float) -
     )
 
 
-def _warnings(case: Case, decoded: Decoded, voxel_ml: float) -> list[Warning_]:
+def _warnings(case: Case, decoded: Decoded, recipe: Recipe, voxel_ml: float) -> list[Warning_]:
     warnings = [Warning_(code=warning.code, message=warning.message) for warning in case.warnings]
-    if not decoded.regions[0].any():
+    enhancing = recipe.task.role("enhancing")
+    if not recipe.whole(decoded.regions).any():
         warnings.append(Warning_(code="no-tumour", message="No tumour was found; check the images and their order."))
-    elif not decoded.regions[2].any():
+    elif enhancing is not None and not decoded.regions[enhancing].any():
         warnings.append(Warning_(code="no-enhancing-tumour", message="No enhancing tumour was found."))
     if decoded.left_out_voxels:
         message = (

@@ -4,9 +4,11 @@ import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from rediffinet.task import Task
 
 REPORT_SCHEMA = "rediffinet-report/1"
 
@@ -82,20 +84,31 @@ class InputInfo(_Part):
     spacing: tuple[float, ...]
 
 
-class PerRegionMl(_Part):
-    """Millilitres of the three regions."""
+class PerRegionMl(BaseModel):
+    """Millilitres of the regions, by their names in the task: WT, TC, ET in BraTS."""
 
-    WT: float
-    TC: float
-    ET: float
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, float]
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, region: str) -> float: ...
+
+    @property
+    def by_region(self) -> dict[str, float]:
+        """The numbers, in the order of the task."""
+        return dict(self.__pydantic_extra__)
 
 
-class PerRegionCount(_Part):
+class PerRegionCount(BaseModel):
     """Voxels whose membership in a region differs between the two written label maps, after postprocessing."""
 
-    WT: int
-    TC: int
-    ET: int
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, int]
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, region: str) -> int: ...
 
 
 class Volumes(_Part):
@@ -132,10 +145,6 @@ class NativeInfo(_Part):
     volumes_ml: dict[str, float]
 
 
-def _platform() -> str:
-    return f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-
-
 class Report(_Part):
     """Everything about one case; see docs/report.md."""
 
@@ -157,6 +166,7 @@ class Report(_Part):
     peak_rss_mb: float
     inputs: list[InputInfo]
     labels: dict[str, int]
+    task: Task | None = None
     volumes_ml: Volumes
     flipped_voxels: PerRegionCount | None
     uncertainty: UncertaintyInfo

@@ -57,12 +57,13 @@ class Result:
     """A segmented case. The properties are on the input's own grid, (X, Y, Z); the `crop_` fields on `box`.
 
     `box` is in the canonical orientation (LPS). The baseline is None for a model without one. `source`: where the case
-    came from, on whose grid and in whose form maps are stored.
+    came from, on whose grid and in whose form maps are stored. `task`: what the channels and labels are.
     """
 
     source: Source
     box: Box
     report: Report
+    task: Task
     crop_image: Volume
     crop_labels: Labels
     crop_baseline: Labels | None
@@ -187,7 +188,11 @@ class Segmenter:
         self._engine.check_process()
         options = options or SegmentOptions()
         plan = self.plan(options, seed)
-        given = mask_from_labels(baseline, case) if isinstance(baseline, np.ndarray) else baseline
+        given = (
+            mask_from_labels(baseline, case, self.bundle.manifest.recipe.task)
+            if isinstance(baseline, np.ndarray)
+            else baseline
+        )
         if given is not None:
             self.check_takes_baseline()
         manifest, recipe = self.bundle.manifest, self.bundle.manifest.recipe
@@ -228,7 +233,7 @@ class Segmenter:
             )
         seconds["total"] = seconds["load"] + time.perf_counter() - started
         tell("decode", 1, 1)
-        measured = findings(case, decoded, found, recipe.spacing_mm)
+        measured = findings(case, decoded, found, recipe)
         measured["warnings"] += self._trust_warnings(case, prepared, decoded, measured)
         measured["warnings"] += self._precision_warnings()
         report = Report(
@@ -242,12 +247,14 @@ class Segmenter:
             seconds=Seconds(**seconds),
             peak_rss_mb=peak_rss_mb(),
             labels=_named_labels(recipe.task),
+            task=recipe.task,
             **measured,
         )
         return Result(
             source=case.source,
             box=prepared.box,
             report=report,
+            task=recipe.task,
             crop_image=prepared.crop,
             crop_labels=decoded.labels,
             crop_baseline=decoded.baseline,

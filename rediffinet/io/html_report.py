@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from rediffinet.io.preview import encode_preview, outlined
-from rediffinet.labels import CONTRASTS
+from rediffinet.io.preview import encode_preview, outlined, shown_contrasts
 from rediffinet.segmenter import Result
 
 LEVELS = 8
@@ -165,12 +164,12 @@ def _levels(result: Result) -> bytes:
     held = np.flatnonzero(((after > 0) | (before > 0)).any(axis=(0, 1)))
     low, high = (int(held[0]), int(held[-1])) if held.size else (0, after.shape[2] - 1)
     levels = np.unique(np.rint(np.linspace(low, high, min(LEVELS, high - low + 1))).astype(int))
-    image = result.crop_image[CONTRASTS.index("t1c")]
+    image = result.crop_image[result.task.contrasts.index(shown_contrasts(result.task)[0])]
     darkest, brightest = float(image.min()), float(image.max())
     grey = (255 * (image - darkest) / max(brightest - darkest, 1e-6)).astype(np.uint8)
-    edema = result.report.labels["edema"]
     tiles = [
-        outlined(np.stack([grey[:, :, z].T] * 3, axis=-1), before[:, :, z].T, after[:, :, z].T, edema) for z in levels
+        outlined(np.stack([grey[:, :, z].T] * 3, axis=-1), before[:, :, z].T, after[:, :, z].T, result.task)
+        for z in levels
     ]
     width, height = tiles[0].width, tiles[0].height + BAR
     canvas = Image.new("RGB", (width * min(COLUMNS, len(tiles)), height * -(-len(tiles) // COLUMNS)))

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from rediffinet.ext import component_sizes, label_components
-from rediffinet.labels import CONTRASTS
 from rediffinet.segmenter import Result
+from rediffinet.task import Task
 
 BASELINE_COLOUR = (255, 150, 30)
 REFINED_COLOUR = (0, 220, 255)
@@ -28,7 +28,8 @@ def render_preview(result: Result) -> Image.Image:
     """The preview as an RGB image."""
     before = _baseline(result)
     point = lesion_centre(result.crop_labels if result.crop_labels.any() else before)
-    rows = [_contrast_row(result, contrast, point) for contrast in ("t1c", "t2f")]
+    shown = shown_contrasts(result.task)
+    rows = [_contrast_row(result, contrast, point) for contrast in shown]
     rows.append(_uncertainty_row(result, point))
     width = max(sum(tile.width for tile in row) for row in rows)
     heights = [max(tile.height for tile in row) for row in rows]
@@ -36,7 +37,7 @@ def render_preview(result: Result) -> Image.Image:
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(13)
     top = 0
-    for row, height, title in zip(rows, heights, ("t1c", "t2f", "probability of a wrong label"), strict=True):
+    for row, height, title in zip(rows, heights, (*shown, "probability of a wrong label"), strict=True):
         left = 0
         for tile, plane in zip(row, PLANES, strict=True):
             draw.text((left + 6, top + 3), f"{title}, {plane}", fill=(220, 220, 220), font=font)
@@ -44,7 +45,8 @@ def render_preview(result: Result) -> Image.Image:
             left += tile.width
         top += height + BAR
     x = 6
-    legend = [(f"{result.report.case}   outlines WT and TC:", (220, 220, 220))]
+    drawn = " and ".join(dict.fromkeys(_outlined_regions(result.task)))
+    legend = [(f"{result.report.case}   outlines {drawn}:", (220, 220, 220))]
     if result.crop_baseline is None:
         legend.append(("segmentation", REFINED_COLOUR))
     else:
@@ -87,14 +89,14 @@ def _slices(volume: npt.NDArray[np.generic], point: tuple[int, int, int]) -> lis
 
 
 def _contrast_row(result: Result, contrast: str, point: tuple[int, int, int]) -> list[Image.Image]:
-    image = result.crop_image[CONTRASTS.index(contrast)]
+    image = result.crop_image[result.task.contrasts.index(contrast)]
     low, high = float(image.min()), float(image.max())
     tiles = []
     for grey, before, after in zip(
         _slices(image, point), _slices(_baseline(result), point), _slices(result.crop_labels, point), strict=True
     ):
         shade = (255 * (grey.astype(np.float32) - low) / max(high - low, 1e-6)).astype(np.uint8)
-        tiles.append(outlined(np.stack([shade] * 3, axis=-1), before, after, result.report.labels["edema"]))
+        tiles.append(outlined(np.stack([shade] * 3, axis=-1), before, after, result.task))
     return tiles
 
 
@@ -108,15 +110,29 @@ def _uncertainty_row(result: Result, point: tuple[int, int, int]) -> list[Image.
     ):
         heat = np.clip(2.0 * wrong.astype(np.float32), 0.0, 1.0)
         colour = np.stack([heat, heat**2, 0.35 * np.sqrt(heat) * (1.0 - heat)], axis=-1)
-        tiles.append(outlined((255 * colour).astype(np.uint8), before, after, result.report.labels["edema"]))
+        tiles.append(outlined((255 * colour).astype(np.uint8), before, after, result.task))
     return tiles
 
 
-def outlined(rgb: npt.NDArray[np.uint8], before: Plane, after: Plane, edema: int) -> Image.Image:
-    """An image (rows, columns, 3) uint8, scaled up, with one-pixel outlines of WT and TC of two label planes."""
+def shown_contrasts(task: Task) -> tuple[str, ...]:
+    """The two contrasts that show most: t1c and t2f in BraTS, else the first ones."""
+    chosen = [name for name in ("t1c", "t2f") if name in task.contrasts]
+    return tuple(dict.fromkeys((*chosen, *task.contrasts)))[:2]
+
+
+def _outlined_regions(task: Task) -> tuple[str, ...]:
+    """The whole tumour, all labels where the task names none, and the core, where there is one."""
+    roles = task.roles
+    return (roles.whole or "all", *((roles.core,) if roles.core else ()))
+
+
+def outlined(rgb: npt.NDArray[np.uint8], before: Plane, after: Plane, task: Task) -> Image.Image:
+    """An image (rows, columns, 3) uint8, scaled up, with one-pixel outlines of two label planes: whole tumour, core."""
+    inside = {region.name: region.labels for region in task.regions} | {"all": tuple(task.label_names)}
     big = np.repeat(np.repeat(rgb, SCALE, axis=0), SCALE, axis=1)
     for labels, colour in ((before, BASELINE_COLOUR), (after, REFINED_COLOUR)):
-        for mask in (labels != 0, (labels != 0) & (labels != edema)):
+        for name in _outlined_regions(task):
+            mask = np.isin(labels, inside[name])
             big[_outline(np.repeat(np.repeat(mask, SCALE, axis=0), SCALE, axis=1))] = colour
     return Image.fromarray(np.ascontiguousarray(big))
 
