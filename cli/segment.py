@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rediffinet.cli.words import command_from, in_flags
+
 if TYPE_CHECKING:
     from rediffinet.clinic.cohort import CaseInput, Order, Outcome
     from rediffinet.clinic.inputs import Shard
@@ -227,7 +229,9 @@ def _tell(outcome: "Outcome", *, quiet: bool) -> None:
     if outcome.again:
         typer.echo(f"{report.case}: was finished, done again: {', '.join(outcome.again)}", err=True)
     for warning in report.warnings:
-        typer.echo(f"{report.case}: warning ({warning.code}): {warning.message}", err=True)
+        typer.echo(
+            f"{report.case}: warning ({warning.code}): {in_flags(warning.message, command_from(segment))}", err=True
+        )
     if quiet:
         return
     refined, baseline, sampling = report.volumes_ml.refined, report.volumes_ml.baseline, report.sampling
@@ -246,7 +250,7 @@ def _tell_failure(outcome: "Outcome") -> None:
     from rediffinet.errors import RediffError
 
     if isinstance(outcome.error, RediffError):
-        typer.echo(f"{outcome.source}: failed: {outcome.error}", err=True)
+        typer.echo(f"{outcome.source}: failed: {in_flags(str(outcome.error), command_from(segment))}", err=True)
         return
     where = f"; the traceback is in {outcome.log}, please report it" if outcome.log is not None else ""
     typer.echo(f"{outcome.source}: failed: {reason(outcome.error)}{where}", err=True)

@@ -5,8 +5,10 @@ flags of the command that ran, which knows its own names; what it has no flag fo
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import typer
 
 _ARGUMENT = re.compile(r"`([a-z_][a-z0-9_.]*)(?:=([^`]*))?`")
 
@@ -20,6 +22,13 @@ def command_of(arguments: Sequence[str], group: Any) -> Any:
             break
         found = commands[word]
     return found
+
+
+def command_from(function: Callable[..., None]) -> Any:
+    """The command that a function of `rediffinet.cli` becomes, for what it tells while it runs."""
+    alone = typer.Typer(add_completion=False)
+    alone.command()(function)
+    return typer.main.get_command(alone)
 
 
 def in_flags(text: str, command: Any) -> str:

@@ -117,7 +117,7 @@ def _check_out(out: Path, *, overwrite: bool) -> None:
     if not overwrite:
         message = f"{out} exists already. Use `overwrite=True` to replace it, or another `out`."
         raise OutputError(message)
-    # --overwrite removes the whole folder: never one that may hold other things
+    # overwriting removes the whole folder: never one that may hold other things
     if not (out / MANIFEST).is_file() and not (out.is_dir() and not any(out.iterdir())):
         message = f"{out} is not a bundle (it has no {MANIFEST}), so it is not overwritten. Use another `out`."
         raise OutputError(message)

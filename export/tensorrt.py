@@ -156,7 +156,7 @@ def _gpu(engine: str) -> cuda.Gpu:
         here = cuda.gpus()
     except EngineError as error:
         message = f"target 'current' of {engine} needs a GPU: {error}"
-        raise EngineError(f"{message}. TensorRT-RTX builds without one: --trt-target sm86") from None
+        raise EngineError(f"{message}. TensorRT-RTX builds without one: `trt_target=sm86`") from None
     if not here:
         raise EngineError(f"target 'current' of {engine} needs a GPU, and the driver shows none")
     return here[0]
@@ -179,7 +179,7 @@ def _build_set(
         if why_not is None:
             return Outcome(read_plans(folder), False, 0.0)
         if not rebuild:
-            message = f"{folder}: {why_not}. Replace the plans with --rebuild."
+            message = f"{folder}: {why_not}. Replace the plans with `rebuild=True`."
             raise ExportError(message)
     started = time.perf_counter()
     plans = {}

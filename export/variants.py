@@ -77,7 +77,7 @@ def calibrate(bundle: Bundle, cases: Sequence[Case]) -> Calibration:
     if unmet:
         message = (
             f"calibration: no window of the {len(cases)} cases reached the graph {', '.join(unmet)}; the baseline "
-            "finds no tumour in them. Give --calibration a folder of cases with tumours."
+            "finds no tumour in them. Give `calibration` a folder of cases with tumours."
         )
         raise ExportError(message)
     return found

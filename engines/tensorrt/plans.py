@@ -196,8 +196,7 @@ def find_plans(folder: Path, graph: str, graph_sha256: str, precision: str, mach
 def rebuild(folder: Path, key: PlanKey) -> str:
     """The command that builds plans again, in a sentence."""
     target = key.target if key.module == "tensorrt_rtx" else "current"
-    compatible = " --hardware-compatible" if key.hardware_compatible else ""
     return (
         f"build it with:  rediff plan {folder.parent} --trt-target {target} --precision {key.precision}"
-        f"{compatible} --rebuild"
+        f"{' --hardware-compatible' if key.hardware_compatible else ''} --rebuild"
     )

@@ -122,7 +122,7 @@ def read_case(segmenter: Segmenter, given: CaseInput, order: Order) -> Read | Ou
         elif report is not None:
             message = (
                 f"{name} is finished already: {folder} holds {', '.join(report.outputs.values())} and the report. Use "
-                "--skip-existing to go on with the others, --overwrite to replace, or another output folder."
+                "`skip_existing=True` to go on with the others, `overwrite=True` to replace, or another output folder."
             )
             raise OutputError(message)
         elif order.skip_existing and (folder / f"{name}-report.json").exists():

@@ -55,7 +55,7 @@ class Shard:
         """'2/8' → the second of eight. Raises ConfigError."""
         match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            message = f"--shard: got '{text}', expected i/N with i from 1 to N, such as 2/8"
+            message = f"`shard`: got '{text}', expected i/N with i from 1 to N, such as 2/8"
             raise ConfigError(message)
         return cls(int(match[1]), int(match[2]))
 

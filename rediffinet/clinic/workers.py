@@ -115,7 +115,7 @@ def segment_in_processes(
 def _lost(given: CaseInput, worker: _Worker, order: Order) -> Outcome:
     message = (
         f"its process died {ATTEMPTS} times (exit code {worker.process.exitcode}; −9 is often too little memory). Use "
-        "fewer --processes."
+        "fewer `processes`."
     )
     return failed(given, CaseError(message), order)
 

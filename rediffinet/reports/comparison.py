@@ -59,10 +59,10 @@ def read_pair(
             is not there, or is compared with itself.
     """
     if len(files) not in (1, 2):
-        raise ResultsError(f"{len(files)} files were given.\nExpected A.csv B.csv, or one with --a MODEL --b MODEL.")
+        raise ResultsError(f"{len(files)} files were given.\nExpected A.csv B.csv, or one with `a=MODEL` `b=MODEL`.")
     tables = [read_results_in(path, definition) for path in files]
-    chosen_a = _chosen(tables[0], a, "--a")
-    chosen_b = _chosen(tables[-1], b, "--b")
+    chosen_a = _chosen(tables[0], a, "`a`")
+    chosen_b = _chosen(tables[-1], b, "`b`")
     if len(files) == 1 and chosen_a == chosen_b:
         listed = ", ".join(tables[0].models)
         message = f"A and B are the same model of the same file, '{chosen_a}'.\nExpected two of {listed}."
@@ -153,4 +153,4 @@ def _unpaired(a: Results, b: Results, alone: list[list[tuple[int, int, str]]]) -
             listed = ", ".join(f"{case} (seed {seed}, fold {fold})" for seed, fold, case in keys[:SHOWN])
             more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
             lines.append(f"  {one.models[0]} ({one.source}), not {other.models[0]}: {listed}{more}")
-    return "\n".join(lines) + "\nExpected the same seeds, folds and cases; --common goes on with what both have."
+    return "\n".join(lines) + "\nExpected the same seeds, folds and cases; `common=True` goes on with what both have."

@@ -131,7 +131,7 @@ def one_definition(*parts: Results) -> str:
         listed = "\n".join(f"  {source}: {text}" for source, texts in found.items() for text in texts)
         message = (
             f"The scores are of {len(every)} definitions and cannot be compared:\n{listed}\n"
-            "Expected one. Score both with the same protocol, or choose one with --definition TEXT where a file "
+            "Expected one. Score both with the same protocol, or choose one with `definition=TEXT` where a file "
             "holds several."
         )
         raise ResultsError(message)

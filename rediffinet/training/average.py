@@ -24,7 +24,7 @@ def average_runs(folders: Sequence[Path], out: Path) -> Path:
     """
     path = out / CHECKPOINT
     if path.exists():
-        message = f"--out {out} holds a run already. Use another folder."
+        message = f"`out={out}` holds a run already. Use another folder."
         raise OutputError(message)
     check_folder(out, resume=True)
     runs = [open_run(folder) for folder in folders]
@@ -52,6 +52,6 @@ def _check(runs: Sequence[Run]) -> None:
         if begun != before.sha256:
             message = (
                 f"{run.path} did not begin with {before.path}, so that the mean of their weights is no network that "
-                "answers. Give runs in the order of training, each begun with the one before (--begin-with)."
+                "answers. Give runs in the order of training, each begun with the one before (`begin_with`)."
             )
             raise TrainingError(message)

@@ -42,7 +42,9 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> 
         with new_file(path) as temporary:
             save_file(flat, temporary, {"rediffinet": json.dumps(metadata)})
     except (OutputError, SafetensorError) as error:
-        message = f"checkpoint {path} cannot be written: {error}. Make room or choose another --out, then --resume."
+        message = (
+            f"checkpoint {path} cannot be written: {error}. Make room or choose another `out`, then `resume=True`."
+        )
         raise OutputError(message) from None
 
 

@@ -167,7 +167,7 @@ def parse_setting(setting: str) -> dict[str, Any]:
     """'refiner.signal_scale=0.3' → {'refiner': {'signal_scale': 0.3}}: commas make a list, values are JSON or text."""
     key, separator, value = setting.partition("=")
     if not separator or not key:
-        message = f"--set: got '{setting}', expected KEY=VALUE, for example --set steps=500"
+        message = f"setting '{setting}': expected KEY=VALUE, for example `steps=500`"
         raise ConfigError(message)
     listed = "," in value and not value.startswith(("[", "{"))
     parsed: Any

@@ -257,7 +257,7 @@ def _described(study: Study, cases: Sequence[TrainingCase], folds: dict[str, int
 def _check_folds(study: Study, cases: Sequence[TrainingCase], folds: dict[str, int]) -> None:
     path = study.out / FOLDS
     if path.is_file() and json.loads(path.read_text()) != _described(study, cases, folds):
-        message = f"{study.out} holds a study of other cases or folds (see {path}). Use another --out."
+        message = f"{study.out} holds a study of other cases or folds (see {path}). Use another `out`."
         raise OutputError(message)
 
 
@@ -265,7 +265,7 @@ def _write_folds(study: Study, cases: Sequence[TrainingCase], folds: dict[str, i
     try:
         study.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        message = f"{study.out} cannot be made: {error}. Use another --out."
+        message = f"{study.out} cannot be made: {error}. Use another `out`."
         raise OutputError(message) from None
     write_atomically(study.out / FOLDS, f"{json.dumps(_described(study, cases, folds), indent=2)}\n".encode())
 
@@ -335,7 +335,7 @@ def _trained(folder: Path, config: TrainConfig) -> bool:
     if differing := config.differences(read_config(metadata["config"])):
         message = (
             f"{folder} holds a run of another configuration: {', '.join(differing)} differ. Use the same settings, or "
-            "another --out."
+            "another `out`."
         )
         raise TrainingError(message)
     return True

@@ -64,7 +64,7 @@ def read_patients(path: Path) -> dict[str, str]:
             rows = list(csv.DictReader(file))
         return {row["case"].strip(): row["patient"].strip() for row in rows}
     except (OSError, UnicodeDecodeError, KeyError, AttributeError) as error:
-        message = f"--patients {path}: {error!r}. Expected a CSV file with the columns case,patient."
+        message = f"`patients={path}`: {error!r}. Expected a CSV file with the columns case,patient."
         raise TrainingError(message) from None
 
 

@@ -58,7 +58,7 @@ def _same_patient(cases: Sequence[TrainingCase]) -> list[str]:
     thumbnails = [_thumbnail(case.image) for case in cases]
     return [
         f"{a.name} and {b.name} show the same head (correlation {alike:.3f}) but count as the patients {a.patient} and "
-        f"{b.patient}. Remove one, or name both as one patient with --patients."
+        f"{b.patient}. Remove one, or name both as one patient with `patients`."
         for (a, one), (b, other) in combinations(zip(cases, thumbnails, strict=True), 2)
         if a.patient != b.patient and (alike := float((one * other).sum(axis=1).min())) > ALIKE
     ]

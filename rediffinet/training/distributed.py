@@ -63,14 +63,14 @@ def choose_device(device: Device) -> torch.device:
         built = torch.version.cuda or "none"
         message = (
             f"device: asked for cuda, and torch {torch.__version__} finds no GPU (built for CUDA: {built}). Install a "
-            "torch for CUDA and its driver, or use --device cpu."
+            "torch for CUDA and its driver, or use `device=cpu`."
         )
         raise ConfigError(message)
     local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if local >= count:
         message = (
             f"device: this is process {local} of its node (counted from 0), which has {count} GPUs. Start "
-            f"torchrun with --nproc-per-node {count} or fewer, or train with --device cpu."
+            f"torchrun with --nproc-per-node {count} or fewer, or train with `device=cpu`."
         )
         raise ConfigError(message)
     return torch.device("cuda", local)
@@ -110,7 +110,7 @@ def open_place(device: Device = "auto", timeout_s: float = TIMEOUT_S) -> Iterato
                 raise
             message = (
                 f"process {rank}: another process of this training has ended, or has not answered for {timeout_s:g} s. "
-                "What it says is above or in its own log; when the cause is mended, start again with --resume. "
+                "What it says is above or in its own log; when the cause is mended, start again with `resume=True`. "
                 f"({str(error).splitlines()[0][:300]})"
             )
             raise TrainingError(message) from None
@@ -131,7 +131,8 @@ def _told_of_the_end(rank: int) -> Iterator[None]:
     def end(number: int, frame: object) -> NoReturn:
         message = (
             f"process {rank} was told to end: by torchrun, because another process of this training failed (what it "
-            "says is above or in its own log), or by the system. The last checkpoint is whole: go on with --resume."
+            "says is above or in its own log), or by the system. The last checkpoint is whole: go on with "
+            "`resume=True`."
         )
         raise _ToldToEndError(message)
 
@@ -155,7 +156,7 @@ def share(batch: int, accumulate: int, place: Place) -> list[range]:
         near = sorted({max(parts, batch - batch % parts), batch + parts - batch % parts})
         message = (
             f"batch: got {batch}, expected a multiple of {parts} (processes: {place.processes}, accumulate: "
-            f"{accumulate}). Use --set batch={' or '.join(map(str, near))}, or fewer of the others."
+            f"{accumulate}). Use `batch={' or '.join(map(str, near))}`, or fewer of the others."
         )
         stop(place, ConfigError(message))
     size = batch // parts
@@ -248,6 +249,6 @@ def check_agreement(place: Place, facts: dict[str, Any]) -> None:
             if other[what] != expected:
                 message = (
                     f"process {rank} has another {what} than process 0: {other[what]}, not {expected}. Start all of "
-                    "them with the same arguments and data, and an --out that all nodes share."
+                    "them with the same arguments and data, and an `out` that all nodes share."
                 )
                 stop(place, TrainingError(message))

@@ -111,11 +111,11 @@ def _placed(batch: Batch, config: TrainConfig, place: Place) -> Batch:
 def check_folder(out: Path, *, resume: bool) -> None:
     """Raise OutputError when `out` holds a run and `resume` is false, or cannot be written. Makes nothing."""
     if (out / CHECKPOINT).exists() and not resume:
-        message = f"{out} holds a run already. Use --resume to go on with it, or another --out."
+        message = f"{out} holds a run already. Use `resume=True` to go on with it, or another `out`."
         raise OutputError(message)
     there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        message = f"run folder {out} cannot be made: {there} is not a folder that can be written. Use another --out."
+        message = f"run folder {out} cannot be made: {there} is not a folder that can be written. Use another `out`."
         raise OutputError(message)
 
 

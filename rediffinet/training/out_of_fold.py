@@ -56,8 +56,8 @@ def out_of_fold(
     if seen:
         message = (
             f"{len(seen)} training cases were seen by every baseline given: {', '.join(seen)}.\n"
-            "The refiner learns from out-of-fold predictions: train one baseline per fold on the same data (--folds N, "
-            "--fold 0 to N − 1) and give each with --baseline."
+            "The refiner learns from out-of-fold predictions: train one baseline per fold on the same data (`folds=N`, "
+            "`fold=0` to N − 1) and give each with `baseline`."
         )
         raise TrainingError(message)
     cache.mkdir(parents=True, exist_ok=True)

@@ -80,7 +80,7 @@ def pair_runs(run: Run | None, baseline: Run | None) -> Pair:
     if kind.refines and baseline is None:
         message = (
             f"{run.path} is a run of '{kind.name}', which refines a baseline, and none was given. Give a run of 'unet' "
-            "with --baseline."
+            "with `baseline`."
         )
         raise ExportError(message)
     if not kind.refines and baseline is not None:

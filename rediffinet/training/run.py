@@ -62,7 +62,7 @@ def open_run(folder: Path, checkpoint: Literal["last", "best"] = "last") -> Run:
     if checkpoint == "best" and not path.exists() and (folder / CHECKPOINT).exists():
         message = (
             f"{folder} holds no {BEST}: it was trained without validation. Take its last checkpoint, or train "
-            "with --set validate_every=N."
+            "with `validate_every=N`."
         )
         raise TrainingError(message)
     tensors, metadata = read_checkpoint(path)

@@ -65,7 +65,7 @@ def restore_state(objective: Objective, path: Path, provenance: dict[str, Any], 
     try:
         found = read_config(metadata["config"])
     except ValidationError as error:
-        message = f"--resume: {path} does not fit this version of rediffinet: {error}"
+        message = f"`resume=True`: {path} does not fit this version of rediffinet: {error}"
         raise TrainingError(message) from None
     differing = objective.config.differences(found)
     if differing:
@@ -73,11 +73,11 @@ def restore_state(objective: Objective, path: Path, provenance: dict[str, Any], 
             f"{key}: checkpoint has {getattr(found, key)}, asked for {getattr(objective.config, key)}"
             for key in differing
         )
-        message = f"--resume: {path} has another configuration ({changes}). Use the same settings or a new --out."
+        message = f"`resume=True`: {path} has another configuration ({changes}). Use the same settings or a new `out`."
         raise TrainingError(message)
     changed = _changed_provenance(metadata["provenance"], json.loads(json.dumps(provenance)))
     if changed:
-        message = f"--resume: {path} was trained on other data ({changed}). Give the same data or a new --out."
+        message = f"`resume=True`: {path} was trained on other data ({changed}). Give the same data or a new `out`."
         raise TrainingError(message)
     state.model.load_state_dict(part(tensors, "model"))
     state.ema = {name: value.to(state.place.device) for name, value in part(tensors, "ema").items()}

@@ -28,7 +28,7 @@ def _start(config: TrainConfig, baselines: Sequence[Run]) -> nn.Module | None:
         return None
     own = [run for run in baselines if (run.config.fold, run.config.folds) == (config.fold, config.folds)]
     if not own:
-        message = f"warm_start: got no --baseline of fold {config.fold}, whose weights the refiner would begin with"
+        message = f"warm_start: got no `baseline` of fold {config.fold}, whose weights the refiner would begin with"
         raise TrainingError(message)
     return own[0].model
 
@@ -39,16 +39,16 @@ def _open_beginning(folder: Path, config: TrainConfig, held_out: Sequence[Traini
     theirs, ours = run.config.network, config.network
     if (run.config.model, theirs) != (config.model, ours):
         message = (
-            f"--begin-with {folder}: is a run of '{run.config.model}' with {theirs}, expected one of '{config.model}' "
+            f"`begin_with={folder}`: is a run of '{run.config.model}' with {theirs}, expected one of '{config.model}' "
             f"with {ours}"
         )
         raise TrainingError(message)
     if run.config.preparation != config.preparation:
-        message = f"--begin-with {folder}: is prepared otherwise (task, normalisation or voxel size); train both alike"
+        message = f"`begin_with={folder}`: is prepared otherwise (task, normalisation or voxel size); train both alike"
         raise TrainingError(message)
     if seen := [case.name for case in held_out if case.patient in run.seen_patients]:
         message = (
-            f"--begin-with {folder}: has seen {', '.join(seen)}, which this run holds out. Give one that was trained "
+            f"`begin_with={folder}`: has seen {', '.join(seen)}, which this run holds out. Give one that was trained "
             "without them, or hold out the same fold."
         )
         raise TrainingError(message)
@@ -60,11 +60,11 @@ def _open_baselines(folders: Sequence[Path], config: TrainConfig) -> list[Run]:
     runs = [open_run(folder) for folder in folders]
     for run in runs:
         if run.config.model != "unet":
-            message = f"--baseline {run.path} is a run of '{run.config.model}', expected one of 'unet'"
+            message = f"`baseline={run.path}` is a run of '{run.config.model}', expected one of 'unet'"
             raise TrainingError(message)
         if run.config.preparation != config.preparation:
             message = (
-                f"--baseline {run.path} is prepared otherwise (task, normalisation or voxel size); train both alike"
+                f"`baseline={run.path}` is prepared otherwise (task, normalisation or voxel size); train both alike"
             )
             raise TrainingError(message)
     return runs
@@ -162,8 +162,8 @@ def _read(
     kind = find_model(config.model)
     if kind.refines != bool(baselines):
         message = (
-            f"--baseline: got {len(baselines)} for model '{config.model}'. A model that refines needs one or more "
-            "baseline runs (trained with --fold, so that each case is out of fold for one of them); others take none."
+            f"`baseline`: got {len(baselines)} for model '{config.model}'. A model that refines needs one or more "
+            "baseline runs (trained with `fold`, so that each case is out of fold for one of them); others take none."
         )
         raise TrainingError(message)
     check_folder(out, resume=resume)
@@ -180,9 +180,9 @@ def _read(
     held_out = [case for case in cases if folds[case.name] == config.fold]
     if not kept or (config.fold is not None and not held_out):
         message = (
-            f"--fold {config.fold} of {config.folds} leaves {len(kept)} cases to train on and {len(held_out)} held "
+            f"`fold={config.fold}` of {config.folds} leaves {len(kept)} cases to train on and {len(held_out)} held "
             f"out: the {len(cases)} cases found are of {len({case.patient for case in cases})} patients, which are "
-            "never split. Give more data, or fewer --folds."
+            "never split. Give more data, or fewer `folds`."
         )
         raise TrainingError(message)
     provenance: dict[str, Any] = {

@@ -42,7 +42,7 @@ def check_validation(config: TrainConfig, held_out: Sequence[TrainingCase], base
         return
     if not held_out:
         message = (
-            f"validate_every: got {config.validate_every}, and no case is held out. Hold a fold out with --fold, or "
+            f"validate_every: got {config.validate_every}, and no case is held out. Hold a fold out with `fold`, or "
             "leave validate_every at 0."
         )
         raise TrainingError(message)
@@ -52,8 +52,8 @@ def check_validation(config: TrainConfig, held_out: Sequence[TrainingCase], base
     if seen:
         message = (
             f"validate_every: got {config.validate_every}, and {len(seen)} held-out cases were seen by every baseline "
-            f"given: {', '.join(seen)}.\nGive the baseline of this fold too (--baseline, trained with --fold "
-            f"{config.fold}), or leave validate_every at 0."
+            f"given: {', '.join(seen)}.\nGive the baseline of this fold too (`baseline`, trained with "
+            f"`fold={config.fold}`), or leave validate_every at 0."
         )
         raise TrainingError(message)
 

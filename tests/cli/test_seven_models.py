@@ -93,6 +93,6 @@ def test_what_is_missing_or_too_much_is_named(folder: Path, tmp_path: Path, swap
         baselines = ("--baseline", folder / "fold0", "--baseline", folder / "fold1")
         train("discrepancy-unet", data, run, *baselines)
         result = rediff("export", run, "--out", tmp_path / "bundle")
-        said = "Give a run of 'unet' with --baseline"
+        said = "Give a run of 'unet' with `baseline`"
     assert isinstance(result.exception, ExportError) and said in str(result.exception)
     assert not (tmp_path / "bundle").exists()

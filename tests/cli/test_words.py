@@ -4,7 +4,8 @@ import pytest
 import typer
 
 from rediffinet.cli.main import app
-from rediffinet.cli.words import command_of, in_flags
+from rediffinet.cli.segment import segment
+from rediffinet.cli.words import command_from, command_of, in_flags
 
 GROUP = typer.main.get_command(app)
 
@@ -29,3 +30,7 @@ GROUP = typer.main.get_command(app)
 )
 def test_arguments_become_flags(arguments: str, text: str, told: str) -> None:
     assert in_flags(text, command_of(arguments.split(), GROUP)) == told
+
+
+def test_a_command_tells_in_its_own_flags_while_it_runs() -> None:
+    assert in_flags("`postprocess=False` or `steps=9`", command_from(segment)) == "--no-postprocess or --steps 9"

@@ -232,7 +232,7 @@ def test_runs_of_the_wrong_model_are_named(runs: dict[str, Any], tmp_path: Path)
         export_bundle(runs["unet"], runs["unet"], tmp_path / "bundle")
     with pytest.raises(ExportError, match="run of 'rediffinet', expected one of 'unet'"):
         export_bundle(runs["rediffinet"], runs["rediffinet"], tmp_path / "bundle")
-    with pytest.raises(ExportError, match="refines a baseline, and none was given.*--baseline"):
+    with pytest.raises(ExportError, match="refines a baseline, and none was given.*`baseline`"):
         export_bundle(runs["rediffinet"], None, tmp_path / "bundle")
     config = runs["unet"].config.model_copy(update={"normalisation": Normalisation(upper_percentile=99.0)})
     with pytest.raises(ExportError, match="normalisation"):

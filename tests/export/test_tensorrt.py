@@ -294,11 +294,11 @@ def test_plans_that_fit_are_kept(planned: Bundle) -> None:
 
 def test_plans_for_another_batch_or_altered_need_rebuild(planned: Bundle) -> None:
     settings = PlanSettings(("sm86",), ("fp32",), batch=7)
-    with pytest.raises(ExportError, match=r"built for batch 3, not 7\. Replace the plans with --rebuild"):
+    with pytest.raises(ExportError, match=r"built for batch 3, not 7\. Replace the plans with `rebuild=True`"):
         build_plans(planned, settings)
     path = planned.path / "trt" / "sm86-fp32" / "denoiser.plan"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ExportError, match=r"denoiser\.plan was altered or cut.*--rebuild"):
+    with pytest.raises(ExportError, match=r"denoiser\.plan was altered or cut.*`rebuild=True`"):
         build_plans(planned, PlanSettings(("sm86",), ("fp32",)))
     outcome = build_plans(planned, PlanSettings(("sm86",), ("fp32",), batch=7, rebuild=True))[0]
     assert outcome.built and outcome.plans.key.batch == 7

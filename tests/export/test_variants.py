@@ -130,7 +130,7 @@ def test_a_precision_nobody_checked_is_a_warning(bundle: Any, case: Case) -> Non
 
 
 def test_a_precision_the_bundle_has_not(bundle: Any) -> None:
-    with pytest.raises(BundleError, match="has no int8 graphs, it has fp32.*--precision fp32,int8"):
+    with pytest.raises(BundleError, match="has no int8 graphs, it has fp32.*`precision=fp32,int8`"):
         Segmenter.open(bundle.path, "onnxruntime", precision="int8")
 
 

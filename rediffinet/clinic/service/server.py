@@ -62,14 +62,14 @@ def serve(settings: Settings) -> None:
         except Interrupted:  # uvicorn raises the signal once more when all is said and done
             pass
         except SystemExit:  # how uvicorn says that the port is taken
-            message = f"{settings.host}:{settings.port} cannot be listened on. Is the port taken? Give another --port."
+            message = f"{settings.host}:{settings.port} cannot be listened on. Is the port taken? Give another `port`."
             raise ConfigError(message) from None
         finally:
             store.close()
     if fatal:
         raise ConfigError(fatal[0])
     if not server.started:
-        raise ConfigError(f"{settings.host}:{settings.port} cannot be listened on. Give another --port or --host.")
+        raise ConfigError(f"{settings.host}:{settings.port} cannot be listened on. Give another `port` or `host`.")
 
 
 def _lifespan(jobs: Jobs, supervisor: Supervisor) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:

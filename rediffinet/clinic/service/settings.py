@@ -62,8 +62,8 @@ class Settings:
         """Raise ConfigError for a service that would be open to everybody on the network."""
         if self.host not in LOOPBACK and not has_tokens and not self.without_token:
             message = (
-                f"--host {self.host} is reached from other machines, and there is no token: anybody could send cases "
+                f"`host={self.host}` is reached from other machines, and there is no token: anybody could send cases "
                 f"and read results.\nMake a token with:  rediff serve --data {self.data} --new-token NAME\n"
-                "or say --without-token where something else guards the port."
+                "or say `without_token=True` where something else guards the port."
             )
             raise ConfigError(message)

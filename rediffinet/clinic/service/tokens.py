@@ -48,14 +48,14 @@ def read_tokens(path: Path) -> Tokens:
     except FileNotFoundError:
         return Tokens({})
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        message = f"{path} cannot be read as tokens ({error}). Remove it and make new ones with --new-token NAME."
+        message = f"{path} cannot be read as tokens ({error}). Remove it and make new ones with `new_token=NAME`."
         raise ConfigError(message) from None
 
 
 def new_token(path: Path, name: str) -> str:
     """Make a token, keep its hash, return it. A second one of a name replaces the first."""
     if not name.isidentifier():
-        message = f"--new-token: got '{name}', expected a name of letters, digits and underscores"
+        message = f"`new_token`: got '{name}', expected a name of letters, digits and underscores"
         raise ConfigError(message)
     read_tokens(path)
     entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -92,14 +92,14 @@ def open_scene(target: Path, images: Path | None = None, reference: Path | None 
         listed = "\n".join(f"  {note}" for note in notes)
         message = (
             f"None of the images of case {case} can be shown:\n{listed}\n"
-            "Give the folder that holds them with --images, or segment the case again."
+            "Give the folder that holds them with `images`, or segment the case again."
         )
         raise CaseError(message)
     other, said = _find_reference(reference, next(iter(found.values())).parent, maps["refined"])
     if other is not None:
         maps["reference"] = other
     if "uncertainty" not in maps:
-        notes.append("uncertainty: not written; segment with --save-uncertainty to see it.")
+        notes.append("uncertainty: not written; to see it:  rediff segment … --save-uncertainty")
     return Scene(case, report, folder, found, maps, (*notes, *said))
 
 

@@ -49,7 +49,7 @@ class ViewerServer(ThreadingHTTPServer):
         try:
             super().__init__(("127.0.0.1", port), _Handler)
         except (OSError, OverflowError) as error:
-            message = f"Port {port} of 127.0.0.1 cannot be used: {error}. Leave --port out to take a free one."
+            message = f"Port {port} of 127.0.0.1 cannot be used: {error}. Leave `port` out to take a free one."
             raise CaseError(message) from None
 
     @property

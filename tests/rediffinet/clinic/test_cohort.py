@@ -185,7 +185,7 @@ def test_finished_cases_are_skipped_and_those_of_other_images_options_or_bundles
 def test_a_finished_case_says_what_skips_and_what_replaces_it(cohort: Path, toy_bundle: Any, tmp_path: Path) -> None:
     with Segmenter.open(toy_bundle.path, threads=1) as segmenter:
         segment_case(segmenter, CaseInput(folder=cohort / "A"), Order(tmp_path / "out"))
-        with pytest.raises(OutputError, match=r"finished already.*--skip-existing.*--overwrite"):
+        with pytest.raises(OutputError, match=r"finished already.*`skip_existing=True`.*`overwrite=True`"):
             segment_case(segmenter, CaseInput(folder=cohort / "A"), Order(tmp_path / "out"))
 
 

@@ -109,7 +109,9 @@ def test_unknown_model_lists_what_is_there(write_results: Any, prediction: Any) 
 def test_several_definitions_in_one_file(write_results: Any, prediction: Any) -> None:
     parts = [prediction("unet", "A", DICE, HD95, definition=text) for text in ("surface, mm", "pooled, voxels")]
     path = write_results("a.csv", *parts)
-    with pytest.raises(ResultsError, match=r"2 definitions(.|\n)*surface, mm(.|\n)*pooled, voxels(.|\n)*--definition"):
+    with pytest.raises(
+        ResultsError, match=r"2 definitions(.|\n)*surface, mm(.|\n)*pooled, voxels(.|\n)*`definition=TEXT`"
+    ):
         one_definition(read_results(path))
     assert one_definition(read_results(path, "pooled")) == "pooled, voxels"
     with pytest.raises(ResultsError, match="No definition in .* holds the text 'lesion'"):

@@ -52,7 +52,7 @@ def test_one_head_as_two_patients_is_found_whatever_its_intensities(heads: list[
     both = [heads[0], twin, heads[1]]
     with pytest.raises(TrainingError, match=f"{heads[0].name} and case-b show the same head") as error:
         check_dataset(both, folds_of(both), HOW)
-    assert "--patients" in str(error.value) and "| case |" in str(error.value)
+    assert "`patients`" in str(error.value) and "| case |" in str(error.value)
 
 
 def test_one_head_twice_is_fine_for_one_patient(heads: list[TrainingCase]) -> None:

@@ -232,7 +232,7 @@ def test_resuming_a_finished_run_changes_nothing(task: BaselineObjective, tmp_pa
 def test_an_existing_run_needs_resume(task: BaselineObjective, tmp_path: Path) -> None:
     path = run_training(task, tmp_path, PROVENANCE)
     before = path.read_bytes()
-    with pytest.raises(OutputError, match="--resume"):
+    with pytest.raises(OutputError, match="`resume=True`"):
         run_training(task, tmp_path, PROVENANCE)
     assert path.read_bytes() == before
 
@@ -252,7 +252,7 @@ def test_resume_with_another_configuration_names_the_keys(task: BaselineObjectiv
         )
     message = str(error.value)
     assert "batch: checkpoint has 1, asked for 3" in message and "learning_rate" in message
-    assert "warmup" not in message and "--resume" in message
+    assert "warmup" not in message and "`resume=True`" in message
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["batch"] == 1  # the run keeps its own configuration
 

@@ -156,8 +156,8 @@ def test_the_baseline_alone_is_a_model_given_as_either() -> None:
     ("run", "baseline", "said"),
     [
         (None, None, "No run was given"),
-        ("rediffinet", None, "runs/rediffinet.*refines a baseline.*--baseline"),
-        ("discrepancy-unet", None, "runs/discrepancy-unet.*refines a baseline.*--baseline"),
+        ("rediffinet", None, "runs/rediffinet.*refines a baseline.*`baseline`"),
+        ("discrepancy-unet", None, "runs/discrepancy-unet.*refines a baseline.*`baseline`"),
         ("diff-unet", "unet", "'diff-unet', which refines no baseline. Leave runs/unet out"),
         ("unet", "unet", "'unet', which refines no baseline"),
         ("rediffinet", "diff-unet", "runs/diff-unet is a run of 'diff-unet', expected one of 'unet'"),
@@ -273,6 +273,6 @@ def test_a_warm_start_takes_the_baseline_of_its_own_fold() -> None:
     net = make_objective(config, [], None, start).build()
     given = baselines[1].model.state_dict()["down.1.conv1.conv.weight"]
     assert torch.equal(net.state_dict()["denoiser.encoder.blocks.1.conv1.weight"], given)
-    with pytest.raises(TrainingError, match="no --baseline of fold 1"):
+    with pytest.raises(TrainingError, match="no `baseline` of fold 1"):
         train_module._start(config, baselines[:1])
     assert train_module._start(config.model_copy(update={"warm_start": False}), baselines) is None

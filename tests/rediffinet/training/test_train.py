@@ -172,7 +172,7 @@ def test_a_case_seen_by_every_baseline_is_named_and_nothing_is_made(
     with pytest.raises(TrainingError) as error:
         out_of_fold(cases, seen, tmp_path / "cache")
     assert cases[1].name in str(error.value) and cases[0].name not in str(error.value)
-    assert "--baseline" in str(error.value)
+    assert "`baseline`" in str(error.value)
     assert not asked and not (tmp_path / "cache").exists()
 
 
@@ -222,7 +222,7 @@ def test_a_refiner_needs_baselines_and_a_unet_takes_none(
     model: str, phantoms: Path, baselines: list[Path], tmp_path: Path
 ) -> None:
     config = unet_config() if model == "unet" else refiner_config()
-    with pytest.raises(TrainingError, match=f"--baseline.*{model}"):
+    with pytest.raises(TrainingError, match=f"`baseline.*{model}"):
         train(config, [phantoms], tmp_path / "run", baselines=baselines if model == "unet" else [])
     assert not (tmp_path / "run").exists()
 
@@ -268,7 +268,7 @@ def test_bad_data_is_reported_before_anything_is_made(phantoms: Path, tmp_path: 
 
 
 def test_an_existing_run_is_told_before_the_data_is_read(baselines: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="--resume"):
+    with pytest.raises(OutputError, match="`resume=True`"):
         train(unet_config(fold=0), [tmp_path / "nowhere"], baselines[0])
 
 
@@ -327,11 +327,11 @@ def test_a_beginning_that_does_not_fit(
 
 
 def test_a_fold_without_cases_is_an_error(phantoms: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"--fold 7 of 8 leaves 4 .* 0 held out: .* 4 patients"):
+    with pytest.raises(TrainingError, match=r"`fold=7` of 8 leaves 4 .* 0 held out: .* 4 patients"):
         train(unet_config(folds=8, fold=7), [phantoms], tmp_path / "run")
     one = tmp_path / "one"
     shutil.copytree(phantoms / names(phantoms)[0], one / names(phantoms)[0])
-    with pytest.raises(TrainingError, match="--fold 0 of 2 leaves 0"):
+    with pytest.raises(TrainingError, match="`fold=0` of 2 leaves 0"):
         train(unet_config(fold=0), [one], tmp_path / "run")
 
 
@@ -343,7 +343,7 @@ def test_resume_with_another_baseline_is_an_error(
     tensors, metadata = read_checkpoint(baselines[1] / CHECKPOINT)
     del tensors["model.heads.0.conv.conv.bias"]  # not read: the same predictions, another file
     save_file(tensors, tmp_path / "other" / CHECKPOINT, {"rediffinet": json.dumps(metadata)})
-    with pytest.raises(TrainingError, match=r"--resume.*baselines"):
+    with pytest.raises(TrainingError, match=r"`resume=True`.*baselines"):
         train(refiner_config(), [phantoms], tmp_path / "run", baselines=[baselines[0], tmp_path / "other"], resume=True)
 
 

@@ -136,9 +136,9 @@ def test_the_best_of_a_run_is_its_averaged_weights_then(baselines: list[Path]) -
 
 def test_nothing_to_validate_on_is_told_before_training(phantoms: Path, baselines: list[Path], tmp_path: Path) -> None:
     config = resolve_config("unet", changes={**UNET, "fold": None, "validate_every": 1})
-    with pytest.raises(TrainingError, match="no case is held out.*--fold"):
+    with pytest.raises(TrainingError, match="no case is held out.*`fold`"):
         train(config, [phantoms], tmp_path / "run")
-    with pytest.raises(TrainingError, match="2 held-out cases were seen by every baseline given.*(?s:.*)--fold 0"):
+    with pytest.raises(TrainingError, match="2 held-out cases were seen by every baseline given.*(?s:.*)`fold=0`"):
         train(resolve_config("rediffinet", changes=REFINER), [phantoms], tmp_path / "run", baselines=baselines[1:])
     assert not (tmp_path / "run").exists()
     check_validation(config.model_copy(update={"validate_every": 0}), [], [])

@@ -54,7 +54,7 @@ def test_an_image_that_was_replaced_is_not_shown(segmented: Any) -> None:
 
 def test_images_that_moved_are_found_where_they_are_said_to_be(segmented: Any) -> None:
     moved = segmented.images.rename(segmented.images.with_name("moved"))
-    with pytest.raises(CaseError, match=r"(?s)None of the images of case toy.*--images"):
+    with pytest.raises(CaseError, match=r"(?s)None of the images of case toy.*`images`"):
         open_scene(segmented.out)
     assert len(open_scene(segmented.out, images=moved).images) == 4
 

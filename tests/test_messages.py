@@ -1,0 +1,97 @@
+"""What messages say to do: in the words of Python outside the command line; each command in them exists.
+
+Everything is collected from the sources: every string that is not a docstring, with `…` for what a message fills in.
+"""
+
+import ast
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import typer
+
+from rediffinet.cli.main import app
+
+ROOT = Path(__file__).resolve().parent.parent
+GROUP = typer.main.get_command(app)
+FLAG = re.compile(r"(?<![\w`-])--[a-z][a-z-]*")
+COMMAND = re.compile(r"\b(?:rediff [a-z]+|pip install|torchrun)\b[^\n`]*")
+INSTALL = re.compile(r"pip install[^\n]*?'rediffinet\[([a-z,-]+)\]'")
+
+
+@dataclass(frozen=True)
+class Said:
+    """One string of a module."""
+
+    where: str
+    text: str
+
+
+def strings(folder: str) -> Iterator[Said]:
+    """Every string but docstrings in the modules of a folder; joined strings whole."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        skipped = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
+        for node in ast.walk(tree):
+            where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.JoinedStr):
+                text = "".join(v.value if isinstance(v, ast.Constant) else "…" for v in node.values)
+                yield Said(where, text)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped | parts:
+                yield Said(where, node.value)
+
+
+SAID = {folder: list(strings(folder)) for folder in ("rediffinet", "engines", "export", "cli", "ext")}
+OUTSIDE = [said for folder, found in SAID.items() if folder != "cli" for said in found]
+
+
+def test_strings_are_found() -> None:
+    assert len(OUTSIDE) > 2000
+    assert any("overwrite=True" in said.text for said in OUTSIDE)
+
+
+def test_python_users_never_read_a_flag() -> None:
+    """But in a whole command, which stands for itself."""
+    wrong = [f"{said.where}: {said.text}" for said in OUTSIDE if FLAG.search(COMMAND.sub("", said.text))]
+    assert not wrong, "\n".join(wrong)
+
+
+def commands() -> list[tuple[str, str]]:
+    found = []
+    for said in (*OUTSIDE, *SAID["cli"]):
+        for match in COMMAND.finditer(said.text):
+            if match[0].startswith("rediff ") and FLAG.search(match[0]):
+                found.append((said.where, re.split(r"[.;)](?:\s|$)| \(|: ", match[0])[0]))
+    return found
+
+
+@pytest.mark.parametrize(("where", "line"), commands())
+def test_commands_in_messages_have_the_options_they_name(where: str, line: str) -> None:
+    words = shlex.split(line.replace("'", ""))
+    command = GROUP
+    for word in words[1:]:
+        if word in getattr(command, "commands", {}):
+            command = command.commands[word]
+    assert command is not GROUP, line
+    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known, line
+
+
+def test_commands_named_in_messages_exist() -> None:
+    named = {match[1] for said in (*OUTSIDE, *SAID["cli"]) for match in re.finditer(r"`rediff ([a-z]+)", said.text)}
+    assert named and named <= set(GROUP.commands)
+
+
+def test_extras_named_in_messages_exist() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = {extra for said in OUTSIDE for match in INSTALL.finditer(said.text) for extra in match[1].split(",")}
+    calls = re.compile(r"MissingExtraError\(\s*[^,()]*(?:\([^()]*\))?[^,()]*,\s*[^,]+,\s*\"([a-z-]+)\"\s*,?\s*\)")
+    for folder in SAID:
+        for path in (ROOT / folder).rglob("*.py"):
+            named |= set(calls.findall(path.read_text(encoding="utf-8")))
+    assert len(named) > 3 and named <= set(extras), named - set(extras)
