@@ -2,9 +2,7 @@
 
 import io
 import json
-import os
 import re
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,29 +11,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
-CHROMIUM = os.environ.get("REDIFF_CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium, or set REDIFF_CHROMIUM")
-FLAGS = [
-    *("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--use-gl=angle", "--use-angle=swiftshader"),
-    "--enable-unsafe-swiftshader",
-]
+pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 WAIT_MS = 120_000
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield running
-        running.close()
-
-
 @pytest.fixture
-def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
     """open_page(segmented, width=…, …) → the page, everything loaded; what went wrong in it fails the test."""
     from rediffinet.clinic.viewer.scene import open_scene
     from rediffinet.clinic.viewer.server import ViewerServer
@@ -48,7 +29,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         size = {"width": options.pop("width", 1000), "height": options.pop("height", 620)}
-        context = browser.new_context(viewport=size, **options)
+        context = chromium.new_context(viewport=size, **options)
         page = context.new_page()
         page.set_default_timeout(WAIT_MS)
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))

@@ -1,0 +1,132 @@
+"""The service's page in a browser: cases are dropped, computed by the toy bundle, opened, corrected and removed."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
+sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")]
+WAIT_MS = 60_000
+NAMES = ("t1n", "t1c", "t2w", "t2f")
+
+
+@pytest.fixture
+def service(toy_bundle: Any, tmp_path: Path) -> Iterator[str]:
+    """The address of a service that computes with the toy bundle."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    program = "from rediffinet.cli.main import main; main()"
+    options = ["--data", tmp_path / "service", "--bundle", toy_bundle.path, "--engine", "onnxruntime", "--threads", "1"]
+    command = [sys.executable, "-c", program, "serve", "--port", address.rpartition(":")[2], *map(str, options)]
+    log = tmp_path / "service.log"
+    with log.open("wb") as stream:
+        running = subprocess.Popen(command, stdout=stream, stderr=stream)
+    try:
+        _wait_for(f"{address}/readyz", running, log)
+        yield address
+    finally:
+        running.terminate()
+        running.wait(timeout=60)
+
+
+def _wait_for(address: str, running: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        assert running.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(log.read_text())
+
+
+@pytest.fixture
+def page(chromium: Any, service: str) -> Iterator[Any]:
+    context = chromium.new_context(viewport={"width": 1100, "height": 700})
+    opened = context.new_page()
+    opened.set_default_timeout(WAIT_MS)
+    opened.goto(service)
+    opened.wait_for_selector(".queue")
+    yield opened
+    context.close()
+
+
+def test_a_case_from_drop_to_removal(page: Any, toy_folder: Path) -> None:
+    page.set_input_files("#files", [toy_folder / f"toy-{name}.nii.gz" for name in NAMES])
+    page.wait_for_selector("tr[data-state='done']")
+    row = page.locator("tr[data-state='done']")
+    assert "toy" in row.inner_text()
+    assert re.search(r"WT \d", row.inner_text())
+    row.get_by_role("button", name="Open toy").click()
+    page.wait_for_selector(".viewer[data-ready]")
+    page.keyboard.press("a")
+    page.keyboard.press("e")
+    page.get_by_label("Your name").fill("A. Reader")
+    page.get_by_role("button", name="Save as a new map").click()
+    page.wait_for_function("() => document.querySelector('.status').textContent.startsWith('Saved')")
+    page.get_by_role("button", name="All cases").click()
+    page.wait_for_selector(".queue")
+    with page.expect_download() as loading:
+        page.get_by_role("link", name="Files of toy").click()
+    with zipfile.ZipFile(loading.value.path()) as archive:
+        report = json.loads(archive.read("toy-report.json"))
+    assert report["case"] == "toy"
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Remove toy").click()
+    page.wait_for_selector("tr[data-state]", state="detached")
+
+
+def test_files_that_are_no_case_are_named(page: Any, toy_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing")
+    page.set_input_files(
+        "#files", [toy_folder / "toy-t1n.nii.gz", toy_folder / "toy-t2w.nii.gz", tmp_path / "notes.txt"]
+    )
+    page.wait_for_selector(".problem")
+    said = page.inner_text(".said")
+    assert "toy: t1c, t2f missing" in said
+    assert "notes.txt: not a zip" in said
+    assert page.locator("tbody tr").count() == 0
+
+
+def test_two_cases_at_once_and_a_bad_archive(page: Any, toy_folder: Path, tmp_path: Path) -> None:
+    files = []
+    for case in ("one", "two"):
+        for name in NAMES:
+            files.append(tmp_path / f"{case}_{name}.nii.gz")
+            shutil.copy(toy_folder / f"toy-{name}.nii.gz", files[-1])
+    (tmp_path / "bad.zip").write_bytes(b"PK no zip")
+    page.set_input_files("#files", [*files, tmp_path / "bad.zip"])
+    page.wait_for_selector("tr[data-state='done'] >> nth=1")
+    names = page.locator("tbody th").all_inner_texts()
+    assert {"one", "two"} <= set(names)
+    page.wait_for_selector("text=/bad/")
+    assert page.locator("tr[data-state='failed']").count() + page.locator(".problem").count() == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_fault(chromium: Any, service: str, toy_folder: Path, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    context = chromium.new_context(viewport={"width": 768, "height": 1024}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(service)
+    page.wait_for_selector(".queue")
+    page.set_input_files("#files", [toy_folder / f"toy-{name}.nii.gz" for name in NAMES])
+    page.wait_for_selector("tr[data-state='done']", timeout=WAIT_MS)
+    found = axe.run(page).response["violations"]
+    assert [one["id"] for one in found] == []
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    context.close()
