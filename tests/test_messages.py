@@ -36,6 +36,7 @@ def strings(folder: str) -> Iterator[Said]:
     for path in sorted((ROOT / folder).rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         skipped = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        skipped |= {id(part) for node in ast.walk(tree) if _makes_options(node) for part in ast.walk(node)}
         parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
         for node in ast.walk(tree):
             where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
@@ -44,6 +45,11 @@ def strings(folder: str) -> Iterator[Said]:
                 yield Said(where, text)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped | parts:
                 yield Said(where, node.value)
+
+
+def _makes_options(node: ast.AST) -> bool:
+    """A module that is run by itself has flags of its own."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"
 
 
 SAID = {folder: list(strings(folder)) for folder in ("rediffinet", "engines", "export", "cli", "ext")}

@@ -75,7 +75,7 @@ def _largest(mask: Mask) -> tuple[Mask, float]:
     """The largest component, and the share of the mask that is not in it."""
     labels, count = label_components(mask, 6)
     if count == 0:
-        message = "No brain was found in the image.\nExpected a T1-weighted image of a head; or give --brain-mask FILE."
+        message = "No brain was found in the image.\nExpected a T1-weighted image of a head; or give `brain_mask=FILE`."
         raise CaseError(message)
     sizes = component_sizes(labels, count)
     return labels == int(np.argmax(sizes)) + 1, float(1 - sizes.max() / sizes.sum())
@@ -95,7 +95,7 @@ def _box(rough: Mask, shape: tuple[int, int, int]) -> tuple[slice, slice, slice]
         share = rough.mean(axis=tuple(other for other in range(3) if other != axis))
         held = np.flatnonzero(share > LEAST_IN_A_SLICE)
         if held.size == 0:
-            message = "No brain was found in the image: what looks like one is too small.\nGive --brain-mask FILE."
+            message = "No brain was found in the image: what looks like one is too small.\nGive `brain_mask=FILE`."
             raise CaseError(message)
         scale = shape[axis] / rough.shape[axis]
         centre = round(scale * (held[-1] + 1 + held[0]) / 2)

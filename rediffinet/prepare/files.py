@@ -51,7 +51,7 @@ def check_case_folder(folder: Path, case: str, images: Mapping[str, Image], *, o
     contrasts = list(images)
     existing = [name for name in case_files(case, contrasts).values() if (folder / name).exists()]
     if existing and not overwrite:
-        message = f"{folder} holds {', '.join(existing)} already.\nUse --overwrite to replace, or another folder."
+        message = f"{folder} holds {', '.join(existing)} already.\nUse `overwrite=True` to replace, or another folder."
         raise OutputError(message)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file.\nGive a folder with -o.")
