@@ -35,7 +35,7 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt | python-is-new-enou
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip -c constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt '$(TORCH)' setuptools cython numpy
-	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[cpu,train,serve,dev,prepare,dicom]'
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[cpu,train,serve,ray,dev,prepare,dicom]'
 	@$(BIN)/python -m pip install -q -c constraints.txt tensorrt-rtx || echo "make: no tensorrt-rtx for this machine (it is for Linux and Windows on x86-64); its tests are skipped" >&2
 	@touch $@
 

@@ -87,6 +87,12 @@ def segment(
     processes: Annotated[
         int, typer.Option(min=1, help="Processes that share a cohort and the cores; each holds the model.")
     ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Share a cohort on a Ray cluster: its address, auto, or local to start one here."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report (a list for several cases) on stdout.")
     ] = False,
@@ -131,6 +137,12 @@ def segment(
     )
     opening = Opening(bundle, engine, device, threads, precision)
     cases = share.of(inputs)
+    if ray is not None and len(inputs) > 1:
+        from rediffinet.clinic.on_ray import segment_on_ray
+
+        on_cluster = partial(segment_on_ray, cases, order, opening, ray)
+        _cohort(lambda progress: on_cluster(), cases, order, share, as_json=as_json)
+        return
     with opening.open() as segmenter:
         segmenter.plan(order.options)  # a wrong option is the command's error, not every case's
         if baseline_mask is not None:
@@ -186,10 +198,12 @@ def _cohort(
     as_json: bool,
 ) -> None:
     from rediffinet.cli.progress import cohort_progress
+    from rediffinet.clinic.case import tidy
     from rediffinet.clinic.cohort import count_finished
     from rediffinet.clinic.interrupt import Interrupted
     from rediffinet.clinic.table import CohortTable
 
+    tidy(inputs, order, alone=share.count == 1)
     table = CohortTable(order.out or Path(), inputs, suffix=share.suffix)
     found: dict[int, Outcome] = {}
     try:

@@ -90,8 +90,8 @@ class Read:
     route: Route | None = None
 
 
-def tidy(inputs: Iterable[CaseInput], order: Order) -> None:
-    """Remove what a killed run left of these cases, where their outputs may be replaced."""
+def tidy(inputs: Iterable[CaseInput], order: Order, *, alone: bool = False) -> None:
+    """Remove what a killed run left of these cases, where outputs may be replaced. alone: see remove_leftovers."""
     if not (order.skip_existing or order.choice.overwrite):
         return
     names: dict[Path, list[str]] = {}
@@ -99,7 +99,7 @@ def tidy(inputs: Iterable[CaseInput], order: Order) -> None:
         with suppress(RediffError):  # told when it is its turn
             names.setdefault(order.folder(given.name), []).append(given.name)
     for folder, held in names.items():
-        remove_leftovers(folder, held)
+        remove_leftovers(folder, held, alone=alone)
 
 
 def read_case(segmenter: Segmenter, given: CaseInput, order: Order) -> Read | Outcome:

@@ -156,11 +156,16 @@ def _serve(opening: Opening, order: Order, connection: Connection) -> None:
                 outcome = segment_case(segmenter, given, order)
             except Exception as error:
                 outcome = failed(given, error, order)
-            try:
-                pickle.dumps(outcome)
-            except Exception:  # an error of another library that does not travel
-                outcome = replace(outcome, error=RuntimeError(f"{type(outcome.error).__name__}: {outcome.error}"))
-            connection.send(outcome)
+            connection.send(travelling(outcome))
+
+
+def travelling(outcome: Outcome) -> Outcome:
+    """The outcome, with another error where that of a library cannot be sent to another process."""
+    try:
+        pickle.loads(pickle.dumps(outcome))
+    except Exception:
+        return replace(outcome, error=RuntimeError(f"{type(outcome.error).__name__}: {outcome.error}"))
+    return outcome
 
 
 def _end_with_parent() -> None:

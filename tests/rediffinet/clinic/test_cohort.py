@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from rediffinet.clinic.case import tidy
 from rediffinet.clinic.cohort import CaseInput, Order, list_inputs, segment_case, segment_cohort
 from rediffinet.clinic.inputs import Shard
 from rediffinet.clinic.table import CohortTable
@@ -204,6 +205,7 @@ def test_a_case_whose_writer_was_killed_between_two_renames_is_done_again(
         other = out / ".rediffinet-ijkl_456"
         other.mkdir()
         (other / "Y-seg.nii.gz").touch()  # of a shard that is at work
+        (out / ".rediffinet-mnop_789").mkdir()  # of one that begins to write
         for path in list(out.glob("X-*")):
             if path.name not in published:
                 path.rename(hidden / path.name)
@@ -211,7 +213,10 @@ def test_a_case_whose_writer_was_killed_between_two_renames_is_done_again(
     assert outcome.report is not None and expected.report is not None
     assert not outcome.skipped
     assert outcome.report.volumes_ml == expected.report.volumes_ml
-    assert [path.name for path in out.iterdir() if path.name.startswith(".")] == [other.name]
+    assert sorted(path.name for path in out.glob(".*")) == [other.name, ".rediffinet-mnop_789"]
+    tidy([], order, alone=True)  # nothing of cases that are not named
+    tidy([CaseInput(folder=cohort / "X")], order, alone=True)
+    assert [path.name for path in out.glob(".*")] == [other.name]
 
 
 def test_a_reference_segmentation_is_not_taken_for_the_leftover_of_a_killed_run(
