@@ -82,7 +82,7 @@ def _connect(ray: Any, address: str) -> None:
         options["include_dashboard"] = False
     try:
         ray.init(**options, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except Exception as error:  # Ray raises that itself for a node that does not come up
         message = f"--ray {address}: no cluster there ({error}). Start one with `ray start --head`, or say --ray local."
         raise ConfigError(message) from None
 

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """Two workers of a core each, whatever the machine has."""
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # a machine that is busy with other tests
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
     yield
     ray.shutdown()
