@@ -6,6 +6,7 @@ import traceback
 import typer
 
 from rediffinet.cli.average import average
+from rediffinet.cli.bench import bench
 from rediffinet.cli.compare import compare
 from rediffinet.cli.convert import convert
 from rediffinet.cli.crossval import calibrate, crossval
@@ -36,7 +37,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     *(segment, prepare, serve, view, evaluate, compare, tables, phantom),
-    *(train, average, crossval, calibrate, export, convert, plan, info, doctor),
+    *(train, average, crossval, calibrate, export, convert, plan, info, doctor, bench),
 )
 for command in COMMANDS:
     app.command()(command)
