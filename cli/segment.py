@@ -98,6 +98,7 @@ def segment(
     ] = False,
 ) -> None:
     """Segment a case: label map, baseline, report and preview, on the input's own grid."""
+    from rediffinet.bundle import read_manifest
     from rediffinet.clinic.cohort import CaseInput, Order, list_inputs, segment_cohort
     from rediffinet.clinic.inputs import Shard
     from rediffinet.clinic.workers import Opening, segment_in_processes
@@ -116,7 +117,8 @@ def segment(
         raise ConfigError(message)
     contrasts = channels.split(",") if channels else None
     share = Shard.parse(shard) if shard is not None else Shard()
-    inputs = [CaseInput(files=explicit)] if source is None else list_inputs(source, contrasts)
+    task = read_manifest(bundle).recipe.task
+    inputs = [CaseInput(files=explicit, task=task)] if source is None else list_inputs(source, contrasts, task)
     if baseline_mask is not None and len(inputs) > 1 and not baseline_mask.is_dir():
         message = (
             f"--baseline-mask {baseline_mask} is one file for {len(inputs)} cases. Give a folder that holds a mask of "
@@ -131,7 +133,7 @@ def segment(
         SegmentOptions(steps, samples, refine_everywhere, postprocess),
         OutputChoice(preview, save_uncertainty, save_probabilities, overwrite, html_report),
         baseline_mask,
-        _mask_labels(baseline_mask, labels, inputs),
+        _mask_labels(baseline_mask, labels, inputs, task),
         skip_existing,
         RawRoute(RawChoice(prepare, native, brain_mask, threads, save_uncertainty, overwrite)),
     )
@@ -158,11 +160,11 @@ def segment(
     _cohort(lambda progress: run_shared(), cases, order, share, as_json=as_json)
 
 
-def _mask_labels(masks: Path | None, named: str | None, inputs: "list[CaseInput]") -> "Task | None":
+def _mask_labels(masks: Path | None, named: str | None, inputs: "list[CaseInput]", task: "Task") -> "Task | None":
     """The convention of the masks: the one that is named, else that of all of them together."""
     from rediffinet.errors import CaseError, ConfigError
     from rediffinet.io.masks import decide_masks
-    from rediffinet.task import DEFAULT_TASK, find_task
+    from rediffinet.task import find_task
 
     if masks is None and named is not None:
         raise ConfigError("--labels tells how --baseline-mask is read, and there is none. Give both, or neither.")
@@ -172,8 +174,8 @@ def _mask_labels(masks: Path | None, named: str | None, inputs: "list[CaseInput]
     for given in inputs if named is None else ():
         with suppress(CaseError):  # a case that is not whole fails when it is its turn
             names.append(given.name)
-    found = find_task(named) if named is not None else decide_masks(masks, names)
-    if found.name != DEFAULT_TASK:
+    found = find_task(named) if named is not None else decide_masks(masks, names, task)
+    if found.name != task.name:
         typer.echo(f"The masks are read as '{found.name}' ({found.describe_labels()}).", err=True)
     return found
 

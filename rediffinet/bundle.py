@@ -189,17 +189,27 @@ def open_bundle(path: str | Path | None = None) -> Bundle:
     Raises BundleError naming the missing, altered or unreadable file, or the manifest field that does not fit.
     """
     folder = default_bundle() if path is None else Path(path)
-    source = folder / MANIFEST
-    if not source.is_file():
-        message = f"bundle {folder}: {MANIFEST} is missing. Expected a folder made by `rediff export`."
-        raise BundleError(message)
-    content = source.read_bytes()
+    content = _content(folder)
     manifest = _parse(folder, content)
     for name, entry in manifest.graphs.items():
         _verify(folder, name, entry)
         for variant in entry.variants.values():
             _verify(folder, name, variant)
     return Bundle(folder, manifest, hashlib.sha256(content).hexdigest())
+
+
+def read_manifest(path: str | Path | None = None) -> Manifest:
+    """The manifest alone, to know what a bundle is for before it is opened; nothing is verified. Raises BundleError."""
+    folder = default_bundle() if path is None else Path(path)
+    return _parse(folder, _content(folder))
+
+
+def _content(folder: Path) -> bytes:
+    source = folder / MANIFEST
+    if not source.is_file():
+        message = f"bundle {folder}: {MANIFEST} is missing. Expected a folder made by `rediff export`."
+        raise BundleError(message)
+    return source.read_bytes()
 
 
 def _parse(folder: Path, content: bytes) -> Manifest:

@@ -15,7 +15,7 @@ from rediffinet.io.masks import BaselineMask, find_mask, read_baseline_mask
 from rediffinet.io.outputs import OutputChoice, check_output, save_result
 from rediffinet.report import Report
 from rediffinet.segmenter import Progress, Result, Segmenter, SegmentOptions
-from rediffinet.task import Task
+from rediffinet.task import DEFAULT_TASK, TASKS, Task
 
 
 class Route(Protocol):
@@ -28,6 +28,7 @@ class Route(Protocol):
         folder: Path | None = None,
         files: Mapping[str, Path] | None = None,
         channels: Sequence[str] | None = None,
+        task: Task = TASKS[DEFAULT_TASK],
     ) -> Case:
         """The case."""
 
@@ -130,10 +131,10 @@ def read_case(segmenter: Segmenter, given: CaseInput, order: Order) -> Read | Ou
             choice = replace(choice, overwrite=True)
     check_output(folder, name, choice)
     if order.route is None:
-        case = load_case(given.folder, files=given.files, channels=given.channels, name=name)
+        case = load_case(given.folder, files=given.files, channels=given.channels, name=name, task=given.task)
     else:
-        case = order.route.load(name, folder, given.folder, given.files, given.channels)
-    baseline = None if mask is None else read_baseline_mask(mask, case, convention=order.mask_labels)
+        case = order.route.load(name, folder, given.folder, given.files, given.channels, given.task)
+    baseline = None if mask is None else read_baseline_mask(mask, case, given.task, order.mask_labels)
     return Read(name, folder, choice, case, baseline, again, order.route)
 
 

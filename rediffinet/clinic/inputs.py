@@ -8,21 +8,26 @@ from pathlib import Path
 from rediffinet.errors import ConfigError
 from rediffinet.io.cases import find_cases
 from rediffinet.io.naming import case_name, find_contrasts
+from rediffinet.task import DEFAULT_TASK, TASKS, Task
 
 
 @dataclass(frozen=True)
 class CaseInput:
-    """A case to segment: a folder, or four explicit files by contrast. given: a name instead of that of the files."""
+    """A case to segment: a folder, or explicit files by contrast. given: a name instead of that of the files.
+
+    task: which contrasts it has, and what their files are called.
+    """
 
     folder: Path | None = None
     files: Mapping[str, Path] | None = None
     channels: Sequence[str] | None = None
     given: str | None = None
+    task: Task = TASKS[DEFAULT_TASK]
 
     @property
     def name(self) -> str:
         """The name its outputs will have."""
-        return self.given or case_name(self.contrasts(), self._folder)
+        return self.given or case_name(self.contrasts(), self._folder, self.task)
 
     @property
     def source(self) -> str:
@@ -31,16 +36,16 @@ class CaseInput:
 
     def contrasts(self) -> dict[str, Path]:
         """The file of each contrast. Raises CaseError when one is missing or ambiguous."""
-        return dict(self.files) if self.files else find_contrasts(self._folder, self.channels)
+        return dict(self.files) if self.files else find_contrasts(self._folder, self.channels, self.task)
 
     @property
     def _folder(self) -> Path:
         return self.folder if self.folder is not None else next(iter((self.files or {}).values())).parent
 
 
-def list_inputs(path: Path, channels: Sequence[str] | None = None) -> list[CaseInput]:
-    """The case in a folder, or the cases in a folder of case folders."""
-    return [CaseInput(folder=folder, channels=channels) for folder in find_cases(path)]
+def list_inputs(path: Path, channels: Sequence[str] | None = None, task: Task = TASKS[DEFAULT_TASK]) -> list[CaseInput]:
+    """The case in a folder, or the cases in a folder of case folders, with the contrasts of a task."""
+    return [CaseInput(folder=folder, channels=channels, task=task) for folder in find_cases(path, task)]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from rediffinet.prepare.pipeline import prepare
 from rediffinet.prepare.report import Preparation, find_preparation
 from rediffinet.report import Warning_
 from rediffinet.segmenter import Result
+from rediffinet.task import DEFAULT_TASK, TASKS, Task
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,14 @@ class RawRoute:
         folder: Path | None = None,
         files: Mapping[str, Path] | None = None,
         channels: Sequence[str] | None = None,
+        task: Task = TASKS[DEFAULT_TASK],
     ) -> Case:
         """The case, prepared if that was asked for; the prepared images are written into `out/NAME-prepared`.
 
         Raises what `prepare`, `load_case` and `save_prepared` raise.
         """
         if not self.choice.prepare:
-            case = load_case(folder, files=files, channels=channels, name=name)
+            case = load_case(folder, files=files, channels=channels, name=name, task=task)
             found = None if folder is None else find_preparation(folder, name)
             if found is not None:
                 _check_fits(found, case)

@@ -26,6 +26,7 @@ from rediffinet.clinic.service.store import Job, JobStore
 from rediffinet.errors import CaseCancelledError, CaseError, DeadlineError, RediffError
 from rediffinet.io.outputs import OutputChoice
 from rediffinet.segmenter import Segmenter, SegmentOptions
+from rediffinet.task import Task
 
 POLL_S = 0.2
 TELL_S = 0.5
@@ -127,7 +128,7 @@ def _segment(
     cancelled: Callable[[], bool],
 ) -> Outcome:
     request = job.request
-    given = _given(request, settings)
+    given = _given(request, settings, segmenter.bundle.manifest.recipe.task)
     name = request["name"] if request["named"] or given.files else given.name
     order = Order(
         Path("out"),
@@ -137,7 +138,7 @@ def _segment(
     )
     outcome = segment_case(
         segmenter,
-        CaseInput(given.folder, given.files, given.channels, name),
+        CaseInput(given.folder, given.files, given.channels, name, given.task),
         order,
         progress,
         cancelled=cancelled,
@@ -147,19 +148,19 @@ def _segment(
     return outcome
 
 
-def _given(request: dict[str, Any], settings: Settings) -> CaseInput:
+def _given(request: dict[str, Any], settings: Settings, task: Task) -> CaseInput:
     archive = Path("in/archive.zip")
     if archive.exists():
         shutil.rmtree("unpacked", ignore_errors=True)
         unpack(archive, Path("unpacked"), settings.limits.files, settings.limits.unpacked_bytes)
-        found = list_inputs(Path("unpacked"), request["channels"])
+        found = list_inputs(Path("unpacked"), request["channels"], task)
         if len(found) != 1:
             message = f"The archive holds {len(found)} cases. Expected the four images of one; send others one by one."
             raise CaseError(message)
         given = found[0]
     else:
         files = {path.name.partition(".")[0]: path for path in sorted(Path("in").iterdir())}
-        given = CaseInput(files=files)
+        given = CaseInput(files=files, task=task)
     for path in given.contrasts().values():
         check_size(path, IMAGE_BYTES)
     return given
