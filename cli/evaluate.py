@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rediffinet.cli.words import command_from, in_flags
+
 if TYPE_CHECKING:
     from rediffinet.scoring.evaluation import Failure
 
@@ -93,7 +95,7 @@ def evaluate(
         for path in write_tables(scores, out):
             typer.echo(f"wrote {path}", err=True)
     for line in remarks(scores):
-        typer.echo(f"note: {line}", err=True)
+        typer.echo(f"note: {in_flags(line, command_from(evaluate))}", err=True)
     if as_json:
         typer.echo(to_json(scores), nl=False)
     elif scores.cases:
@@ -101,7 +103,8 @@ def evaluate(
         typer.echo(alone + summary_markdown(scores), nl=False)
     if scores.failures:
         for failure in scores.failures:
-            typer.echo(f"{failure.case}: failed: {failure.message}", err=True)
+            told = in_flags(failure.message, command_from(evaluate))
+            typer.echo(f"{failure.case}: failed: {told}", err=True)
         typer.echo(f"{len(scores.failures)} of {len(pairs)} cases failed, {len(scores.cases)} were scored.", err=True)
         raise typer.Exit(3)
 

@@ -228,7 +228,7 @@ def fitting_conventions(values: npt.NDArray[Any]) -> list[Task]:
 def fitting_hint(values: npt.NDArray[Any]) -> str:
     """A sentence that names the shipped conventions with all these values, nothing where there is none."""
     fitting = [f"'{task.name}' ({task.describe_labels()})" for task in fitting_conventions(values)]
-    return f" These values fit the convention {' or '.join(fitting)}: name it (labels)." if fitting else ""
+    return f" These values fit the convention {' or '.join(fitting)}: name it with `labels`." if fitting else ""
 
 
 def value_map(source: Task, target: Task) -> dict[int, int]:

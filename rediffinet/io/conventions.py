@@ -103,6 +103,6 @@ def _mixture(first: list[tuple[Task, str]]) -> str:
     held = "\n".join(f"  {what} has labels of '{task.name}' ({task.describe_labels()})" for task, what in first)
     return (
         f"The label maps are in {len(first)} conventions:\n{held}\n"
-        "Expected one for all of them. Where they do follow one, name it (labels): in BraTS 2024, 'glioma-post-2024', "
-        "4 is the resection cavity."
+        "Expected one for all of them. Where they do follow one, name it with `labels`: 4 is the resection cavity in "
+        "BraTS 2024, 'glioma-post-2024'."
     )

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +12,17 @@ from typing import Any
 import numpy as np
 
 from rediffinet.errors import ResultsError
-from rediffinet.labels import REGIONS
 from rediffinet.reports.drawing import check_figure_path, new_figure, write_figure
 from rediffinet.reports.statistics import Values
+from rediffinet.task import DEFAULT_TASK, TASKS, Task
 
-LOG, VALIDATION = "log.csv", "validation.csv"
+LOG, VALIDATION, CONFIG = "log.csv", "validation.csv", "config.json"
 LOG_COLUMNS = ("step", "loss", "learning_rate", "seconds")
 VALIDATION_COLUMNS = ("step", "region", "dice", "hd95_mm")
 WHAT = "The figure of training curves"
-STYLES = {"Avg": "-", "WT": "--", "TC": "-.", "ET": ":"}
+AVERAGE = "Avg"
+STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 3)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 1)))
+"""Of the mean over the regions, then of each region."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +49,10 @@ def read_curves(run: Path) -> Curves:
     validation: dict[str, tuple[Values, Values, Values]] = {}
     path = run / VALIDATION
     rows = _table(path, VALIDATION_COLUMNS) if path.exists() else []
+    known = (AVERAGE, *_regions(run))
     for region in dict.fromkeys(row["region"] for row in rows):
-        if region not in STYLES:
-            raise ResultsError(f"{path}: region is {region!r}.\nExpected one of {', '.join((*REGIONS, 'Avg'))}.")
+        if region not in known:
+            raise ResultsError(f"{path}: region is {region!r}.\nExpected one of {', '.join(known)}.")
         own = [row for row in rows if row["region"] == region]
         steps, overlaps, distances = (
             np.array([_number(row, column, path) for row in own]) for column in ("step", "dice", "hd95_mm")
@@ -85,8 +89,10 @@ def draw_curves(curves: Sequence[Curves], labels: Sequence[str]) -> Any:
         panels[0][0].plot(one.steps, one.losses, color=colour, alpha=0.3, linewidth=0.8)
         panels[0][0].plot(one.steps, smoothed(one.losses), color=colour, linewidth=1.5, label=label)
         panels[0][1].plot(one.steps, one.rates, color=colour, linewidth=1.5)
-        for region, (steps, overlaps, distances) in one.validation.items():
-            shared = {"color": colour, "linestyle": STYLES[region], "marker": ".", "linewidth": 1.2}
+        shown = sorted(one.validation, key=lambda region: region != AVERAGE)  # the regions keep their order
+        for region, style in zip(shown, STYLES if AVERAGE in shown else STYLES[1:], strict=False):
+            steps, overlaps, distances = one.validation[region]
+            shared = {"color": colour, "linestyle": style, "marker": ".", "linewidth": 1.2}
             panels[1][0].plot(steps, overlaps, label=f"{label}, {region}", **shared)
             panels[1][1].plot(steps, distances, **shared)
     titles = [["loss (pale: as logged; line: running mean)", "learning rate"], ["Dice", "HD95 [mm]"]]
@@ -110,6 +116,14 @@ def smoothed(values: Values) -> Values:
     stops = np.arange(1, len(values) + 1)
     starts = np.maximum(0, stops - window)
     return np.asarray((sums[stops] - sums[starts]) / (stops - starts), np.float64)
+
+
+def _regions(run: Path) -> tuple[str, ...]:
+    """The regions of a run's task; those of the default task for a run that does not tell."""
+    try:
+        return Task.model_validate(json.loads((run / CONFIG).read_text(encoding="utf-8"))["task"]).region_names
+    except (OSError, ValueError, KeyError, TypeError):
+        return TASKS[DEFAULT_TASK].region_names
 
 
 def _table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

@@ -56,7 +56,7 @@ def exchange_hint(tables: Sequence[Confusion], task: Task) -> str:
     what = " and ".join(names) if len(names) == 2 else ", ".join(f"{old} for {new}" for old, new in moved.items())
     return (
         f"Exchanging the labels {what} on one side would raise the mean Dice of {name} from {now[region]:.2f} to "
-        f"{best[region]:.2f}: predictions and references number them differently. Name the convention (labels)"
+        f"{best[region]:.2f}: predictions and references number them differently. Name the convention with `labels`"
         f"{_known(order, task)}."
     )
 

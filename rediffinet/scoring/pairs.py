@@ -94,7 +94,7 @@ def _near(case: str, referenced: Mapping[str, Sequence[Path]]) -> str:
     longest = max(begun, key=len)
     return (
         f" There is {longest}: only where {case[len(longest) :]!r} names the program and not another examination, give "
-        "it as suffix."
+        f"`suffix={case[len(longest) :]}`."
     )
 
 

@@ -1,5 +1,6 @@
 """Training curves: what is read, what is drawn."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from rediffinet.errors import ConfigError, ResultsError
 from rediffinet.reports.curves import draw_curves, read_curves, smoothed, write_curves
+from rediffinet.task import TASKS
 
 LOG = "step,loss,learning_rate,seconds\n10,1.0,0.001,2.5\n20,0.5,0.0005,5\n"
 VALIDATION = "step,region,dice,hd95_mm\n10,WT,0.5,9\n10,Avg,0.4,12\n20,WT,0.7,6\n20,Avg,0.6,8\n"
@@ -57,6 +59,16 @@ def test_running_mean() -> None:
     values = np.arange(60.0)
     np.testing.assert_allclose(smoothed(values)[:4], [0, 0.5, 1, 2])
     np.testing.assert_allclose(smoothed(values)[-1], 58)
+
+
+def test_regions_are_those_of_the_runs_task(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "a", LOG, VALIDATION.replace("WT", "RC"))
+    with pytest.raises(ResultsError, match="region is 'RC'"):
+        read_curves(run)
+    (run / "config.json").write_text(json.dumps({"task": TASKS["glioma-post-2024"].model_dump(mode="json")}))
+    curves = read_curves(run)
+    assert set(curves.validation) == {"RC", "Avg"}
+    assert len(draw_curves([curves], ["a"]).axes) == 4
 
 
 def test_negative_losses_have_a_linear_axis(tmp_path: Path) -> None:
