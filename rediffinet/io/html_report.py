@@ -50,14 +50,13 @@ def encode_html_report(result: Result) -> bytes:
     """The report of a case as one HTML file (UTF-8), its pictures inside."""
     report = result.report.to_dict()
     case = escape(report["case"])
+    shown = shown_contrasts(result.task)
+    planes = f"Three planes through the largest lesion of {case}: {', '.join(shown)}"
     sections = [
         _warnings(report),
         _volumes(report),
-        _figure(
-            encode_preview(result),
-            f"Three planes through the largest lesion of {case}: T1c, FLAIR, and the probability of a wrong label.",
-        ),
-        _figure(_levels(result), f"Axial planes of T1c through the tumour of {case}, from below, with both outlines."),
+        _figure(encode_preview(result), f"{planes} and the probability of a wrong label."),
+        _figure(_levels(result), f"Axial planes of {shown[0]} through the tumour, from below, with both outlines."),
         _provenance(report),
         _inputs(report),
     ]

@@ -65,6 +65,11 @@ def differs(before: np.ndarray, after: np.ndarray) -> bool:
     return bool((np.abs(before.astype(int) - after).max(axis=-1) > 16).sum() > 20)
 
 
+def coloured(image: np.ndarray) -> int:
+    """Pixels that are not grey."""
+    return int((np.ptp(image.astype(int), axis=-1) > 60).sum())
+
+
 def crosshair_mm(page: Any) -> np.ndarray:
     numbers = re.match(r"(-?\d+), (-?\d+), (-?\d+) mm", page.inner_text(".where"))
     assert numbers
@@ -115,6 +120,7 @@ def test_opacity_and_outlines_change_what_is_drawn(open_page: Any, segmented: An
     outlined = pixels(page)
     assert differs(filled, opaque)
     assert differs(opaque, outlined)
+    assert 0 < coloured(outlined) < 0.9 * coloured(opaque)
 
 
 def test_places_are_the_largest_that_scipy_finds(open_page: Any, segmented: Any) -> None:

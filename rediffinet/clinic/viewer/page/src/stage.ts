@@ -171,26 +171,33 @@ export class Stage {
   private fill({ nv, contrast, canvas }: Pane): void {
     const back = this.images.get(contrast)
     if (!back) return
-    const over = KINDS.filter((kind) => this.shown.has(kind) && this.maps.has(kind)).map((kind) => {
-      const map = this.maps.get(kind)!
-      map.opacity = this.opacity.get(kind)!
-      return map
-    })
+    const kinds = KINDS.filter((kind) => this.shown.has(kind) && this.maps.has(kind))
+    const over = kinds.map((kind) => this.maps.get(kind)!)
     const before = nv.back
     nv.volumes = [back, ...over]
     nv.back = back
     nv.overlays = over
-    nv.opts.atlasOutline = this.outlines ? 1 : 0
     nv.opts.multiplanarShowRender = this.sideBySide || this.software ? SHOW_RENDER.NEVER : SHOW_RENDER.ALWAYS
     nv.opts.multiplanarLayout = nv.opts.multiplanarShowRender === SHOW_RENDER.ALWAYS ? MULTIPLANAR_TYPE.GRID : MULTIPLANAR_TYPE.AUTO
     nv.opts.sliceType = SLICE[this.view]
     if (over.length === 0) nv.overlayTexture = nv.rgbaTex(nv.overlayTexture, nv.gl.TEXTURE2, [2, 2, 2, 2], true)
-    if (before === back) {
-      // the image itself is on the card already, and its gradients, which take the longest
-      over.forEach((map, i) => nv.refreshLayers(map, i + 1))
-      nv.drawScene()
-    } else {
+    const lay = () =>
+      over.forEach((map, i) => {
+        const opacity = this.opacity.get(kinds[i])!
+        const outlined = this.outlines && kinds[i] !== 'uncertainty'
+        nv.opts.atlasOutline = outlined ? opacity : 0
+        map.opacity = outlined ? 0.01 : opacity // NiiVue leaves maps of no opacity out, with their outlines
+        nv.refreshLayers(map, i + 1)
+      })
+    if (before !== back) {
+      over.forEach((map, i) => (map.opacity = this.opacity.get(kinds[i])!))
+      nv.opts.atlasOutline = 0
       nv.updateGLVolume()
+    }
+    if (before === back || this.outlines) {
+      // the image itself is on the card already, and its gradients, which take the longest
+      lay()
+      nv.drawScene()
     }
     canvas.setAttribute('aria-label', `${contrastName(contrast)}, ${this.view}, with ${[...this.shown].join(', ') || 'no map'}`)
   }
