@@ -17,10 +17,13 @@ import sys
 from pathlib import Path
 
 from rediffinet import Segmenter, SegmentOptions, __version__, load_case
-from rediffinet.io.cases import find_labels, load_labels
-from rediffinet.labels import REGIONS
+from rediffinet.io.cases import find_labels, load_label_map
+from rediffinet.io.conventions import Conventions
 from rediffinet.metrics import evaluate_case, find_protocol
+from rediffinet.task import TASKS
 
+TASK = TASKS["glioma-2023"]
+REGIONS = TASK.region_names
 PROTOCOL = "brats2023-gli"
 Row = dict[str, str | float]
 
@@ -70,7 +73,7 @@ def score(segmenter: Segmenter, folder: Path, options: SegmentOptions) -> list[R
     case = load_case(folder)
     path = find_labels(folder)
     assert path is not None, f"{folder} has no label map"
-    reference, _ = load_labels(path, case.grid)
+    reference = load_label_map(path, Conventions(TASK), case.grid)
     result = segmenter.segment(case, options=options)
     rows: list[Row] = []
     for name, crop in (("baseline", result.crop_baseline), ("refined", result.crop_labels)):
@@ -87,6 +90,8 @@ def score(segmenter: Segmenter, folder: Path, options: SegmentOptions) -> list[R
                     "region": region,
                     "dice": scores[region].dice,
                     "hd95_mm": scores[region].hd95,
+                    "surface_dice_1mm": scores[region].surface_dice_1mm,
+                    "surface_dice_2mm": scores[region].surface_dice_2mm,
                     "lesion_dice": lesions.dice,
                     "lesion_hd95_mm": lesions.hd95,
                     "reference_voxels": scores[region].ref_voxels,

@@ -22,9 +22,10 @@ from scipy import ndimage
 from timing import describe, interleaved, ratio, table
 
 from rediffinet.ext import joint_box
-from rediffinet.labels import labels_to_regions
 from rediffinet.metrics import evaluate_case, hd95
+from rediffinet.task import TASKS, regions_of
 
+BRATS = TASKS["glioma-2023"]
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
     *("rediffinet", "numpy", "scipy", "monai", "torch", "surface-distance", "medpy", "SimpleITK", "edt"),
@@ -147,7 +148,7 @@ def plain_reading(pred: Mask, ref: Mask, measure: Function) -> list[tuple[float,
     def distance_of(a: Mask, b: Mask) -> float:
         return measure(a, b) if a.any() and b.any() else 374.0 * (a.any() != b.any())
 
-    for a, b in zip(labels_to_regions(pred), labels_to_regions(ref), strict=True):
+    for a, b in zip(regions_of(pred, BRATS), regions_of(ref, BRATS), strict=True):
         results.append((2 * (a & b).sum() / max(a.sum() + b.sum(), 1), distance_of(a, b)))
         components, component_count = ndimage.label(a, full)
         joined, count = ndimage.label(ndimage.binary_dilation(b, element, iterations=3), full)
@@ -192,7 +193,7 @@ def main() -> None:
     )
     distance_rows, case_rows, memory_rows = [], [], []
     for number, (_, pred, ref) in enumerate(pairs(arguments.data, arguments.cases), 1):
-        regions = list(zip(("WT", "TC", "ET"), labels_to_regions(pred), labels_to_regions(ref), strict=True))
+        regions = list(zip(("WT", "TC", "ET"), regions_of(pred, BRATS), regions_of(ref, BRATS), strict=True))
         for region, a, b in regions:
             a, b = np.asfortranarray(a), np.asfortranarray(b)  # as files are loaded
             if not (a.any() and b.any()):

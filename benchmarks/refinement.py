@@ -24,10 +24,10 @@ from timing import describe
 
 from rediffinet.bundle import PostprocessSettings
 from rediffinet.ext import component_sizes, label_components
-from rediffinet.labels import REGIONS, labels_to_regions
 from rediffinet.method.inference import infer, plan_sampling
 from rediffinet.metrics import dice
 from rediffinet.scoring.scores import ORDER
+from rediffinet.task import TASKS, regions_of
 from rediffinet.training.calibrate import NEVER, Found, sweep
 from rediffinet.training.crossval import Piece, Study, gather, reopen
 from rediffinet.training.manifest import InferenceSettings
@@ -36,6 +36,8 @@ from rediffinet.training.out_of_fold import predict_probability
 from rediffinet.training.run import open_run
 from rediffinet.training.scoring import read_rows, write_rows
 
+BRATS = TASKS["glioma-2023"]
+REGIONS = BRATS.region_names
 BINS = (0.0, 1.5, 3.0, 6.0, 12.0, np.inf)
 
 
@@ -96,7 +98,7 @@ def flips(manifest, found: Sequence[Found], threshold: float) -> None:  # type: 
     counts = np.zeros((len(REGIONS), len(BINS) - 1, 4), int)
     for one in found:
         decoded = one.decoded(manifest, limits)
-        truth = labels_to_regions(one.reference)
+        truth = regions_of(one.reference, BRATS)
         assert decoded.baseline_regions is not None
         for region, (was, now, true) in enumerate(zip(decoded.baseline_regions, decoded.regions, truth, strict=True)):
             wrong, changed = was != true, was != now
