@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +14,7 @@ from rediffinet.cli.words import command_from, in_flags
 if TYPE_CHECKING:
     from rediffinet.clinic.cohort import CaseInput, Order, Outcome
     from rediffinet.clinic.inputs import Shard
+    from rediffinet.clinic.trace import Trace
     from rediffinet.segmenter import Progress, Segmenter
     from rediffinet.task import Task
 
@@ -93,6 +94,9 @@ def segment(
             metavar="ADDRESS", help="Share a cohort on a Ray cluster: its address, auto, or local to start one here."
         ),
     ] = None,
+    profile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write where the seconds go: a trace that a browser opens.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report (a list for several cases) on stdout.")
     ] = False,
@@ -115,6 +119,8 @@ def segment(
     if overwrite and skip_existing:
         message = "--overwrite replaces what --skip-existing leaves as it is. Give one of the two."
         raise ConfigError(message)
+    if profile is not None and (processes > 1 or ray is not None):
+        raise ConfigError("--profile is of one process. Leave --processes and --ray out.")
     contrasts = channels.split(",") if channels else None
     share = Shard.parse(shard) if shard is not None else Shard()
     task = read_manifest(bundle).recipe.task
@@ -150,11 +156,12 @@ def segment(
         if baseline_mask is not None:
             segmenter.check_takes_baseline()
         if len(inputs) == 1:  # so is the error of a case that is alone
-            _alone(segmenter, inputs[0], order, as_json=as_json)
+            _alone(segmenter, inputs[0], order, profile, as_json=as_json)
             return
         if processes == 1:
             run = partial(segment_cohort, segmenter, cases, order)
-            _cohort(lambda progress: zip(cases, run(progress), strict=True), cases, order, share, as_json=as_json)
+            with _profiled(segmenter, profile):
+                _cohort(lambda progress: zip(cases, run(progress), strict=True), cases, order, share, as_json=as_json)
             return
     run_shared = partial(segment_in_processes, cases, order, opening, processes)
     _cohort(lambda progress: run_shared(), cases, order, share, as_json=as_json)
@@ -180,12 +187,31 @@ def _mask_labels(masks: Path | None, named: str | None, inputs: "list[CaseInput]
     return found
 
 
-def _alone(segmenter: "Segmenter", given: "CaseInput", order: "Order", *, as_json: bool) -> None:
+@contextmanager
+def _profiled(segmenter: "Segmenter", profile: Path | None) -> "Iterator[Trace | None]":
+    """A trace of the engine's calls, which is written at the end."""
+    if profile is None:
+        yield None
+        return
+    from rediffinet.clinic.trace import Trace
+
+    trace = Trace()
+    segmenter.watch(trace.graph)
+    try:
+        yield trace
+    finally:
+        segmenter.watch(None)
+        trace.write(profile)
+
+
+def _alone(segmenter: "Segmenter", given: "CaseInput", order: "Order", profile: Path | None, *, as_json: bool) -> None:
     from rediffinet.cli.progress import stages
     from rediffinet.clinic.cohort import segment_case
 
-    with stages() as progress:
+    with stages() as progress, _profiled(segmenter, profile) as trace:
         outcome = segment_case(segmenter, given, order, progress)
+        if trace is not None and outcome.report is not None:
+            trace.case(outcome.report)
     _tell(outcome, quiet=as_json)
     if as_json and outcome.report is not None:
         typer.echo(json.dumps(outcome.report.to_dict(), indent=2))

@@ -18,8 +18,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self
@@ -110,6 +111,9 @@ class Engine(ABC):
     """Another graph to prove the engine by (`probe.prove`) than the usual one: an ONNX file, the shape of x and y."""
     choice: str = ""
     """Why `open_engine` took this engine, in one sentence."""
+
+    watch: Callable[[str, int, float, float], None] | None = None
+    """Called after every call of a graph: its name, the batch, from and to by `time.perf_counter`."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -256,7 +260,14 @@ class Graph(ABC):
                 "give each output a buffer of its own"
             )
             raise EngineError(message)
+        watch = self.engine.watch
+        if watch is None:
+            self._run(inputs, outputs)
+            return
+        batch = next((buffer.shape[0] for buffer in inputs.values() if buffer.shape), 1)
+        begun = time.perf_counter()
         self._run(inputs, outputs)
+        watch(self.spec.name, batch, begun, time.perf_counter())
 
     def __call__(self, **arrays: Array) -> dict[str, Array]:
         """Run once on host arrays: upload, run, download. For tests and single calls, not for loops."""

@@ -144,6 +144,10 @@ class Segmenter:
         """
         return cls(open_bundle(bundle), engine, device, threads, precision)
 
+    def watch(self, seen: Callable[[str, int, float, float], None] | None) -> None:
+        """Have `seen(graph, batch, begun, ended)` called after every call of a graph, with `time.perf_counter`s."""
+        self._engine.watch = seen
+
     def close(self) -> None:
         """Give the engine's memory back."""
         self._engine.close()

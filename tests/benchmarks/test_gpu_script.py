@@ -30,7 +30,7 @@ def test_a_processor_in_the_place_of_a_gpu(toy_bundle: Any, tmp_path: Path) -> N
     found, told = run(
         tmp_path,
         *("--device", "cpu", "--bundle", toy_bundle.path, "--phantom", "40,44,36"),
-        *("--batches", "1,2", "--seconds", "0.01", "--minutes", "5", "--no-compile", "--parts", "doctor,labels,steps"),
+        *("--batches", "1,2", "--seconds", "0.01", "--minutes", "60", "--no-compile", "--parts", "doctor,labels,steps"),
     )
     assert [part["state"] for part in found.values()] == ["done"] * 3
     labels = [row for row in found["labels"]["content"]["rows"][1:] if row["precision"] == "fp32"]
@@ -49,7 +49,9 @@ def test_a_processor_in_the_place_of_a_gpu(toy_bundle: Any, tmp_path: Path) -> N
 
 @needs
 def test_without_a_gpu_every_part_says_why(toy_bundle: Any, tmp_path: Path) -> None:
-    found, told = run(tmp_path, "--bundle", toy_bundle.path, "--phantom", "40,44,36", "--parts", "labels")
+    found, told = run(
+        tmp_path, "--bundle", toy_bundle.path, "--phantom", "40,44,36", "--parts", "labels", "--minutes", "60"
+    )
     first, *others = found["labels"]["content"]["rows"]
     assert first["device"] == "cpu" and first["first_s"] > 0
     assert all("cuda:0" in row["why_not"] or "driver" in row["why_not"] for row in others)
@@ -59,7 +61,7 @@ def test_without_a_gpu_every_part_says_why(toy_bundle: Any, tmp_path: Path) -> N
 @needs
 def test_parts_that_fail_or_outrun_their_time(tmp_path: Path) -> None:
     """What was found before, by this run or the last, stays."""
-    found, _ = run(tmp_path, "--parts", "paper", "--device", "cpu", "--preset", "nonsense")
+    found, _ = run(tmp_path, "--parts", "paper", "--device", "cpu", "--preset", "nonsense", "--minutes", "60")
     assert found["paper"]["state"].startswith("failed (1): ") and "got 'nonsense'" in found["paper"]["state"]
     found, told = run(tmp_path, "--parts", "doctor,tests", "--device", "cpu", "--minutes", "0.09")
     assert found["doctor"]["state"].startswith(("stopped after its 5 s", "done"))
@@ -73,7 +75,7 @@ def test_paper_size_and_training_in_small(tmp_path: Path) -> None:
     found, _ = run(
         tmp_path,
         *("--device", "cpu", "--preset", "tiny", "--window", "32,32,32", "--seconds", "0.01", "--no-compile"),
-        *("--parts", "paper,training"),
+        *("--parts", "paper,training", "--minutes", "60"),
     )
     assert [part["state"] for part in found.values()] == ["done"] * 2
     timed = {(row["batch"], row["contestant"]) for row in found["paper"]["content"]["rows"] if "ms" in row}
