@@ -22,17 +22,17 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 from timing import describe
 
-from rediffinet.bundle import PostprocessSettings
 from rediffinet.ext import component_sizes, label_components
 from rediffinet.method.inference import infer, plan_sampling
+from rediffinet.method.recipe import NEVER, Decision, Recipe, SmallComponents
 from rediffinet.metrics import dice
 from rediffinet.scoring.scores import ORDER
 from rediffinet.task import TASKS, regions_of
-from rediffinet.training.calibrate import NEVER, Found, sweep
+from rediffinet.training.calibrate import Found, sweep
 from rediffinet.training.crossval import Piece, Study, gather, reopen
-from rediffinet.training.manifest import InferenceSettings
 from rediffinet.training.memory import open_in_memory
 from rediffinet.training.out_of_fold import predict_probability
+from rediffinet.training.recipe import InferenceSettings, plain_decision
 from rediffinet.training.run import open_run
 from rediffinet.training.scoring import read_rows, write_rows
 
@@ -52,8 +52,8 @@ def main() -> None:
     parser.add_argument("--steps", default="1,2,4,10")
     parser.add_argument("--samples", default="1,4,10")
     parser.add_argument("--min-fraction", type=float, default=0.0, help="as given to `rediff calibrate`")
-    parser.add_argument("--min-enhancing", type=float, default=0.0, help="as given to `rediff export`")
-    parser.add_argument("--component-threshold", type=float, default=1.0, help="as given to `rediff export`")
+    parser.add_argument("--unsure-enhancement", type=float, default=0.0, help="as given to `rediff calibrate`")
+    parser.add_argument("--whole-components", type=float, default=1.0, help="as given to `rediff calibrate`")
     parser.add_argument("--threshold", type=float, default=0.5, help="of the part flips")
     parser.add_argument("--thresholds", type=numbers, default="0.3,0.5,0.7,0.9", help="of the part sampling")
     parser.add_argument("--rows", type=Path, help="CSV for the rows of the part sampling")
@@ -66,24 +66,29 @@ def main() -> None:
         print("no study: give the OUT of a finished `rediff crossval` and --data")
         return
     only = tuple(int(fold) for fold in given.only.split(",") if fold)
-    postprocess = PostprocessSettings(min_fraction=given.min_fraction, min_enhancing=given.min_enhancing)
-    settings = InferenceSettings(postprocess=postprocess, component_threshold=given.component_threshold)
+    decision = plain_decision(
+        BRATS,
+        whole_components=given.whole_components,
+        small_components=SmallComponents(min_fraction=given.min_fraction),
+        unsure_enhancement=given.unsure_enhancement,
+    )
+    settings = InferenceSettings(decision=decision)
     study = replace(reopen(given.study, [given.data], inference=settings), only=only)
-    manifest, found = gather(study, given.model, given.seed)
+    recipe, found = gather(study, given.model, given.seed)
     print(f"{describe(['torch', 'numpy'])}; {given.model}, seed {given.seed}, {len(found)} held-out cases\n")
     parts = given.part.split(",")
     if "flips" in parts:
-        flips(manifest, found, given.threshold)
+        flips(recipe, found, decision, given.threshold)
     if "oof" in parts:
         out_of_fold_errors(study, found, given.seed)
     if "volumes" in parts:
-        volumes(found, manifest.spacing_mm)
+        volumes(found, recipe.spacing_mm)
     if "thresholds" in parts:
-        thresholds(manifest, found, given.model)
+        thresholds(recipe, found, decision)
     if "sampling" in parts:
         steps, samples = ([int(n) for n in numbers(text)] for text in (given.steps, given.samples))
         plans = [(step, sample) for step in steps for sample in samples]
-        rows = sampling(study, found, given.model, plans, given.thresholds)
+        rows = sampling(study, found, given.model, plans, decision, given.thresholds)
         if given.rows is not None:
             write_rows(given.rows, rows, (*ORDER, "steps", "samples", "calls", "threshold"))
         sampling_table(rows)
@@ -93,11 +98,11 @@ def numbers(text: str) -> list[float]:
     return [float(part) for part in text.split(",")]
 
 
-def flips(manifest, found: Sequence[Found], threshold: float) -> None:  # type: ignore[no-untyped-def]
-    limits = (threshold, threshold, threshold)
+def flips(recipe: Recipe, found: Sequence[Found], decision: Decision, threshold: float) -> None:
+    chosen = decision.changed(thresholds=(threshold,) * len(REGIONS))
     counts = np.zeros((len(REGIONS), len(BINS) - 1, 4), int)
     for one in found:
-        decoded = one.decoded(manifest, limits)
+        decoded = one.decoded(recipe, chosen)
         truth = regions_of(one.reference, BRATS)
         assert decoded.baseline_regions is not None
         for region, (was, now, true) in enumerate(zip(decoded.baseline_regions, decoded.regions, truth, strict=True)):
@@ -169,16 +174,21 @@ def volumes(found: Sequence[Found], spacing_mm: Sequence[float]) -> None:
     print()
 
 
-def thresholds(manifest, found: Sequence[Found], model: str) -> None:  # type: ignore[no-untyped-def]
+def thresholds(recipe: Recipe, found: Sequence[Found], decision: Decision) -> None:
     print("Thresholds of the flip:\n")
     header()
-    for threshold, rows in sweep(manifest, found, model).items():
+    for threshold, rows in sweep(recipe, found, decision).items():
         line(f"{threshold}" if threshold < NEVER else "never (the baseline, but for whole components)", rows)
     print()
 
 
 def sampling(
-    study: Study, found: Sequence[Found], model: str, plans: Iterable[tuple[int, int]], thresholds: Sequence[float]
+    study: Study,
+    found: Sequence[Found],
+    model: str,
+    plans: Iterable[tuple[int, int]],
+    decision: Decision,
+    thresholds: Sequence[float],
 ) -> list[dict[str, str]]:
     """Rows of every case at every (steps, samples) and threshold, the same one for all regions."""
     rows = []
@@ -189,15 +199,14 @@ def sampling(
         for one in (one for one in found if one.fold == fold):
             image = one.case.image.astype(np.float32)
             for steps, samples in plans:
-                plan = plan_sampling(loaded.manifest, steps, samples)
+                plan = plan_sampling(loaded.recipe, steps, samples)
                 inferred = infer(loaded, image, plan, one.case.name, probability=one.inferred.probability)
                 assert inferred.found is not None
                 settings = {"steps": str(steps), "samples": str(samples)}
                 settings["calls"] = str(inferred.found.windows * steps * samples)
                 again = replace(one, inferred=inferred)
                 for threshold in thresholds:
-                    limits = (threshold, threshold, threshold)
-                    scores = again.rows(loaded.manifest, limits, model)
+                    scores = again.rows(loaded.recipe, decision.changed(thresholds=(threshold,) * len(REGIONS)))
                     rows += [{**row, **settings, "threshold": str(threshold)} for row in scores]
             print(f"{one.case.name} done", file=sys.stderr, flush=True)
     return rows
