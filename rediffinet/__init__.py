@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rediffinet.io.cases import Case, load_case
-    from rediffinet.segmenter import Result, Segmenter, SegmentOptions
+    from rediffinet.result import Result
+    from rediffinet.segmenter import Segmenter, SegmentOptions
 
 __all__ = ["Case", "Result", "SegmentOptions", "Segmenter", "load_case"]
 
 _HOMES = {
     "Case": "rediffinet.io.cases",
     "load_case": "rediffinet.io.cases",
-    "Result": "rediffinet.segmenter",
+    "Result": "rediffinet.result",
     "SegmentOptions": "rediffinet.segmenter",
     "Segmenter": "rediffinet.segmenter",
 }

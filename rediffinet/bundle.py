@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from rediffinet.engines.base import GraphSpec, TensorSpec
 from rediffinet.errors import BundleError
+from rediffinet.files import file_sha256
 from rediffinet.method.recipe import Part, PerRegion, Recipe
 
 SCHEMA: Literal["rediffinet-bundle/2"] = "rediffinet-bundle/2"
@@ -166,12 +167,6 @@ class Bundle:
 
 def _tensors(entries: tuple[TensorEntry, ...]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(entry.name, entry.dtype, entry.shape) for entry in entries)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def default_bundle() -> Path:

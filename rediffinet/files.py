@@ -6,6 +6,7 @@ cause is the system's error; nothing half-written stays.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -167,3 +168,9 @@ def _exists(path: Path) -> bool:
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +15,15 @@ from rediffinet.bundle import Bundle, open_bundle
 from rediffinet.engines import open_engine
 from rediffinet.errors import CaseCancelledError, ConfigError, DeadlineError
 from rediffinet.findings import Findings, findings
-from rediffinet.io.cases import Case, to_input_grid
+from rediffinet.io.cases import Case
 from rediffinet.io.masks import BaselineMask, mask_from_labels
-from rediffinet.io.source import Source
 from rediffinet.method.decode import Decoded, decode
 from rediffinet.method.inference import Inferred, Loaded, Plan, find_discrepancy, plan_sampling, predict_baseline
 from rediffinet.method.models import MODELS
-from rediffinet.method.normalise import Box
 from rediffinet.method.preparation import Prepared, prepare
 from rediffinet.method.refine import Discrepancy
 from rediffinet.report import BaselineInfo, BundleInfo, EngineInfo, Report, SamplingInfo, Seconds, Warning_, peak_rss_mb
+from rediffinet.result import Labels, Result, Volume
 from rediffinet.task import Task
 from rediffinet.trust import check_disagreement, check_result
 
@@ -33,9 +32,8 @@ _WORDS = {"ED": "edema", "NCR": "necrosis", "ET": "enhancing"}
 Progress = Callable[[str, int, int], None]
 """(stage, done, of)."""
 
-Labels = npt.NDArray[np.uint8]
-Volume = npt.NDArray[np.float32]
-Scalar = TypeVar("Scalar", bound=np.generic)
+
+__all__ = ["Labels", "Progress", "Result", "SegmentOptions", "Segmenter", "Volume"]
 
 
 @dataclass(frozen=True)
@@ -50,57 +48,6 @@ class SegmentOptions:
     samples: int | None = None
     refine_everywhere: bool = False
     postprocess: bool = True
-
-
-@dataclass(frozen=True)
-class Result:
-    """A segmented case. The properties are on the input's own grid, (X, Y, Z); the `crop_` fields on `box`.
-
-    `box` is in the canonical orientation (LPS). The baseline is None for a model without one. `source`: where the case
-    came from, on whose grid and in whose form maps are stored. `task`: what the channels and labels are.
-    """
-
-    source: Source
-    box: Box
-    report: Report
-    task: Task
-    crop_image: Volume
-    crop_labels: Labels
-    crop_baseline: Labels | None
-    crop_probability: Volume
-    crop_uncertainty: Volume
-
-    @property
-    def labels(self) -> Labels:
-        """Refined label map, uint8 (X, Y, Z)."""
-        return self._on_input_grid(self.crop_labels)
-
-    @property
-    def baseline_labels(self) -> Labels | None:
-        """Label map of the baseline alone, uint8 (X, Y, Z), after the same postprocessing; a given mask is as given."""
-        return None if self.crop_baseline is None else self._on_input_grid(self.crop_baseline)
-
-    @property
-    def probabilities(self) -> Volume:
-        """Probabilities of the regions after refinement, float32 (R, X, Y, Z)."""
-        return self._on_input_grid(self.crop_probability)
-
-    @property
-    def uncertainty(self) -> Volume:
-        """Probability that the voxel's label is wrong, float32 (X, Y, Z)."""
-        return self._on_input_grid(self.crop_uncertainty)
-
-    def _on_input_grid(self, crop: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
-        grid = self.source.grid
-        full = np.zeros((*crop.shape[:-3], *grid.canonical_shape), crop.dtype)
-        full[(..., *self.box)] = crop
-        return np.ascontiguousarray(to_input_grid(full, grid))
-
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> dict[str, Path]:
-        """Write label maps, preview and report; see rediffinet.io.outputs.save_result for more choices."""
-        from rediffinet.io.outputs import OutputChoice, save_result
-
-        return save_result(self, Path(folder), OutputChoice(overwrite=overwrite)).paths
 
 
 class Segmenter:

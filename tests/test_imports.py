@@ -1,16 +1,4 @@
-"""Who may import whom, and what may be imported at all without the extras.
-
-The map of the house, which CONTRIBUTING.md tells in words:
-
-    cli       →  anything, but inside its functions; at import only itself, the errors and small core modules
-    export    →  nets, training, engines, core, ext
-    reports   →  core, ext; SciPy and Matplotlib inside functions, never torch
-    training  →  nets, core, ext; of the engines what every engine is, for one over networks in memory
-    nets      →  core; of the engines what a graph is
-    core      →  engines, ext
-    engines   →  errors, files
-    ext       →  nothing of ours
-"""
+"""Who may import whom, and what may be imported at all without the extras: the map of docs/architecture.md."""
 
 import ast
 import re
@@ -24,17 +12,55 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("export", "engines", "cli", "ext")
-MAY_IMPORT = {
-    "cli": {"cli", "core", "ext", "engines", "export", "nets", "training", "reports"},
-    "export": {"export", "core", "ext", "engines", "nets", "training"},
-    "reports": {"reports", "core", "ext"},
-    "training": {"training", "core", "ext", "nets", "engines"},
-    "nets": {"nets", "core", "engines"},
-    "core": {"core", "ext", "engines"},
-    "engines": {"engines"},
-    "ext": {"ext"},
+MAY_IMPORT = {  # each room itself, and errors and files, which all but ext may use
+    "cli": {
+        "bundle",
+        "clinic",
+        "engines",
+        "export",
+        "io",
+        "method",
+        "metrics",
+        "phantom",
+        "prepare",
+        "report",
+        "reports",
+        "result",
+        "scoring",
+        "segmenter",
+        "task",
+        "training",
+    },
+    "clinic": {"io", "report", "result", "segmenter", "bundle", "task"},
+    "prepare": {"bundle", "engines", "ext", "io", "report", "result", "task"},
+    "export": {"bundle", "engines", "io", "method", "nets", "phantom", "prepare", "segmenter", "task", "training"},
+    "training": {"engines", "io", "method", "metrics", "nets", "scoring", "task", "trust"},
+    "reports": {"io", "method", "metrics", "scoring", "task"},
+    "scoring": {"ext", "io", "metrics", "task"},
+    "nets": {"engines", "method", "task"},
+    "segmenter": {"bundle", "engines", "findings", "io", "method", "report", "result", "task", "trust"},
+    "findings": {"io", "method", "report"},
+    "trust": {"ext", "io", "method"},
+    "result": {"io", "method", "report", "task"},
+    "bundle": {"engines", "method"},
+    "method": {"engines", "ext", "task"},
+    "io": {"ext", "report", "task"},
+    "metrics": {"ext", "task"},
+    "phantom": {"task"},
+    "report": {"task"},
+    "task": set(),
+    "engines": set(),
+    "ext": set(),
+    "files": set(),
+    "errors": set(),
 }
-SHARED = {"rediffinet.errors", "rediffinet.files"}  # every group but ext may raise the ones and write with the other
+"""Who may import whom, by folder; single modules of the package count as one."""
+OF_ENGINES = {"method", "nets", "training", "bundle"}
+"""What takes from the engines what every engine is (engines.base), and none of them."""
+SHARED = {"errors", "files"}
+OLD = {"labels"}
+"""What is on its way out and may be imported by whom it is."""
+CORE = set(MAY_IMPORT) - {"cli", "export", "training", "nets", "reports", "engines", "ext"}
 RUNTIME = {"numpy", "nibabel", "typer", "click", "rich", "pydantic", "PIL"}
 HEAVY = ("torch", "monai", "onnx", "onnxruntime", "openvino", "tensorrt", "scipy", "matplotlib")
 BACKENDS = re.compile(r"rediffinet\.engines\.(\w+_(engine|operators)|tensorrt\.engine)(\.|$)")
@@ -66,9 +92,9 @@ def modules() -> dict[str, Path]:
 
 
 def group(module: str) -> str:
-    """The part of the house a module belongs to."""
+    """The room a module is in: its folder, or itself."""
     parts = module.split(".")
-    return parts[1] if len(parts) > 1 and parts[1] in MAY_IMPORT else "core"
+    return parts[1] if len(parts) > 1 else "rediffinet"
 
 
 def imports(name: str, path: Path, known: dict[str, Path]) -> Iterator[Import]:
@@ -105,34 +131,65 @@ IMPORTS = [found for name, path in KNOWN.items() for found in imports(name, path
 def light(module: str) -> bool:
     """Whether a module must import with the runtime dependencies alone."""
     return (
-        group(module) in ("core", "cli", "ext", "engines", "reports")
+        group(module) in {*CORE, *OLD, "rediffinet", "cli", "ext", "engines", "reports"}
         and not BACKENDS.match(module)
         and not SERVICE.match(module)
     )
 
 
-def test_the_five_folders_are_seen() -> None:
-    assert {group(name) for name in KNOWN} == set(MAY_IMPORT)
+def test_every_room_is_on_the_map() -> None:
+    assert {group(name) for name in KNOWN} - OLD - {"rediffinet"} == set(MAY_IMPORT)
     assert len(IMPORTS) > len(KNOWN)
 
 
 def test_directions() -> None:
-    ours = [found for found in IMPORTS if found.module.partition(".")[0] == "rediffinet"]
-    wrong = [
-        str(found)
-        for found in ours
-        if group(found.module) not in MAY_IMPORT[group(found.importer)]
-        and not (found.module in SHARED and group(found.importer) != "ext")
-    ]
+    wrong = []
+    for found in IMPORTS:
+        here, there = group(found.importer), group(found.module)
+        if not found.module.startswith("rediffinet.") or here == there or here in OLD or here == "rediffinet":
+            continue
+        shared = there in SHARED and here not in ("ext", "errors")
+        if there not in MAY_IMPORT[here] and not shared and there not in OLD:
+            wrong.append(str(found))
     assert not wrong
 
 
-def test_training_knows_no_engine_but_its_own() -> None:
-    """A run is scored through the interface of the engines; which ones exist is none of its business."""
+def test_rooms_stand_in_one_order() -> None:
+    """No circle of rooms: those that import nothing go first, then those that import only these, and so on."""
+    left, gone = dict(MAY_IMPORT), set()
+    while free := {room for room, others in left.items() if others <= gone}:
+        gone |= free
+        left = {room: others for room, others in left.items() if room not in free}
+    assert not left, f"in a circle: {sorted(left)}"
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Not even inside functions, but for `Result.save`, which writes what the modules that it calls take apart."""
+    packages = {name for name, path in KNOWN.items() if path.name == "__init__.py"}
+    uses: dict[str, set[str]] = {}
+    for found in IMPORTS:
+        if found.module in KNOWN and found.module not in packages:
+            uses.setdefault(found.importer, set()).add(found.module)
+
+    def reaches(start: str) -> bool:
+        seen, ahead = set(), list(uses.get(start, ()))
+        while ahead:
+            module = ahead.pop()
+            if module == start:
+                return True
+            if module not in seen:
+                seen.add(module)
+                ahead += uses.get(module, ())
+        return False
+
+    assert [name for name in sorted(uses) if reaches(name)] == []
+
+
+def test_only_what_every_engine_is_goes_beyond_the_engines() -> None:
     wrong = [
         str(found)
         for found in IMPORTS
-        if group(found.importer) == "training"
+        if group(found.importer) in OF_ENGINES
         and group(found.module) == "engines"
         and found.module != "rediffinet.engines.base"
     ]
@@ -168,7 +225,7 @@ def test_light_modules_import_the_runtime_dependencies_only() -> None:
     assert not [
         str(found)
         for found in outside
-        if group(found.importer) in ("core", "ext") and found.module.partition(".")[0] in HEAVY
+        if group(found.importer) in {*CORE, "ext"} and found.module.partition(".")[0] in HEAVY
     ]
 
 
@@ -212,7 +269,7 @@ def test_light_modules_import_without_the_extras() -> None:
 
 
 def test_blocking_works() -> None:
-    done = run(BLOCKED_IMPORTS, "numpy", "rediffinet.labels")
+    done = run(BLOCKED_IMPORTS, "numpy", "rediffinet.task")
     assert done.returncode != 0
     assert "blocked: numpy" in done.stderr
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from rediffinet.bundle import file_sha256
 from rediffinet.clinic.inputs import CaseInput
 from rediffinet.errors import CaseError
+from rediffinet.files import file_sha256
 from rediffinet.io.outputs import OutputChoice
 from rediffinet.report import Report
 from rediffinet.segmenter import Segmenter, SegmentOptions

@@ -7,13 +7,15 @@ from base64 import b64encode
 from html import escape
 from io import BytesIO
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rediffinet.io.preview import encode_preview, outlined, shown_contrasts
-from rediffinet.segmenter import Result
+
+if TYPE_CHECKING:
+    from rediffinet.result import Result
 
 LEVELS = 8
 COLUMNS = 4
@@ -46,7 +48,7 @@ img { max-width: 100%; background: #000; print-color-adjust: exact }
 """
 
 
-def encode_html_report(result: Result) -> bytes:
+def encode_html_report(result: "Result") -> bytes:
     """The report of a case as one HTML file (UTF-8), its pictures inside."""
     report = result.report.to_dict()
     case = escape(report["case"])
@@ -156,7 +158,7 @@ def _figure(png: bytes, caption: str) -> str:
     return f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
 
 
-def _levels(result: Result) -> bytes:
+def _levels(result: "Result") -> bytes:
     """PNG of axial planes of t1c, evenly from the lowest to the highest with tumour in it, lowest first."""
     after = result.crop_labels
     before = np.zeros_like(after) if result.crop_baseline is None else result.crop_baseline

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rediffinet.bundle import file_sha256
 from rediffinet.errors import CaseError, LabelError
+from rediffinet.files import file_sha256
 from rediffinet.io.cases import Case, load_label_map
 from rediffinet.io.conventions import ConventionError, Conventions
 from rediffinet.io.geometry import to_canonical

@@ -5,12 +5,15 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rediffinet.errors import OutputError
 from rediffinet.files import new_files
 from rediffinet.io.source import Map
 from rediffinet.report import Report
-from rediffinet.segmenter import Result
+
+if TYPE_CHECKING:
+    from rediffinet.result import Result
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Saved:
     report: Report
 
 
-def encode_result(result: Result, choice: OutputChoice | None = None) -> dict[str, bytes]:
+def encode_result(result: "Result", choice: OutputChoice | None = None) -> dict[str, bytes]:
     """The outputs of a case in memory, keyed by file name, the report last: what `save_result` writes."""
     choice = choice or OutputChoice()
     started = time.perf_counter()
@@ -117,7 +120,7 @@ def encode_result(result: Result, choice: OutputChoice | None = None) -> dict[st
 
 
 def save_result(
-    result: Result,
+    result: "Result",
     folder: Path,
     choice: OutputChoice | None = None,
     more: Mapping[str, tuple[str, bytes]] | None = None,
@@ -146,7 +149,7 @@ def save_result(
     return Saved({kind: folder / name for kind, name in names.items()}, report)
 
 
-def _names_of(result: Result, choice: OutputChoice) -> dict[str, str]:
+def _names_of(result: "Result", choice: OutputChoice) -> dict[str, str]:
     return choice.names(result.report.case, baseline=result.crop_baseline is not None)
 
 
@@ -154,12 +157,12 @@ def _all_names(case: str) -> dict[str, str]:
     return OutputChoice(preview=True, uncertainty=True, probabilities=True, html=True).names(case)
 
 
-def _written(result: Result, names: dict[str, str], started: float) -> Report:
+def _written(result: "Result", names: dict[str, str], started: float) -> Report:
     outputs = {kind: name for kind, name in names.items() if kind != "report"}
     return result.report.written(outputs, time.perf_counter() - started)
 
 
-def _images(result: Result, names: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+def _images(result: "Result", names: dict[str, str]) -> Iterator[tuple[str, bytes]]:
     """(kind, content) of every output but the report, one in memory at a time."""
     labels = {value: name for name, value in result.report.labels.items()}
     yield "segmentation", _stored(result, Map(result.labels, labels=labels))
@@ -180,5 +183,5 @@ def _images(result: Result, names: dict[str, str]) -> Iterator[tuple[str, bytes]
         yield "html", encode_html_report(result)
 
 
-def _stored(result: Result, content: Map) -> bytes:
+def _stored(result: "Result", content: Map) -> bytes:
     return result.source.write_like(content)[".nii.gz"]

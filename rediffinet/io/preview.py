@@ -6,14 +6,17 @@ left of axial and coronal planes.
 """
 
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from rediffinet.ext import component_sizes, label_components
-from rediffinet.segmenter import Result
 from rediffinet.task import Task
+
+if TYPE_CHECKING:
+    from rediffinet.result import Result
 
 BASELINE_COLOUR = (255, 150, 30)
 REFINED_COLOUR = (0, 220, 255)
@@ -24,7 +27,7 @@ PLANES = ("axial", "coronal", "sagittal")
 Plane = npt.NDArray[np.generic]
 
 
-def render_preview(result: Result) -> Image.Image:
+def render_preview(result: "Result") -> Image.Image:
     """The preview as an RGB image."""
     before = _baseline(result)
     point = lesion_centre(result.crop_labels if result.crop_labels.any() else before)
@@ -57,14 +60,14 @@ def render_preview(result: Result) -> Image.Image:
     return canvas
 
 
-def encode_preview(result: Result) -> bytes:
+def encode_preview(result: "Result") -> bytes:
     """The preview as the bytes of a PNG file."""
     content = BytesIO()
     render_preview(result).save(content, "PNG")
     return content.getvalue()
 
 
-def _baseline(result: Result) -> npt.NDArray[np.uint8]:
+def _baseline(result: "Result") -> npt.NDArray[np.uint8]:
     """The baseline's labels (X, Y, Z); none of them for a model without a baseline."""
     return np.zeros_like(result.crop_labels) if result.crop_baseline is None else result.crop_baseline
 
@@ -88,7 +91,7 @@ def _slices(volume: npt.NDArray[np.generic], point: tuple[int, int, int]) -> lis
     return [volume[:, :, z].T, volume[:, y, ::-1].T, volume[x, :, ::-1].T]
 
 
-def _contrast_row(result: Result, contrast: str, point: tuple[int, int, int]) -> list[Image.Image]:
+def _contrast_row(result: "Result", contrast: str, point: tuple[int, int, int]) -> list[Image.Image]:
     image = result.crop_image[result.task.contrasts.index(contrast)]
     low, high = float(image.min()), float(image.max())
     tiles = []
@@ -100,7 +103,7 @@ def _contrast_row(result: Result, contrast: str, point: tuple[int, int, int]) ->
     return tiles
 
 
-def _uncertainty_row(result: Result, point: tuple[int, int, int]) -> list[Image.Image]:
+def _uncertainty_row(result: "Result", point: tuple[int, int, int]) -> list[Image.Image]:
     tiles = []
     for wrong, before, after in zip(
         _slices(result.crop_uncertainty, point),

@@ -7,9 +7,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rediffinet.bundle import MANIFEST, file_sha256
+from rediffinet.bundle import MANIFEST
 from rediffinet.engines.base import GraphSpec, TensorSpec
 from rediffinet.errors import BundleError
+from rediffinet.files import file_sha256
 
 __all__ = ["MANIFEST", "BrainBundle", "BrainGraph", "BrainManifest", "BrainParity", "Provenance", "file_sha256"]
 

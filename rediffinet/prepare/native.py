@@ -13,7 +13,7 @@ from rediffinet.labels import LabelSchema, labels_to_regions
 from rediffinet.prepare.report import Preparation
 from rediffinet.prepare.space import Space, Volume, resample
 from rediffinet.report import NativeInfo
-from rediffinet.segmenter import Result
+from rediffinet.result import Result
 
 Labels = npt.NDArray[np.uint8]
 

@@ -13,7 +13,7 @@ from rediffinet.prepare.native import which_series, with_native
 from rediffinet.prepare.pipeline import prepare
 from rediffinet.prepare.report import Preparation, find_preparation
 from rediffinet.report import Warning_
-from rediffinet.segmenter import Result
+from rediffinet.result import Result
 from rediffinet.task import DEFAULT_TASK, TASKS, Task
 
 

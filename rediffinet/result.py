@@ -1,0 +1,69 @@
+"""A segmented case: numbers on the grid of its images, and how they are saved."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from rediffinet.io.geometry import to_input_grid
+from rediffinet.io.source import Source
+from rediffinet.method.normalise import Box
+from rediffinet.report import Report
+from rediffinet.task import Task
+
+Labels = npt.NDArray[np.uint8]
+Volume = npt.NDArray[np.float32]
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A segmented case. The properties are on the input's own grid, (X, Y, Z); the `crop_` fields on `box`.
+
+    `box` is in the canonical orientation (LPS). The baseline is None for a model without one. `source`: where the case
+    came from, on whose grid and in whose form maps are stored. `task`: what the channels and labels are.
+    """
+
+    source: Source
+    box: Box
+    report: Report
+    task: Task
+    crop_image: Volume
+    crop_labels: Labels
+    crop_baseline: Labels | None
+    crop_probability: Volume
+    crop_uncertainty: Volume
+
+    @property
+    def labels(self) -> Labels:
+        """Refined label map, uint8 (X, Y, Z)."""
+        return self._on_input_grid(self.crop_labels)
+
+    @property
+    def baseline_labels(self) -> Labels | None:
+        """Label map of the baseline alone, uint8 (X, Y, Z), after the same postprocessing; a given mask is as given."""
+        return None if self.crop_baseline is None else self._on_input_grid(self.crop_baseline)
+
+    @property
+    def probabilities(self) -> Volume:
+        """Probabilities of the regions after refinement, float32 (R, X, Y, Z)."""
+        return self._on_input_grid(self.crop_probability)
+
+    @property
+    def uncertainty(self) -> Volume:
+        """Probability that the voxel's label is wrong, float32 (X, Y, Z)."""
+        return self._on_input_grid(self.crop_uncertainty)
+
+    def _on_input_grid(self, crop: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+        grid = self.source.grid
+        full = np.zeros((*crop.shape[:-3], *grid.canonical_shape), crop.dtype)
+        full[(..., *self.box)] = crop
+        return np.ascontiguousarray(to_input_grid(full, grid))
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> dict[str, Path]:
+        """Write label maps, preview and report; see rediffinet.io.outputs.save_result for more choices."""
+        from rediffinet.io.outputs import OutputChoice, save_result
+
+        return save_result(self, Path(folder), OutputChoice(overwrite=overwrite)).paths
