@@ -84,7 +84,7 @@ def others(bundle: Path | None, threads: str | None) -> "list[Contestant]":
     most = max((count for count in counts(threads) if count), default=None)
     random = "random weights, extrapolated"
     path = str(bundle) if bundle else None
-    module = "rediffinet.nets.peers"
+    module = "rediffinet.export.peers"
     return [
         Contestant(
             "MONAI's sliding window, torch", f"{module}:monai", {"bundle": path, "threads": most}, "baseline alone"

@@ -61,7 +61,7 @@ def test_contestants_that_cannot_run_say_why(phantoms: Path, toy_bundle: Any) ->
 def test_peers_in_small(phantoms: Path, toy_bundle: Any) -> None:
     case = sorted(path for path in phantoms.iterdir() if path.is_dir())[0]
     path = str(toy_bundle.path)
-    peers = "rediffinet.nets.peers"
+    peers = "rediffinet.export.peers"
     standings = contest(
         case,
         [
