@@ -124,16 +124,16 @@ def test_a_signal_ends_all_processes(cohort: Path, toy_bundle: Any, tmp_path: Pa
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not (tmp_path / "out" / "cohort.csv").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(2.0)  # somewhere in the middle
     os.killpg(process.pid, number)
     assert process.stderr is not None
     errors = process.stderr.read()
-    assert process.wait(60) in (0, 128 + number), errors
+    assert process.wait(240) in (0, 128 + number), errors
     assert not list((tmp_path / "out").glob(".*"))
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     with pytest.raises(ProcessLookupError):  # nobody of the group is left
         while time.monotonic() < deadline:
             os.killpg(process.pid, 0)

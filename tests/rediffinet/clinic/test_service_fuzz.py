@@ -1,0 +1,118 @@
+"""Arbitrary requests to every operation of the OpenAPI description: never a 5xx, always a problem that says why."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("httpx")
+pytest.importorskip("fastapi")
+pytest.importorskip("prometheus_client")
+
+CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The application without a computing process: what is accepted waits."""
+    from fastapi.testclient import TestClient
+
+    from rediffinet.clinic.service.app import create_app
+    from rediffinet.clinic.service.jobs import Jobs
+    from rediffinet.clinic.service.settings import Limits, Settings
+    from rediffinet.clinic.service.store import JobStore
+    from rediffinet.clinic.service.supervisor import Supervisor
+    from rediffinet.clinic.service.tokens import Tokens
+
+    chosen = Settings(data=tmp_path_factory.mktemp("service"), limits=Limits(queue=100_000, upload_bytes=2**20))
+    store = JobStore(chosen.database)
+    jobs = Jobs(chosen, store)
+    app = create_app(jobs, Tokens({}), Supervisor(chosen, store, lambda _: None), "0")
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as made:
+        made.jobs = jobs  # type: ignore[attr-defined]
+        yield made
+    store.close()
+
+
+def operations(client: Any) -> list[tuple[str, str]]:
+    paths = client.get("/v1/openapi.json").json()["paths"]
+    return [(method.upper(), path) for path, entry in paths.items() for method in entry]
+
+
+def fine(answer: Any) -> None:
+    allowed = answer.status_code < 500 or answer.json()["detail"].startswith("The computing process is not ready")
+    assert allowed, answer.text
+    if answer.status_code >= 400:
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["detail"]
+
+
+word = st.text(st.characters(codec="utf-8"), max_size=30)
+header = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60)
+quick = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def test_the_description_tells_every_operation_with_its_problems(client: Any) -> None:
+    paths = client.get("/v1/openapi.json").json()["paths"]
+    assert {(method, path) for path, entry in paths.items() for method in entry} >= {
+        ("post", "/v1/cases"),
+        ("get", "/v1/cases"),
+        ("get", "/v1/cases/{case_id}"),
+        ("delete", "/v1/cases/{case_id}"),
+        ("post", "/v1/cases/{case_id}/cancel"),
+        ("get", "/v1/cases/{case_id}/files/{name}"),
+        ("get", "/healthz"),
+        ("get", "/readyz"),
+        ("get", "/metrics"),
+    }
+    assert {"413", "415", "422", "429", "507"} <= set(paths["/v1/cases"]["post"]["responses"])
+
+
+@quick
+@given(data=st.data())
+def test_any_parameters_and_bodies(client: Any, data: st.DataObject) -> None:
+    from urllib.parse import quote
+
+    method, path = data.draw(st.sampled_from(operations(client)))
+    for name in ("case_id", "name"):
+        path = path.replace(f"{{{name}}}", quote(data.draw(word), safe=""))
+    query = data.draw(st.dictionaries(st.sampled_from(("limit", "before", "from", "who", "note", "x")), word))
+    kinds = ("multipart/form-data; boundary=b", "application/zip", "application/json", "multipart/form-data")
+    headers = {
+        "content-type": data.draw(st.sampled_from(kinds) | header),
+        "idempotency-key": data.draw(header),
+        "authorization": data.draw(header),
+    }
+    headers = {name: value.strip() for name, value in headers.items() if value.strip()}
+    body = data.draw(st.binary(max_size=300))
+    fine(client.request(method, path, params=query, headers=headers, content=body))
+
+
+@quick
+@given(
+    texts=st.dictionaries(
+        st.sampled_from(("name", "seed", "steps", "samples", "postprocess", "channels", "other")), word
+    ),
+    files=st.dictionaries(st.sampled_from((*CONTRASTS, "archive", "other")), st.binary(max_size=200), max_size=5),
+)
+def test_any_form(client: Any, texts: dict[str, str], files: dict[str, bytes]) -> None:
+    fine(client.post("/v1/cases", data=texts, files=files or {"other": b""}))
+
+
+@quick
+@given(inside=st.binary(max_size=400), cut=st.integers(0, 300))
+def test_any_bytes_inside_a_multipart_body(client: Any, inside: bytes, cut: int) -> None:
+    head = b'--b\r\nContent-Disposition: form-data; name="t1n"; filename="x"\r\n\r\n'
+    body = (head + inside + b"\r\n--b--\r\n")[: len(head) + cut]
+    fine(client.post("/v1/cases", content=body, headers={"content-type": "multipart/form-data; boundary=b"}))
+
+
+def test_nothing_outside_was_written_and_nothing_half(client: Any) -> None:
+    """After all of the above: a folder for each accepted case, none of an upload that was refused."""
+    jobs = client.jobs
+    assert {path.name for path in jobs.settings.jobs.iterdir()} == jobs.store.ids()
+    known = {"cases", "jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm"}
+    assert {path.name for path in Path(jobs.settings.data).iterdir()} <= known
