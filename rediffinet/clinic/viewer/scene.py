@@ -165,7 +165,9 @@ def _find_images(report: dict[str, Any], folder: Path, given: Path | None) -> tu
         stored = Path(entry["path"])
         places = [replaced[contrast]] if contrast in replaced else [stored, folder / stored, folder / stored.name]
         path = next((place for place in places if place.is_file()), None)
-        if path is None:
+        if path is None and stored.is_dir():
+            notes.append(f"{contrast}: {stored} is a series of files, which the page does not show; it reads NIfTI.")
+        elif path is None:
             notes.append(f"{contrast}: {stored} is not there any more.")
         elif _sha256(path) != entry["sha256"]:
             notes.append(f"{contrast}: {path} is not the image that was segmented (its hash is not the report's).")

@@ -52,6 +52,14 @@ def test_an_image_that_was_replaced_is_not_shown(segmented: Any) -> None:
     assert "not the image that was segmented" in scene.notes[0]
 
 
+def test_a_series_of_files_is_said_not_to_be_shown(segmented: Any) -> None:
+    (segmented.images / "toy-t2f.nii.gz").unlink()
+    (segmented.images / "toy-t2f.nii.gz").mkdir()
+    scene = open_scene(segmented.out)
+    assert "t2f" not in scene.images
+    assert "is a series of files" in scene.notes[0]
+
+
 def test_images_that_moved_are_found_where_they_are_said_to_be(segmented: Any) -> None:
     moved = segmented.images.rename(segmented.images.with_name("moved"))
     with pytest.raises(CaseError, match=r"(?s)None of the images of case toy.*`images`"):

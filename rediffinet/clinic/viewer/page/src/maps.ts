@@ -7,10 +7,11 @@ import type { Report, Rgb } from './types'
 const LABEL_COLOURS: Record<string, Rgb> = { edema: [86, 180, 233], necrosis: [213, 94, 0], enhancing: [240, 228, 66] }
 const OTHER_COLOURS: Rgb[] = [[0, 158, 115], [204, 121, 167], [0, 114, 178], [230, 159, 0]]
 
+/** In colours that no task of the package gives to a label. */
 export const CHANGES = [
-  { value: 1, name: 'became tumour', rgb: [0, 158, 115] as Rgb },
-  { value: 2, name: 'no longer tumour', rgb: [230, 70, 60] as Rgb },
-  { value: 3, name: 'another label', rgb: [204, 121, 167] as Rgb }
+  { value: 1, name: 'became tumour', rgb: [0, 220, 255] as Rgb },
+  { value: 2, name: 'no longer tumour', rgb: [255, 70, 200] as Rgb },
+  { value: 3, name: 'another label', rgb: [150, 110, 255] as Rgb }
 ]
 
 export interface Label {
