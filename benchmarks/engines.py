@@ -18,13 +18,15 @@ import torch
 from raw_sessions import raw_onnxruntime, raw_openvino
 from timing import describe, interleaved, ratio, table
 
-from rediffinet.engines import Graph, GraphSpec, TensorSpec, open_engine
+from rediffinet.engines import Graph, GraphSpec, open_engine
 from rediffinet.engines.machine import describe_machine
 from rediffinet.errors import RediffError
-from rediffinet.export.graphs import GraphSource, refiner_sources, run_torch, write_graph
+from rediffinet.export.graphs import run_torch, write_graph
 from rediffinet.export.precision import to_int8
+from rediffinet.nets.graphs import NetGraph
 from rediffinet.nets.refiner import Refiner
 from rediffinet.training.config import resolve_config
+from rediffinet.training.recipe import graphs_of
 
 Arrays = dict[str, np.ndarray]
 CONTESTANTS = (
@@ -36,10 +38,9 @@ CONTESTANTS = (
 )
 
 
-def inputs_of(source: GraphSource, seed: int) -> Arrays:
+def inputs_of(source: NetGraph, seed: int) -> Arrays:
     rng = np.random.default_rng(seed)
-    arguments = [item for value in source.inputs.values() for item in (value if isinstance(value, list) else [value])]
-    shapes = {name: (1, *value.shape[1:]) for name, value in zip(source.input_names, arguments, strict=True)}
+    shapes = {name: tuple(zeros.shape) for name, zeros in source.examples(1).items()}
     arrays = {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
     return arrays | {"t": np.float32([999 - seed]), "c0": np.float32([0.7]), "c1": np.float32([0.3])}
 
@@ -61,21 +62,15 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     config = resolve_config("rediffinet", "paper", changes={"refiner": {"window": (arguments.window,) * 3}})
-    source = refiner_sources(Refiner(config.refiner).eval())[1]
+    source = graphs_of(config, Refiner(config.refiner).eval())[1]
     given = inputs_of(source, 0)
-    expected = [tensor.numpy() for tensor in run_torch(source, source.module, given)]
+    expected = [tensor.numpy() for tensor in run_torch(source, given)]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         paths = {"fp32": Path(folder) / "denoiser.onnx", "int8": Path(folder) / "denoiser-int8.onnx"}
         write_graph(source, paths["fp32"], "float32")
         to_int8(paths["fp32"], paths["int8"], [inputs_of(source, seed) for seed in (1, 2)])
-        tensors = (
-            tuple(TensorSpec(name, "float32", ("batch", *array.shape[1:])) for name, array in given.items()),
-            tuple(
-                TensorSpec(name, "float32", ("batch", *array.shape[1:]))
-                for name, array in zip(source.outputs, expected, strict=True)
-            ),
-        )
-        runs: dict[str, Callable[[], object]] = {"torch eager fp32": lambda: run_torch(source, source.module, given)}
+        tensors = (source.inputs, source.outputs)
+        runs: dict[str, Callable[[], object]] = {"torch eager fp32": lambda: run_torch(source, given)}
         results: dict[str, Callable[[], Arrays]] = {}
         for engine, precision in CONTESTANTS:
             name = f"{engine} {precision}"
@@ -97,7 +92,7 @@ def main() -> None:
     print(f"{arguments.repeats} interleaved runs; {versions};")
     print(f"the processor has {', '.join(features) or 'unknown features'}\n")
     reference = timings["torch eager fp32"]
-    x0 = expected[source.outputs.index("x0")]
+    x0 = expected[[tensor.name for tensor in source.outputs].index("x0")]
 
     def distance(name: str) -> str:
         return f"{np.abs(found[name] - x0).max():.1e}" if name in found else ""

@@ -533,20 +533,16 @@ def window_of(given: Given, network: str) -> dict[str, Any]:
 
 def paper_graph(refiner: Any, folder: Path) -> dict[str, GraphSpec]:
     """The denoiser's file in fp32 and fp16."""
-    from rediffinet.engines import TensorSpec
-    from rediffinet.export.graphs import refiner_sources, write_graph
+    from rediffinet.export.graphs import write_graph
     from rediffinet.export.precision import to_fp16
+    from rediffinet.method.models import find_model
+    from rediffinet.nets.graphs import network_graphs
+    from rediffinet.task import TASKS
 
-    source = refiner_sources(refiner)[1]
-    flat = [item for value in source.inputs.values() for item in (value if isinstance(value, list) else [value])]
+    source = network_graphs(find_model("rediffinet"), refiner, refiner.config.window, TASKS["glioma-2023"])[1]
     write_graph(source, folder / "denoiser.onnx", "float32")
     to_fp16(folder / "denoiser.onnx", folder / "denoiser-fp16.onnx")
-    given = tuple(
-        TensorSpec(name, "float32", ("batch", *value.shape[1:]))
-        for name, value in zip(source.input_names, flat, strict=True)
-    )
-    shape = next(tensor.shape for tensor in given if tensor.name == "x_t")
-    out = tuple(TensorSpec(name, "float32", shape) for name in source.outputs)
+    given, out = source.inputs, source.outputs
     return {
         "fp32": GraphSpec("denoiser", folder / "denoiser.onnx", given, out),
         "fp16": GraphSpec("denoiser", folder / "denoiser-fp16.onnx", given, out, "fp16"),

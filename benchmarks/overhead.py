@@ -103,21 +103,19 @@ def step_ms(engine: str, preset: str, window: int, repeats: int, threads: int) -
     """Median ms of a denoiser step (random weights) in each precision that needs no calibration."""
     import torch
 
-    from rediffinet.export.graphs import refiner_sources, write_graph
+    from rediffinet.export.graphs import write_graph
     from rediffinet.nets.refiner import Refiner
     from rediffinet.training.config import resolve_config
+    from rediffinet.training.recipe import graphs_of
 
     torch.manual_seed(0)
     config = resolve_config("rediffinet", preset, changes={"refiner": {"window": (window,) * 3}})
-    source = refiner_sources(Refiner(config.refiner).eval())[1]
-    flat = [item for value in source.inputs.values() for item in (value if isinstance(value, list) else [value])]
+    source = graphs_of(config, Refiner(config.refiner).eval())[1]
     rng = np.random.default_rng(0)
     given = {
-        name: rng.standard_normal((1, *value.shape[1:]), dtype=np.float32)
-        for name, value in zip(source.input_names, flat, strict=True)
+        name: rng.standard_normal(tuple(zeros.shape), dtype=np.float32) for name, zeros in source.examples(1).items()
     }
-    inputs = tuple(TensorSpec(name, "float32", ("batch", *array.shape[1:])) for name, array in given.items())
-    outputs = tuple(TensorSpec(name, "float32", ("batch", *given["x_t"].shape[1:])) for name in source.outputs)
+    inputs, outputs = source.inputs, source.outputs
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "denoiser.onnx"

@@ -7,7 +7,6 @@ memory (of the host; there is no GPU in this) is its own. What it computes and h
 """
 
 import argparse
-import copy
 import multiprocessing
 import tempfile
 import time
@@ -22,37 +21,17 @@ def write_graphs(folder: Path, preset: str) -> list[tuple[str, float]]:
     """Write the three graphs of a preset with random weights; (name, millions of parameters) of each."""
     import torch
 
-    from rediffinet.export.graphs import GraphSource, baseline_source, write_graph
-    from rediffinet.nets.refiner import ConditionerGraph, DenoiserGraph, Refiner
+    from rediffinet.export.graphs import write_graph
+    from rediffinet.nets.refiner import Refiner
     from rediffinet.nets.unet import UNet
     from rediffinet.training.config import resolve_config
+    from rediffinet.training.recipe import graphs_of
 
-    unet = resolve_config("unet", preset).unet
-    config = resolve_config("rediffinet", preset).refiner
+    baseline, refiner = (resolve_config(model, preset) for model in ("unet", "rediffinet"))
     torch.manual_seed(0)
-    refiner = Refiner(config).eval()
-    conditioner = ConditionerGraph(refiner).eval()
-    condition = torch.zeros(2, config.condition_channels, *config.window)
-    # Shapes of the features without computing them: a full window takes minutes on a CPU.
-    features = copy.deepcopy(conditioner).to("meta")(condition.to("meta"))
     sources = [
-        baseline_source(UNet(unet).eval(), unet.window),
-        GraphSource(
-            "conditioner", conditioner, {"condition": condition}, tuple(f"feature_{i}" for i in range(len(features)))
-        ),
-        GraphSource(
-            "denoiser",
-            DenoiserGraph(refiner).eval(),
-            {
-                "x_t": torch.zeros(2, 3, *config.window),
-                "condition": condition,
-                "t": torch.zeros(2),
-                "c0": torch.zeros(2),
-                "c1": torch.zeros(2),
-                "features": [torch.zeros(feature.shape) for feature in features],
-            },
-            ("x_prev", "x0"),
-        ),
+        *graphs_of(baseline, UNet(baseline.unet).eval()),
+        *graphs_of(refiner, Refiner(refiner.refiner).eval()),
     ]
     sizes = []
     for source in sources:
