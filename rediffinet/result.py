@@ -24,6 +24,15 @@ class Result:
 
     `box` is in the canonical orientation (LPS). The baseline is None for a model without one. `source`: where the case
     came from, on whose grid and in whose form maps are stored. `task`: what the channels and labels are.
+
+        >>> with Segmenter.open() as segmenter:
+        ...     result = segmenter.segment(load_case("case_dir"))
+        >>> result.labels.dtype, result.labels.shape == result.source.grid.shape
+        (dtype('uint8'), True)
+        >>> result.report.to_dict()["volumes_ml"]["refined"]["WT"] > 0  # ml
+        True
+        >>> sorted(path.name for path in result.save("out").values())
+        ['P1-baseline.nii.gz', 'P1-preview.png', 'P1-report.json', 'P1-seg.nii.gz']
     """
 
     source: Source

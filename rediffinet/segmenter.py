@@ -42,6 +42,9 @@ class SegmentOptions:
 
     refine_everywhere: windows over the whole brain (the paper's way) instead of where discrepancy can be.
     postprocess: remove small components, with the limits in the bundle.
+
+        >>> SegmentOptions(steps=1, samples=2)
+        SegmentOptions(steps=1, samples=2, refine_everywhere=False, postprocess=True)
     """
 
     steps: int | None = None
@@ -54,6 +57,12 @@ class Segmenter:
     """A bundle loaded on an engine. Thread-safe: `segment` keeps no state between calls.
 
     It belongs to the process that opened it: open one in each worker, not before a fork.
+
+        >>> with Segmenter.open(engine="auto", device="cpu") as segmenter:  # loads once
+        ...     one = segmenter.segment(load_case("case_dir"), seed=1, options=SegmentOptions(steps=1, samples=1))
+        ...     again = segmenter.segment(load_case("case_dir"), seed=1, options=SegmentOptions(steps=1, samples=1))
+        >>> bool((one.labels == again.labels).all())  # the same case, bundle, seed and options
+        True
     """
 
     def __init__(

@@ -94,6 +94,12 @@ class Task(_Part):
     painting; a parent stands before its children. suffixes: endings of the files of a contrast, `ID-SUFFIX.nii.gz`;
     a contrast that is left out has its own name and what is known of it. spacing_mm: smallest and largest voxel size
     that is taken. lesions: None for whole-image scores alone.
+
+        >>> task = find_task("glioma-2023")
+        >>> task.contrasts, task.region_names
+        (('t1n', 't1c', 't2w', 't2f'), ('WT', 'TC', 'ET'))
+        >>> task.describe_labels()
+        'NCR = 1, ED = 2, ET = 3'
     """
 
     schema_version: Literal["rediffinet-task/1"] = SCHEMA
@@ -154,6 +160,9 @@ class Task(_Part):
 
 def find_task(given: str | PathLike[str]) -> Task:
     """The task of that name (of `TASKS`, or a name of `ALIASES`), or the one in a JSON file.
+
+        >>> find_task("brats2021").name
+        'glioma-2021'
 
     Raises:
         ConfigError: no such name and no such file, or a file that holds no task; it names the value and what would be

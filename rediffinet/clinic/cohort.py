@@ -1,4 +1,13 @@
-"""Many cases on one engine: the next is read and the last is written while one is computed; none stops the others."""
+"""Many cases on one engine: the next is read and the last is written while one is computed; none stops the others.
+
+>>> from pathlib import Path
+>>> from rediffinet import Segmenter, cohort
+>>> cases, order = cohort.list_inputs(Path("cases")), cohort.Order(Path("all"))
+>>> with Segmenter.open() as segmenter:
+...     for outcome in cohort.segment_cohort(segmenter, cases, order):
+...         print(outcome.error or outcome.report.case)
+P1
+"""
 
 import traceback
 from collections import deque

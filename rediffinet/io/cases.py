@@ -175,10 +175,9 @@ def load_case(
         CaseError: contrast missing or ambiguous, unreadable, damaged or not 3-D; NaN, infinite, constant or empty
             image; contrasts on different grids; spacing outside the range.
 
-    >>> load_case("no/such/folder")
-    Traceback (most recent call last):
-    rediffinet.errors.CaseError: Cannot list no/such/folder: No such file or directory.
-    Expected a case folder, or a folder of case folders.
+        >>> case = load_case("case_dir")
+        >>> case.name, case.images.dtype, [source.contrast for source in case.sources]
+        ('P1', dtype('float32'), ['t1n', 't1c', 't2w', 't2f'])
     """
     started = time.perf_counter()
     contrasts = task.contrasts
