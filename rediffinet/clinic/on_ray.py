@@ -83,7 +83,7 @@ def _connect(ray: Any, address: str) -> None:
     try:
         ray.init(**options, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # Ray raises that itself for a node that does not come up
-        message = f"--ray {address}: no cluster there ({error}). Start one with `ray start --head`, or say --ray local."
+        message = f"`ray={address}`: no cluster there ({error}). Start one with `ray start --head`, or say `ray=local`."
         raise ConfigError(message) from None
 
 
@@ -171,5 +171,5 @@ def _travelling(given: CaseInput) -> CaseInput:
 
 def _absolute(order: Order) -> Order:
     if order.out is None:
-        raise ConfigError("--ray needs an output folder that every machine sees. Give one with -o.")
+        raise ConfigError("`ray` needs an output folder that every machine sees. Give one as `out`.")
     return replace(order, out=order.out.absolute(), mask=None if order.mask is None else order.mask.absolute())
