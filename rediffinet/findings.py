@@ -54,7 +54,8 @@ def _counts(names: Sequence[str], regions: npt.NDArray[np.bool_]) -> dict[str, i
 
 
 def _millilitres(names: Sequence[str], regions: npt.NDArray[np.bool_], voxel_ml: float) -> PerRegionMl:
-    return PerRegionMl(**{name: round(count * voxel_ml, 3) for name, count in _counts(names, regions).items()})
+    found = {name: round(count * voxel_ml, 3) for name, count in _counts(names, regions).items()}
+    return PerRegionMl.model_validate(found)
 
 
 def _uncertainty(decoded: Decoded, found: Discrepancy | None, recipe: Recipe, voxel_ml: float) -> UncertaintyInfo:

@@ -77,7 +77,7 @@ def segment_on_ray(
 def _connect(ray: Any, address: str) -> None:
     if ray.is_initialized():
         return
-    options = {} if address == LOCAL else {"address": address}
+    options: dict[str, Any] = {} if address == LOCAL else {"address": address}
     if address == LOCAL:
         options["include_dashboard"] = False
     try:
