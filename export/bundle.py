@@ -8,13 +8,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from rediffinet.bundle import MANIFEST, Bundle, GraphEntry, Manifest, Parity, TensorEntry, file_sha256, open_bundle
+from rediffinet.bundle import MANIFEST, Bundle, GraphEntry, Manifest, Parity, TensorEntry, open_bundle
 from rediffinet.engines import open_engine
 from rediffinet.engines.base import GraphSpec
 from rediffinet.errors import ConfigError, EngineError, ExportError, OutputError
 from rediffinet.export.graphs import Weights, round_weights, run_torch, write_graph
 from rediffinet.export.variants import Lower, add_precisions
-from rediffinet.files import new_folder
+from rediffinet.files import file_sha256, new_folder
 from rediffinet.io.cases import Case, find_cases, load_case
 from rediffinet.method.models import build_condition, condition_fill
 from rediffinet.method.noise import philox

@@ -14,11 +14,12 @@ from typing import Literal, cast
 
 import numpy as np
 
-from rediffinet.bundle import MANIFEST, Bundle, GraphEntry, GraphVariant, PrecisionGate, VariantParity, file_sha256
+from rediffinet.bundle import MANIFEST, Bundle, GraphEntry, GraphVariant, PrecisionGate, VariantParity
 from rediffinet.engines import open_engine
 from rediffinet.engines.base import Buffer, Graph, TensorSpec
 from rediffinet.errors import ConfigError, ExportError, RediffError
 from rediffinet.export.precision import Arrays, outermost_convolutions, to_fp16, to_int8
+from rediffinet.files import file_sha256
 from rediffinet.io.cases import Case
 from rediffinet.segmenter import Labels, Segmenter, SegmentOptions
 from rediffinet.task import regions_of

@@ -43,7 +43,9 @@ def findings(case: Case, decoded: Decoded, found: Discrepancy | None, recipe: Re
             baseline=None if baseline is None else _millilitres(names, baseline, voxel_ml),
             refined=_millilitres(names, decoded.regions, voxel_ml),
         ),
-        flipped_voxels=None if baseline is None else PerRegionCount(**_counts(names, decoded.regions != baseline)),
+        flipped_voxels=None
+        if baseline is None
+        else PerRegionCount.model_validate(_counts(names, decoded.regions != baseline)),
         uncertainty=_uncertainty(decoded, found, recipe, voxel_ml),
         warnings=[*_resampling(case, recipe.spacing_mm), *_warnings(case, decoded, recipe, voxel_ml)],
     )
