@@ -23,6 +23,10 @@ def train(
     begin_with: Annotated[
         Path | None, typer.Option(help="Run folder of the same model; training begins with its weights.")
     ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Folder of another program's label maps (CASE*.nii.gz) to learn from too, in windows."),
+    ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder in which prepared cases are kept and mapped from, for the next run.")
     ] = None,
@@ -80,6 +84,7 @@ def train(
                 out,
                 baselines=baseline or (),
                 begin_with=begin_with,
+                masks=masks,
                 resume=resume,
                 progress=progress,
                 stage=stage,

@@ -46,6 +46,25 @@ class Augmentation(Frozen):
     transplant: Fraction = 0.0
 
 
+class WindowSampling(Frozen):
+    """Training in small windows on the device (rediffinet.training.windows): where they lie, what priors they show.
+
+    errors, boundary, doubts: shares of windows around a voxel where the prior errs, ends, or exceeds 0.05; the rest
+    lies anywhere in the brain. quarter_turns: windows, which must be cubes, are turned at random. given, averages:
+    shares of examples that show another program's mask, or the mean of two priors. resized, hardened: shares in which
+    the prior is grown or shrunk by up to a voxel, or has the sharp edges of a mask.
+    """
+
+    errors: Fraction = 0.5
+    boundary: Fraction = 0.2
+    doubts: Fraction = 0.18
+    quarter_turns: bool = True
+    given: Fraction = 0.2
+    averages: Fraction = 0.3
+    resized: Fraction = 0.2
+    hardened: Fraction = 0.15
+
+
 MACHINE_FIELDS = frozenset({"channels_last", "compile", "accumulate", "device", "loader_threads", "timeout_s"})
 """Fields of TrainConfig that may differ when a run is resumed."""
 
@@ -57,8 +76,10 @@ class TrainConfig(Frozen):
     size the networks work at; cases are resampled to it. crop: window of the first crop_steps steps: a smaller one than
     the network's makes many cheap steps, then the network meets the window that it will run on. mirror: a baseline's
     answer is the mean with that of the mirrored head, and every second sample of a diffusion model is drawn in the
-    mirrored window. result_dice: of a diffused discrepancy, the Dice loss is that of the flipped result.
-    simulated_errors: share of the examples in which the baseline's answer is empty, or doubled by its mirror image.
+    mirrored window. windows: a refiner learns in small windows on priors of several kinds; None is in windows like any
+    other network. result_dice: of a discrepancy, diffused or learnt in windows, the Dice loss is that of the flipped
+    result. simulated_errors: share of the examples in which the baseline's answer is empty, or doubled by its mirror
+    image.
     lost_parts: share in which it ends at a plane through the tumour.
     false_parts: share in which it has found the tumour of another case as well.
     warm_start: a diffusion model begins with the weights of the baseline it will refine. batch: examples of a step,
@@ -74,6 +95,7 @@ class TrainConfig(Frozen):
     refiner: RefinerConfig = RefinerConfig()
     normalisation: Normalisation = Normalisation()
     augmentation: Augmentation = Augmentation()
+    windows: WindowSampling | None = None
     steps: Annotated[int, Field(gt=0)] = 1500
     crop: Window | None = None
     crop_steps: Annotated[int, Field(ge=0)] = 0
@@ -182,9 +204,9 @@ def parse_setting(setting: str) -> dict[str, Any]:
 
 ONLY_FOR: dict[str, frozenset[Network]] = {
     **dict.fromkeys(("unet",), frozenset(("baseline", "corrector"))),
-    **dict.fromkeys(("refiner", "result_dice", "warm_start", "noisiest_fraction"), frozenset(("refiner",))),
+    **dict.fromkeys(("refiner", "warm_start", "noisiest_fraction"), frozenset(("refiner",))),
     **dict.fromkeys(
-        ("error_fraction", "logit_jitter", "simulated_errors", "lost_parts", "false_parts"),
+        ("error_fraction", "logit_jitter", "simulated_errors", "lost_parts", "false_parts", "windows", "result_dice"),
         frozenset(("corrector", "refiner")),
     ),
 }
@@ -270,9 +292,11 @@ def _check(config: TrainConfig) -> None:
     if residual is not None and kind.network == "corrector" and config.unet.deep_supervision:
         message = "unet.residual: corrects at full resolution alone, so unet.deep_supervision must be false"
         raise ConfigError(message)
-    if config.result_dice and (kind.network, kind.target) != ("refiner", "discrepancy"):
+    if config.result_dice and not (kind.target == "discrepancy" and (kind.network == "refiner" or config.windows)):
         message = f"result_dice: '{config.model}' diffuses no discrepancy, so it must be false"
         raise ConfigError(message)
+    if config.windows is not None:
+        _check_windows(config, kind)
     if config.warm_start and not (kind.network == "refiner" and {"prior", "image"} <= set(kind.condition)):
         message = f"warm_start: '{config.model}' is not conditioned on U(I) and the contrasts, so it must be false"
         raise ConfigError(message)
@@ -290,6 +314,23 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError(message)
     if config.fold is not None and not 0 <= config.fold < config.folds:
         message = f"fold: got {config.fold}, expected 0 to {config.folds - 1} for {config.folds} folds"
+        raise ConfigError(message)
+
+
+def _check_windows(config: TrainConfig, kind: ModelKind) -> None:
+    net, settings = config.network, config.windows
+    assert settings is not None
+    if net.residual != "discrepancy" or config.crop is not None or config.warm_start or config.validate_every:
+        message = (
+            f"windows: '{kind.name}' learns in small windows as a correction: needs residual=discrepancy, and "
+            "neither crop, warm_start nor validate_every"
+        )
+        raise ConfigError(message)
+    if settings.quarter_turns and len(set(net.window)) > 1:
+        message = f"windows.quarter_turns: got a window of {net.window}, expected a cube, or none of them"
+        raise ConfigError(message)
+    if (total := settings.errors + settings.boundary + settings.doubts) > 1.0:
+        message = f"windows: errors, boundary and doubts are shares of all windows and add up to {total:g}, at most 1"
         raise ConfigError(message)
 
 

@@ -34,8 +34,8 @@ def load_ahead(load: Callable[[int], T], steps: range, threads: int = 1) -> Gene
 
 
 def micro_batches(objective: Objective, shares: Sequence[range], step: int, device: torch.device) -> list[Batch]:
-    """The micro-batches of a step, in pinned memory where they go to a GPU."""
+    """The micro-batches of a step, in pinned memory where they go to a GPU and are not there yet."""
     batches = [objective.batch(step, slots) for slots in shares]
     if device.type != "cuda":
         return batches
-    return [tuple(part.pin_memory() for part in batch) for batch in batches]
+    return [tuple(part if part.is_cuda else part.pin_memory() for part in batch) for batch in batches]

@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ import torch
 
 from rediffinet.errors import TrainingError
 from rediffinet.files import write_atomically
+from rediffinet.io.cases import load_case
+from rediffinet.io.masks import read_baseline_mask
+from rediffinet.method.preparation import prepare
 from rediffinet.method.windows import slide
 from rediffinet.nets.unet import BaselineGraph
+from rediffinet.training.config import TrainConfig
 from rediffinet.training.data import TrainingCase
 from rediffinet.training.run import Run
 
@@ -73,6 +78,65 @@ def out_of_fold(
         if stage is not None:
             stage("out-of-fold predictions", index + 1, len(cases))
     return predictions
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What a program said of a case that it had not seen: float16 (R, X, Y, Z) in [0, 1].
+
+    missing: index of the contrast that it did not get, None when it had all. given: made by another program than the
+    baseline that the refiner will run on.
+    """
+
+    probability: Probability
+    missing: int | None = None
+    given: bool = False
+
+
+def collect_priors(
+    cases: Sequence[TrainingCase],
+    baselines: Sequence[Run],
+    cache: Path,
+    *,
+    missing: bool = False,
+    masks: Path | None = None,
+    stage: Stage | None = None,
+    device: torch.device = CPU,
+) -> list[list[Prior]]:
+    """All that is known of every case from programs that had not seen it: of every baseline that has not, of each with
+    one contrast missing where asked for, and a label map of another program, `CASE*.nii[.gz]` in the folder `masks`.
+
+    Cached and raising as `out_of_fold` does; LabelError or CaseError for a mask that does not fit its case.
+    """
+    found: list[list[Prior]] = []
+    for index, case in enumerate(cases):
+        unseen = [run for run in baselines if case.patient not in run.seen_patients]
+        priors = [Prior(out_of_fold([case], [run], cache, device=device)[0]) for run in unseen or baselines]
+        if missing:
+            for contrast in range(len(case.image)):
+                image = np.array(case.image)
+                image[contrast] = np.float16(unseen[0].config.normalisation.background)
+                lacking = replace(case, image=image)
+                priors += [
+                    Prior(out_of_fold([lacking], [run], cache, device=device)[0], missing=contrast) for run in unseen
+                ]
+        if masks is not None and (given := _given(case, masks, baselines[0].config)) is not None:
+            priors.append(Prior(given, given=True))
+        found.append(priors)
+        if stage is not None:
+            stage("out-of-fold predictions", index + 1, len(cases))
+    return found
+
+
+def _given(case: TrainingCase, masks: Path, config: TrainConfig) -> Probability | None:
+    """Another program's label map of a case on the networks' grid, as the share of each voxel that a region fills."""
+    paths = sorted(path for path in masks.glob(f"{case.name}*") if path.name.endswith((".nii", ".nii.gz")))
+    if not paths or case.folder is None:
+        return None
+    original = load_case(case.folder, task=config.task)
+    regions = read_baseline_mask(paths[0], original, config.task).regions.astype(np.float32)
+    prepared = prepare(original.images, original.spacing_mm, config.preparation)
+    return prepared.to_model(regions[(slice(None), *prepared.box)]).astype(np.float16)
 
 
 def _prediction_key(baseline: Run, case: TrainingCase) -> str:

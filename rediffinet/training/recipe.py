@@ -23,14 +23,17 @@ from rediffinet.trust import widest_ranges
 
 MARGIN_MM = 8.0
 UNSURE = 0.1
+UNSURE_IN_WINDOWS = 0.05
+"""Small windows cost little where little is in doubt, and see what they cover from several sides (overlap)."""
 
 
 @dataclass(frozen=True)
 class InferenceSettings:
     """Choices that training does not fix.
 
-    overlap: of refinement windows. decision: None is that of `plain_decision`; given: that
-    for masks made elsewhere, where it is another. disagreement: of the samples, above which the report warns.
+    overlap: of refinement windows; those of a model that learnt in windows overlap by `TrainConfig.overlap` at least.
+    decision: None is that of `plain_decision`; given: that for masks made elsewhere, where it is another. disagreement:
+    of the samples, above which the report warns.
     """
 
     steps: int = 1
@@ -161,9 +164,9 @@ def _baseline(config: TrainConfig) -> BaselineSettings:
 def _refiner(config: TrainConfig, settings: InferenceSettings) -> RefinerSettings:
     return RefinerSettings(
         window=config.network_window,
-        overlap=settings.overlap,
+        overlap=settings.overlap if config.windows is None else max(settings.overlap, config.overlap),
         margin=round(MARGIN_MM / min(config.spacing_mm)),
-        unsure=UNSURE,
+        unsure=UNSURE if config.windows is None else UNSURE_IN_WINDOWS,
         condition="probability" if config.network.soft_condition else "mask",
     )
 

@@ -16,7 +16,7 @@ from rediffinet.training.dataset import check_dataset
 from rediffinet.training.distributed import Place, lone_place, together
 from rediffinet.training.loop import Progress, Validate, check_folder, run_training
 from rediffinet.training.objectives import make_objective
-from rediffinet.training.out_of_fold import Stage, out_of_fold
+from rediffinet.training.out_of_fold import Stage, collect_priors, out_of_fold
 from rediffinet.training.run import Run, open_run
 from rediffinet.training.validation import HeldOut, check_validation, make_validation
 from rediffinet.trust import intensity_profile, profile_ranges
@@ -83,6 +83,7 @@ def train(
     patients: Mapping[str, str] | None = None,
     predictions: Path | None = None,
     begin_with: Path | None = None,
+    masks: Path | None = None,
     place: Place | None = None,
 ) -> Path:
     """Train one model and return its checkpoint.
@@ -93,6 +94,8 @@ def train(
     `patients`: patient of a case where its name does not tell. `begin_with`: a run of the same model, whose weights
     this one begins with; it must not have seen the cases held out. Raises TrainingError, before anything is trained,
     for a data set that cannot be used (rediffinet.training.dataset), OutputError.
+
+    masks: a folder of label maps by another program, `CASE*.nii.gz`, which a model that learns in windows is shown too.
 
     place: that of this process among those that train together (`open_place`), all of which call this alike; by
     default it trains alone. A problem of one ends all before anything is trained.
@@ -109,8 +112,15 @@ def train(
             needed = [*job.kept, *(job.held_out if config.validate_every else ())]
             out_of_fold(needed[place.rank :: place.processes], job.runs, folder, stage, place.device)
     with together(place):
-        found = out_of_fold(job.kept, job.runs, folder, stage, place.device) if job.runs else None
-        objective = make_objective(config, job.kept, found, _start(config, job.runs))
+        found = priors = None
+        if job.runs and config.windows is not None:
+            missing = config.augmentation.drop_contrast > 0.0
+            priors = collect_priors(
+                job.kept, job.runs, folder, missing=missing, masks=masks, stage=stage, device=place.device
+            )
+        elif job.runs:
+            found = out_of_fold(job.kept, job.runs, folder, stage, place.device)
+        objective = make_objective(config, job.kept, found, _start(config, job.runs), priors or ())
         objective.weights = None if job.beginning is None else job.beginning.model.state_dict()
         validate = _validation(job, config, folder, place, stage)
     return run_training(
