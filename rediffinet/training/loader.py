@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from rediffinet.training.objectives import Objective
+from rediffinet.training.objective import Objective
 
 Batch = tuple[Tensor, ...]
 T = TypeVar("T")

@@ -33,7 +33,7 @@ from rediffinet.training.distributed import (
     wrap,
 )
 from rediffinet.training.loader import Batch, load_ahead, micro_batches
-from rediffinet.training.objectives import Objective
+from rediffinet.training.objective import Objective
 from rediffinet.training.records import (
     LOG,
     LOG_COLUMNS,

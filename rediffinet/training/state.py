@@ -13,7 +13,7 @@ from rediffinet.errors import TrainingError
 from rediffinet.training.checkpoint import part, read_checkpoint, restore_optimizer
 from rediffinet.training.config import read_config
 from rediffinet.training.distributed import Place, lone_place
-from rediffinet.training.objectives import Objective
+from rediffinet.training.objective import Objective
 from rediffinet.training.optimizer import make_optimizer
 
 MEASURED = frozenset({"intensities"})

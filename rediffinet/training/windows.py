@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rediffinet.method.noise import philox
-from rediffinet.method.windows import overlap_slices
+from rediffinet.method.windows import Shape, overlap_slices
 from rediffinet.training.config import Augmentation, TrainConfig, WindowSampling
 from rediffinet.training.data import TrainingCase
 from rediffinet.training.out_of_fold import Prior, Probability
@@ -53,7 +53,8 @@ class WindowBatches:
         self.config, self.settings, self.device = config, config.windows, device
         self.fill = float(np.float16(config.normalisation.background))
         self.window = config.network_window
-        self.source = tuple(width + 2 * math.ceil(0.25 * width) for width in self.window)
+        x, y, z = (width + 2 * math.ceil(0.25 * width) for width in self.window)
+        self.source: Shape = (x, y, z)
         self.stored = [self._store(case, tuple(of), config.windows) for case, of in zip(cases, priors, strict=True)]
         self.contrasts, self.regions = len(config.task.contrasts), len(config.task.regions)
 

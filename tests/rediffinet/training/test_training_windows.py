@@ -1,5 +1,7 @@
 """Refiners that learn in small windows: what is cut, what priors are shown, what a step depends on."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,13 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from rediffinet.errors import ConfigError
 from rediffinet.training.config import TrainConfig, resolve_config
-from rediffinet.training.data import TrainingCase
+from rediffinet.training.data import TrainingCase, load_training_cases
 from rediffinet.training.loop import advance
 from rediffinet.training.objectives import make_objective
-from rediffinet.training.out_of_fold import Prior
+from rediffinet.training.out_of_fold import Prior, collect_priors
+from rediffinet.training.run import open_run
 from rediffinet.training.state import new_state
+from rediffinet.training.train import train
 from rediffinet.training.windows import WindowBatches
 
 CPU = torch.device("cpu")
@@ -116,3 +120,31 @@ def test_settings_that_do_not_go_together(settings: tuple[str, ...], said: str) 
 def test_windows_are_for_models_that_refine() -> None:
     with pytest.raises(ConfigError, match="windows"):
         resolve_config("unet", "glioma-2mm-windows", {}, ("windows.errors=0.5",))
+
+
+@pytest.mark.slow
+def test_priors_of_baselines_lacking_contrasts_and_other_programs(phantoms: Path, tmp_path: Path) -> None:
+    tiny = ("unet.features=4,8", "unet.window=16,16,16", "steps=1", "batch=1", "device=cpu", "compile=false")
+    baselines = []
+    for fold in (0, 1):
+        settings = resolve_config("unet", "glioma-2mm-windows", {"folds": 2, "fold": fold}, tiny)
+        train(settings, [phantoms], tmp_path / f"u{fold}", cache=tmp_path / "cache")
+        baselines.append(tmp_path / f"u{fold}")
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    folder = sorted(path for path in phantoms.iterdir() if path.is_dir())[0]
+    truth = next(folder.glob("*seg*"))
+    (masks / f"{folder.name}-other.nii.gz").write_bytes(truth.read_bytes())
+    settings = resolve_config("unet", "glioma-2mm-windows", {"folds": 2}, tiny)
+    cases = load_training_cases([phantoms], settings.preparation, cache=tmp_path / "cache")
+    runs = [open_run(path) for path in baselines]
+    priors = collect_priors(cases, runs, tmp_path / "priors", missing=True, masks=masks)
+    for case, known in zip(cases, priors, strict=True):
+        assert [prior.missing for prior in known if not prior.given] == [None, 0, 1, 2, 3]
+        assert [prior.given for prior in known if prior.given] == ([True] if case.name == folder.name else [])
+        assert all(prior.probability.shape == case.regions.shape for prior in known)
+    given = next(prior for prior in priors[0] if prior.given)
+    np.testing.assert_array_equal(given.probability >= 0.5, cases[0].regions)
+    corrector = resolve_config("discrepancy-unet", "glioma-2mm-windows", {"folds": 2, "fold": 0}, tiny)
+    path = train(corrector, [phantoms], tmp_path / "d", baselines=baselines, cache=tmp_path / "cache", masks=masks)
+    assert path.is_file() and open_run(tmp_path / "d").step == 1
