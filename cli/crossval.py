@@ -30,6 +30,10 @@ def crossval(
     begin_with: Annotated[
         Path | None, typer.Option(help="A study of the same folds; every run begins with the weights of its own.")
     ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Another program's label maps (CASE*.nii.gz), which models that learn in windows are shown."),
+    ] = None,
 ) -> None:
     """Train and score models on folds grouped by patient; start it several times, or under torchrun, to share the work.
 
@@ -71,6 +75,7 @@ def crossval(
         inference=InferenceSettings(steps=steps, samples=samples),
         cache=cache or out / "cache",
         begin_with=begin_with,
+        masks=masks,
         task=find_task(task),
     )
     with training_progress() as (progress, stage):

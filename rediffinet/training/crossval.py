@@ -49,8 +49,9 @@ class Study:
 
     only: the folds to do, all when empty; seeds: one training of everything for each. settings: changes of the preset,
     `KEY=VALUE` for all models that have it, or `MODEL:KEY=VALUE` for one. inference: how the runs are scored.
-    begin_with: a study of the same folds, with whose weights every run begins. task: the tumour, contrasts and labels
-    of the data.
+    begin_with: a study of the same folds, with whose weights every run begins, but for those that learn in windows, which
+    begin from nothing. masks: label maps of another program, which those learn from too (`train`). task: the tumour,
+    contrasts and labels of the data.
     """
 
     data: tuple[Path, ...]
@@ -66,6 +67,7 @@ class Study:
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     cache: Path | None = None
     begin_with: Path | None = None
+    masks: Path | None = None
     task: Task = TASKS[DEFAULT_TASK]
 
 
@@ -316,7 +318,8 @@ def _do(
             cache=study.cache,
             patients=study.patients,
             predictions=predictions,
-            begin_with=None if study.begin_with is None else piece.within(study.begin_with),
+            begin_with=None if study.begin_with is None or config.windows else piece.within(study.begin_with),
+            masks=study.masks,
         )
     run = open_run(folder)
     held_out = [case for case in cases if folds[case.name] == piece.fold]

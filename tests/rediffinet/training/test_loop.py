@@ -23,7 +23,8 @@ from rediffinet.training.config import TrainConfig, resolve_config
 from rediffinet.training.distributed import share
 from rediffinet.training.loader import load_ahead, micro_batches
 from rediffinet.training.loop import advance, learning_rate, run_training
-from rediffinet.training.objectives import BaselineObjective, Objective, RefinerObjective
+from rediffinet.training.objective import Objective
+from rediffinet.training.objectives import BaselineObjective, RefinerObjective
 from rediffinet.training.records import RegionScore
 from rediffinet.training.state import new_state
 
