@@ -49,9 +49,9 @@ class Study:
 
     only: the folds to do, all when empty; seeds: one training of everything for each. settings: changes of the preset,
     `KEY=VALUE` for all models that have it, or `MODEL:KEY=VALUE` for one. inference: how the runs are scored.
-    begin_with: a study of the same folds, with whose weights every run begins, but for those that learn in windows, which
-    begin from nothing. masks: label maps of another program, which those learn from too (`train`). task: the tumour,
-    contrasts and labels of the data.
+    begin_with: a study of the same folds, with whose weights every run begins, but for those that learn in windows,
+    which begin from nothing. masks: label maps of another program, which those learn from too (`train`). task: the
+    tumour, contrasts and labels of the data.
     """
 
     data: tuple[Path, ...]
