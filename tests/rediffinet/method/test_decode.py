@@ -259,3 +259,43 @@ def test_a_component_that_is_doubted_as_a_whole_is_left_out(recipe_of: Any, fine
     # a mask made elsewhere is refined alike
     regions = np.stack([plain.baseline > 0, np.isin(plain.baseline, (1, 3)), plain.baseline == 3])
     assert not done(0.2, given=regions).labels[near].any()
+
+
+@pytest.mark.parametrize("fine", [False, True])
+def test_adding_and_removing_have_thresholds_of_their_own(recipe_of: Any, fine: bool) -> None:
+    p, delta = smooth(1), smooth(2)
+    spacing_mm, shape = (ONE, FINE) if fine else (TWO, SHAPE)
+    recipe = recipe_of()
+
+    def done(**limits: tuple[float, ...]) -> Any:
+        changed = recipe.with_decision(recipe.decision.changed(**limits))
+        return decode(changed, Inferred(p, found(delta)), spacing_mm=spacing_mm, shape=shape, postprocess=False)
+
+    never = (1.0,) * 3
+    both = done()
+    added, removed = done(removing=never), done(adding=never)
+    assert (added.regions[0] >= both.baseline_regions[0]).all(), "nothing of the whole tumour goes"
+    assert (added.regions[0] & ~both.baseline_regions[0]).any() and (
+        both.baseline_regions[0] & ~removed.regions[0]
+    ).any()
+    if not fine:
+        mask = p > 0.5
+        flips = delta > np.where(mask, 0.7, 0.3)
+        assert np.array_equal(done(adding=(0.3,) * 3, removing=(0.7,) * 3).labels, labels_of(mask ^ flips))
+
+
+def test_a_given_mask_has_a_decision_of_its_own(recipe_of: Any) -> None:
+    p, delta = smooth(1), smooth(2)
+    recipe = recipe_of()
+    given = p > 0.5
+    unflipped = recipe.decision.changed(thresholds=(1.0,) * 3)
+    both = recipe.model_copy(update={"given": unflipped})
+
+    def labels(of: Recipe, mask: np.ndarray | None) -> np.ndarray:
+        done = decode(of, Inferred(p, found(delta)), spacing_mm=TWO, shape=SHAPE, given=mask, postprocess=False)
+        return done.labels
+
+    assert np.array_equal(labels(both, given), labels_of(given)), "nothing of it is flipped"
+    assert np.array_equal(labels(both, None), labels(recipe, None)), "the own baseline is decided as before"
+    assert np.array_equal(labels(recipe, given), labels(recipe.with_decision(recipe.decision), given))
+    assert not np.array_equal(labels(recipe, given), labels_of(given))

@@ -201,3 +201,18 @@ def test_paper_preset_has_the_published_widths() -> None:
     decoder = sum(8 * deep * fine + timed(2 * fine, fine) for fine, deep in pairwise(widths))
     rest = 2 * (time + 1) * time + 3 * head + 3
     assert sum(p.numel() for p in net.parameters()) == conditioner + encoder + decoder + rest
+
+
+def test_a_corrector_begins_with_what_the_baseline_says() -> None:
+    from rediffinet.method.models import MODELS
+    from rediffinet.nets.config import UNetConfig
+    from rediffinet.nets.graphs import build_network
+    from rediffinet.task import TASKS
+
+    config = UNetConfig(features=(4, 8), window=(16, 16, 16), residual="discrepancy")
+    net = build_network(MODELS["discrepancy-unet"], config, TASKS["glioma-post-2024"]).eval()
+    p = torch.rand(1, 4, 16, 16, 16) * 0.9 + 0.05
+    condition = torch.cat([2 * p - 1, torch.randn(1, 4, 16, 16, 16)], dim=1)
+    with torch.inference_mode():
+        delta = torch.sigmoid(net(condition))
+    assert torch.allclose(delta, torch.minimum(p, 1 - p), atol=1e-5)
