@@ -89,10 +89,10 @@ def draw_curves(curves: Sequence[Curves], labels: Sequence[str]) -> Any:
         panels[0][0].plot(one.steps, one.losses, color=colour, alpha=0.3, linewidth=0.8)
         panels[0][0].plot(one.steps, smoothed(one.losses), color=colour, linewidth=1.5, label=label)
         panels[0][1].plot(one.steps, one.rates, color=colour, linewidth=1.5)
-        shown = sorted(one.validation, key=lambda region: region != AVERAGE)  # the regions keep their order
-        for region, style in zip(shown, STYLES if AVERAGE in shown else STYLES[1:], strict=False):
-            steps, overlaps, distances = one.validation[region]
-            shared = {"color": colour, "linestyle": style, "marker": ".", "linewidth": 1.2}
+        regions = [region for region in one.validation if region != AVERAGE]
+        styles = dict(zip((AVERAGE, *regions), STYLES, strict=False))
+        for region, (steps, overlaps, distances) in one.validation.items():
+            shared = {"color": colour, "linestyle": styles[region], "marker": ".", "linewidth": 1.2}
             panels[1][0].plot(steps, overlaps, label=f"{label}, {region}", **shared)
             panels[1][1].plot(steps, distances, **shared)
     titles = [["loss (pale: as logged; line: running mean)", "learning rate"], ["Dice", "HD95 [mm]"]]

@@ -85,8 +85,8 @@ def test_two_files_give_the_same_as_one(both: Path, tmp_path: Path) -> None:
 
 def test_models_must_be_named(both: Path) -> None:
     for arguments, words in (
-        (([both],), "holds several models: unet, rediffinet.\nName one with --a MODEL"),
-        (([both], "unet"), "Name one with --b MODEL"),
+        (([both],), "holds several models: unet, rediffinet.\nName one with `a` MODEL"),
+        (([both], "unet"), "Name one with `b` MODEL"),
         (([both], "unet", "unet"), "A and B are the same model of the same file, 'unet'"),
         (([both], "unet", "diff-unet"), "has no model 'diff-unet'.\nIt has unet, rediffinet"),
         (([both] * 3,), "3 files were given"),
@@ -120,7 +120,7 @@ def test_cases_that_one_lacks(write_results: Any, prediction: Any) -> None:
     message = str(caught.value)
     assert "unet.csv), not rediffinet: A (seed 0, fold 0)\n" in message
     assert "rediffinet.csv), not unet: X (seed 0, fold 0), Y (seed 0, fold 0)\n" in message
-    assert "--common" in message
+    assert "`common=True`" in message
     result = compare(a, b, common=True, bootstrap=FEW)
     assert (result.cases, result.dropped) == (4, 3)
     assert "3 predictions were dropped" in to_text(result)
