@@ -11,13 +11,14 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format types bench sdist page clean python-is-new-enough
+.PHONY: help setup demo test test-all test-lowest lint format types bench sdist page clean python-is-new-enough
 
 help:
 	@echo "make setup      development install with every CPU extra, in $(VENV)"
 	@echo "make demo       runtime install without torch, in $(DEMO); segments a phantom case into demo/out"
 	@echo "make test       lint, types and the tests that are not slow"
 	@echo "make test-all   lint, types and all tests"
+	@echo "make test-lowest  the runtime with the lowest versions that pyproject.toml allows, in .venv-lowest"
 	@echo "make lint | format | types | bench | sdist | page | clean"
 
 python-is-new-enough:
@@ -92,9 +93,22 @@ demo: $(DEMO)/.installed
 page:
 	cd rediffinet/clinic/viewer/page && npm ci --no-audit --no-fund && npm run build
 
+# The lowest versions that pyproject.toml allows, of what the runtime imports itself: installs, makes a case, segments it
+# with both CPU engines, scores it. lowest.txt pins them.
+test-lowest: python-is-new-enough
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -m pip install -q -c lowest.txt '.[cpu]'
+	rm -rf build/lowest && mkdir -p build/lowest
+	cd build/lowest && for command in \
+	  "phantom cases --cases 1 --seed 1" \
+	  "segment cases -o onnx --engine onnxruntime --steps 1 --samples 1" \
+	  "segment cases -o openvino --engine openvino --steps 1 --samples 1" \
+	  "evaluate onnx cases --out scores.csv" \
+	  "info"; do ../../.venv-lowest/bin/rediff $$command || exit 1; done
+
 sdist: setup
 	$(BIN)/python setup.py -q sdist
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist demo/cases demo/out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) .venv-lowest build dist demo/cases demo/out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -f ext/*.c ext/*.so ext/*.html
