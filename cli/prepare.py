@@ -26,17 +26,27 @@ def prepare(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier preparation.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report on stdout.")] = False,
 ) -> None:
-    """Raw scans of one patient → a case: registered to t1c, upright at 1 mm, brain only."""
+    """Raw scans of one patient → a case: registered to t1c, upright at 1 mm, brain only.
+
+    RAW may hold DICOM (also a DICOMDIR or a zip); --t1c and the like then take the number of a series.
+    """
     from rediffinet.cli.progress import stages
     from rediffinet.errors import CaseError
+    from rediffinet.io.dicom.files import is_dicom
+    from rediffinet.io.dicom.study import read_study
     from rediffinet.io.nifti import read_nifti
     from rediffinet.prepare.files import check_case_folder, read_raw, save_prepared
     from rediffinet.prepare.pipeline import prepare as run
 
     explicit = {key: path for key, path in zip(("t1n", "t1c", "t2w", "t2f"), (t1n, t1c, t2w, t2f), strict=True) if path}
-    if bool(explicit) == (source is not None):
+    dicom = source is not None and is_dicom(source)
+    if not dicom and bool(explicit) == (source is not None):
         raise CaseError("Give either RAW (a folder) or --t1n --t1c --t2w --t2f.")
-    case, images = read_raw(source, explicit or None, channels.split(",") if channels else None, name)
+    if dicom and source is not None:  # these flags name series then
+        study = read_study(source, {contrast: str(chosen) for contrast, chosen in explicit.items()})
+        case, images = name or study.name, study.volumes
+    else:
+        case, images = read_raw(source, explicit or None, channels.split(",") if channels else None, name)
     folder = Path(f"{case}-prepared") if out is None else out
     check_case_folder(folder, case, images, overwrite=overwrite)
     mask = None if brain_mask is None else read_nifti(brain_mask)

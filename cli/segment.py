@@ -62,6 +62,16 @@ def segment(
     native: Annotated[
         str, typer.Option(help="Original series of a prepared case to write results for: t1c, t1c,t2f, all, none.")
     ] = "t1c",
+    dicom_seg: Annotated[
+        bool, typer.Option("--dicom-seg", help="For DICOM: write a segmentation object on the grid of each --native.")
+    ] = False,
+    dicom_labelmap: Annotated[
+        bool, typer.Option("--dicom-labelmap", help="The same as a LABELMAP, which not every viewer knows.")
+    ] = False,
+    dicom_rtstruct: Annotated[bool, typer.Option("--dicom-rtstruct", help="For DICOM: write contours.")] = False,
+    dicom_sr: Annotated[
+        bool, typer.Option("--dicom-sr", help="For DICOM: write the segmentation and a report of volumes (TID 1500).")
+    ] = False,
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Write X-probabilities.nii.gz.")
     ] = False,
@@ -107,6 +117,9 @@ def segment(
     from rediffinet.clinic.inputs import Shard
     from rediffinet.clinic.workers import Opening, segment_in_processes
     from rediffinet.errors import CaseError, ConfigError
+    from rediffinet.io.dicom.files import is_dicom
+    from rediffinet.io.dicom.objects import DicomChoice
+    from rediffinet.io.dicom.study import study_name
     from rediffinet.io.outputs import OutputChoice
     from rediffinet.prepare.route import RawChoice, RawRoute
     from rediffinet.segmenter import SegmentOptions
@@ -114,6 +127,12 @@ def segment(
     explicit = {
         name: path for name, path in zip(("t1n", "t1c", "t2w", "t2f"), (t1n, t1c, t2w, t2f), strict=True) if path
     }
+    objects = DicomChoice("LABELMAP" if dicom_labelmap else "BINARY" if dicom_seg else None, dicom_rtstruct, dicom_sr)
+    dicom = source is not None and (prepare or objects.any) and is_dicom(source)
+    if objects.any and not dicom:
+        raise ConfigError("DICOM objects are written for DICOM input alone, for they refer to its images.")
+    series = {contrast: str(chosen) for contrast, chosen in explicit.items()} if dicom else {}
+    explicit = {} if dicom else explicit  # with DICOM these flags name series
     if bool(explicit) == (source is not None):
         raise CaseError("Give either INPUT (a case folder or a folder of case folders) or --t1n --t1c --t2w --t2f.")
     if overwrite and skip_existing:
@@ -124,14 +143,19 @@ def segment(
     contrasts = channels.split(",") if channels else None
     share = Shard.parse(shard) if shard is not None else Shard()
     task = read_manifest(bundle).recipe.task
-    inputs = [CaseInput(files=explicit, task=task)] if source is None else list_inputs(source, contrasts, task)
+    if source is None:
+        inputs = [CaseInput(files=explicit, task=task)]
+    elif dicom:
+        inputs = [CaseInput(folder=source, given=study_name(source), task=task)]
+    else:
+        inputs = list_inputs(source, contrasts, task)
     if baseline_mask is not None and len(inputs) > 1 and not baseline_mask.is_dir():
         message = (
             f"--baseline-mask {baseline_mask} is one file for {len(inputs)} cases. Give a folder that holds a mask of "
             "each, named like the case (X.nii.gz), or segment one case."
         )
         raise ConfigError(message)
-    if brain_mask is not None and (not prepare or len(inputs) > 1):
+    if brain_mask is not None and (not (prepare or dicom) or len(inputs) > 1):
         raise ConfigError("--brain-mask is for one case with --prepare; an already prepared case has its brain.")
     order = Order(
         out,
@@ -141,7 +165,11 @@ def segment(
         baseline_mask,
         _mask_labels(baseline_mask, labels, inputs, task),
         skip_existing,
-        RawRoute(RawChoice(prepare, native, brain_mask, threads, save_uncertainty, overwrite)),
+        RawRoute(
+            RawChoice(
+                prepare or dicom, native, brain_mask, threads, save_uncertainty, overwrite, dicom, series, objects
+            )
+        ),
     )
     opening = Opening(bundle, engine, device, threads, precision)
     cases = share.of(inputs)

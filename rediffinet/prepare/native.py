@@ -9,11 +9,11 @@ import numpy.typing as npt
 from rediffinet.errors import ConfigError
 from rediffinet.io.geometry import Grid, spacing_mm
 from rediffinet.io.nifti import encode_nifti, gzipped
-from rediffinet.labels import LabelSchema, labels_to_regions
 from rediffinet.prepare.report import Preparation
 from rediffinet.prepare.space import Space, Volume, resample
 from rediffinet.report import NativeInfo
 from rediffinet.result import Result
+from rediffinet.task import Task, regions_of
 
 Labels = npt.NDArray[np.uint8]
 
@@ -54,10 +54,10 @@ def to_native(result: Result, preparation: Preparation, contrasts: Sequence[str]
     whole = Space(result.source.grid.canonical_shape, result.source.grid.canonical_affine)
     x, y, z = result.crop_labels.shape
     crop = whole.cropped(start, (x, y, z))
-    schema = _schema(result)
-    soft = _soft(labels_to_regions(result.crop_labels, schema), result.crop_probability)
-    before = None if result.crop_baseline is None else labels_to_regions(result.crop_baseline, schema)
-    return [_on(result, preparation, contrast, crop, soft, before, schema) for contrast in contrasts]
+    task = result.task
+    soft = _soft(regions_of(result.crop_labels, task), result.crop_probability)
+    before = None if result.crop_baseline is None else regions_of(result.crop_baseline, task)
+    return [_on(result, preparation, contrast, crop, soft, before, task) for contrast in contrasts]
 
 
 def _on(
@@ -67,7 +67,7 @@ def _on(
     crop: Space,
     soft: Volume,
     before: npt.NDArray[np.bool_] | None,
-    schema: LabelSchema,
+    task: Task,
 ) -> NativeResult:
     series = preparation.series[contrast]
     onto = series.grid.space
@@ -77,24 +77,19 @@ def _on(
         return resample(np.asarray(volume, np.float32), crop.affine, onto, to_case)
 
     brought = np.stack([bring(region) for region in soft])
-    labels = _decided(brought, schema)
+    labels = _decided(brought, task)
     return NativeResult(
         contrast=contrast,
         grid=Grid(onto.shape, onto.affine),
         labels=labels,
-        baseline=None if before is None else _decided(np.stack([bring(region) for region in before]), schema),
+        baseline=None if before is None else _decided(np.stack([bring(region) for region in before]), task),
         uncertainty=np.clip(bring(result.crop_uncertainty), 0.0, 1.0),
         soft=brought,
         volumes_ml={
             name: float(np.count_nonzero(region)) * onto.voxel_ml
-            for name, region in zip(("WT", "TC", "ET"), labels_to_regions(labels, schema), strict=True)
+            for name, region in zip(task.region_names, regions_of(labels, task), strict=True)
         },
     )
-
-
-def _schema(result: Result) -> LabelSchema:
-    labels = result.report.labels
-    return LabelSchema("written", ncr=labels["necrosis"], ed=labels["edema"], et=labels["enhancing"])
 
 
 def _soft(regions: npt.NDArray[np.bool_], probability: Volume) -> Volume:
@@ -102,13 +97,13 @@ def _soft(regions: npt.NDArray[np.bool_], probability: Volume) -> Volume:
     return np.where(regions == (probability > 0.5), probability, 1.0 - probability).astype(np.float32)
 
 
-def _decided(soft: Volume, schema: LabelSchema) -> Labels:
-    """Soft regions → labels: each above 1/2 and inside the one around it, painted from the outside in."""
+def _decided(soft: Volume, task: Task) -> Labels:
+    """Soft regions → labels: each above 1/2 and inside the one around it, painted in the task's order."""
     labels = np.zeros(soft.shape[1:], np.uint8)
-    inside = np.ones(labels.shape, bool)
-    for region, value in zip(soft, schema.values, strict=True):
-        inside &= region > 0.5
-        labels[inside] = value
+    inside: list[npt.NDArray[np.bool_]] = []
+    for region, parent, value in zip(soft, task.parents, task.paint, strict=True):
+        inside.append((region > 0.5) & (True if parent < 0 else inside[parent]))
+        labels[inside[-1]] = value
     return labels
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from rediffinet.errors import CaseError
 from rediffinet.io.cases import Case, load_case
+from rediffinet.io.dicom.objects import DicomChoice, dicom_objects
+from rediffinet.io.dicom.study import Study, read_study
 from rediffinet.io.geometry import GRID_SAME_MM, Grid, grid_distance_mm
 from rediffinet.io.nifti import read_nifti
 from rediffinet.prepare.files import check_case_folder, read_raw, save_prepared
-from rediffinet.prepare.native import which_series, with_native
+from rediffinet.prepare.native import to_native, which_series, with_native
 from rediffinet.prepare.pipeline import prepare
 from rediffinet.prepare.report import Preparation, find_preparation
 from rediffinet.report import Warning_
@@ -23,6 +25,8 @@ class RawChoice:
 
     prepare: prepare what is not prepared; otherwise only the way back of a case that `rediff prepare` made is taken.
     native: series to write results for: t1c, some of the contrasts, all, none. threads: of the brain's network.
+    dicom: whether the input is DICOM. series: number, UID or description of a contrast's series, where the rules do not
+    decide. objects: the DICOM objects to write, for the same series.
     """
 
     prepare: bool = False
@@ -31,6 +35,9 @@ class RawChoice:
     threads: int | None = None
     uncertainty: bool = False
     overwrite: bool = False
+    dicom: bool = False
+    series: Mapping[str, str] = field(default_factory=dict)
+    objects: DicomChoice = field(default_factory=DicomChoice)
 
 
 @dataclass
@@ -40,6 +47,7 @@ class RawRoute:
     choice: RawChoice
     progress: Callable[[str, int, int], None] | None = None
     known: dict[str, Preparation] = field(default_factory=dict)
+    studies: dict[str, Study] = field(default_factory=dict)
 
     def load(
         self,
@@ -62,7 +70,12 @@ class RawRoute:
                 which_series(found, self.choice.native)
                 self.known[name] = found
             return case
-        name, images = read_raw(folder, files, channels, name)
+        if self.choice.dicom and folder is not None:
+            study = read_study(folder, self.choice.series)
+            self.studies[name] = study
+            images = study.volumes
+        else:
+            name, images = read_raw(folder, files, channels, name)
         target = out / f"{name}-prepared"
         check_case_folder(target, name, images, overwrite=self.choice.overwrite)
         mask = None if self.choice.brain_mask is None else read_nifti(self.choice.brain_mask)
@@ -76,11 +89,17 @@ class RawRoute:
     def extend(self, result: Result) -> tuple[Result, dict[str, tuple[str, bytes]]]:
         """The result with what is told of its preparation, and the further files to write with it."""
         preparation = self.known.pop(result.report.case, None)
-        if preparation is None or preparation.passed_through:
+        study = self.studies.pop(result.report.case, None)
+        if preparation is None or (preparation.passed_through and study is None):
             return result, {}
         result.report.warnings.extend(Warning_(code=one.code, message=one.message) for one in preparation.warnings)
         contrasts = which_series(preparation, self.choice.native)
-        return with_native(result, preparation, contrasts, uncertainty=self.choice.uncertainty)
+        told, files = with_native(result, preparation, contrasts, uncertainty=self.choice.uncertainty)
+        if study is not None and self.choice.objects.any:
+            for native in to_native(result, preparation, contrasts):
+                stack = study.stacks[native.contrast]
+                files |= dicom_objects(result, stack, native.contrast, native.labels, self.choice.objects)
+        return told, files
 
 
 def _check_fits(preparation: Preparation, case: Case) -> None:

@@ -17,6 +17,7 @@ from rediffinet.prepare.native import to_native, which_series
 from rediffinet.prepare.pipeline import Prepared, already_prepared, prepare
 from rediffinet.prepare.report import BrainInfo, SeriesInfo, SpaceInfo, to_rows
 from rediffinet.prepare.space import Space, resample
+from rediffinet.task import DEFAULT_TASK, TASKS
 
 pytest.importorskip("SimpleITK", reason="needs the extra [prepare]")
 
@@ -110,6 +111,7 @@ def result_of(prepared: Prepared, labels: np.ndarray, probability: np.ndarray) -
         crop_baseline=labels,
         crop_probability=probability,
         crop_uncertainty=np.float32(probability[0] * (1 - probability[0])),
+        task=TASKS[DEFAULT_TASK],
         report=SimpleNamespace(case="P1", labels={"edema": 2, "necrosis": 1, "enhancing": 3}),
     )
 

@@ -1,0 +1,199 @@
+"""`rediff segment` from DICOM to DICOM: a small head as four series, and an Orthanc server on loopback."""
+
+import importlib.util
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rediffinet.phantom import HeadPhantom, make_head_phantom
+
+pydicom = pytest.importorskip("pydicom", reason="needs the extra [dicom]")
+pytest.importorskip("highdicom", reason="needs the extra [dicom]")
+pytest.importorskip("SimpleITK", reason="needs the extra [prepare]")
+
+HELPERS = Path(__file__).parent.parent / "rediffinet" / "io" / "dicom" / "conftest.py"
+QUICK = ("--steps", 1, "--samples", 1, "--no-preview", "--json")
+
+
+def helpers() -> Any:
+    spec = importlib.util.spec_from_file_location("dicom_helpers", HELPERS)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def head() -> HeadPhantom:
+    return make_head_phantom(2, (48, 48, 40), tumour="enhancing")
+
+
+@pytest.fixture(scope="module")
+def study(head: HeadPhantom, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four series in one folder, and a localiser."""
+    folder = tmp_path_factory.mktemp("study")
+    for number, (contrast, image) in enumerate(zip(("t1n", "t1c", "t2w", "t2f"), head.images, strict=True), 1):
+        helpers().write_single(folder, image, head.affine, contrast, number)
+    helpers().write_single(folder, head.images[0][:, :, :1], head.affine, "t1n", 9, SeriesDescription="localizer")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mask(head: HeadPhantom, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import nibabel as nib
+
+    path = tmp_path_factory.mktemp("mask") / "mask.nii.gz"
+    nib.save(nib.Nifti1Image(head.brain.astype(np.uint8), head.affine), path)
+    return path
+
+
+def test_from_dicom_to_dicom(rediff: Any, toy_bundle: Any, study: Path, mask: Path, tmp_path: Path) -> None:
+    arguments = ("--brain-mask", mask, "--dicom-seg", "--dicom-rtstruct", "--dicom-sr", "--bundle", toy_bundle.path)
+    done = rediff("segment", study, "-o", tmp_path / "out", *arguments, *QUICK)
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    modalities = {}
+    for kind in ("seg", "rtstruct", "sr"):
+        dataset = pydicom.dcmread(tmp_path / "out" / report["outputs"][f"dicom-{kind}-t1c"])
+        modalities[kind] = dataset.Modality
+        assert dataset.PatientID == "PHANTOM-1"
+        assert dataset.StudyInstanceUID == "1.2.826.0.1.3680043.8.498.1"
+    assert modalities == {"seg": "SEG", "rtstruct": "RTSTRUCT", "sr": "SR"}
+    import nibabel as nib
+
+    native = np.asarray(nib.load(tmp_path / "out" / report["outputs"]["seg-t1c"]).dataobj)
+    seg = pydicom.dcmread(tmp_path / "out" / report["outputs"]["dicom-seg-t1c"])
+    whole = [item.SegmentLabel for item in seg.SegmentSequence].index("whole tumour") + 1
+    numbers = [
+        int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+        for group in seg.PerFrameFunctionalGroupsSequence
+    ]
+    voxels = sum(int(plane.sum()) for plane, number in zip(seg.pixel_array, numbers, strict=True) if number == whole)
+    assert voxels == np.count_nonzero(native)
+    names = [str(path.relative_to(tmp_path)) for path in (tmp_path / "out").rglob("*")]
+    texts = [path.read_text() for path in (tmp_path / "out").rglob("*.json")]
+    assert not any("Nobody" in text or "PHANTOM-1" in text for text in (*names, *texts, done.err, done.out))
+
+
+def test_dicom_objects_need_dicom_input(rediff: Any, phantoms: Path) -> None:
+    done = rediff("segment", phantoms, "--dicom-seg")
+    assert done.code == 2
+    assert "DICOM input" in done.err
+
+
+def test_an_unclear_study_is_refused_with_the_table(rediff: Any, study: Path, tmp_path: Path) -> None:
+    shutil.copytree(study, tmp_path / "study")
+    for path in (tmp_path / "study").glob("t2f-*"):
+        path.unlink()
+    done = rediff("prepare", tmp_path / "study", "-o", tmp_path / "out")
+    assert done.code == 2
+    assert "--t2f NUMBER" in done.err
+    assert "localizer" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+# --- a server -------------------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an Orthanc on loopback with DICOMweb, gone at the end."""
+    program = shutil.which("Orthanc")
+    plugin = next(Path("/usr/share/orthanc/plugins").glob("*DicomWeb*.so"), None)
+    plugin = plugin or next(Path("/usr/lib").rglob("libOrthancDicomWeb.so*"), None)
+    if program is None or plugin is None:
+        pytest.skip("no Orthanc with DICOMweb here: apt-get install orthanc orthanc-dicomweb")
+    folder, port = tmp_path_factory.mktemp("orthanc"), free_port()
+    settings = {
+        "Name": "test",
+        "HttpPort": port,
+        "DicomServerEnabled": False,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "StorageDirectory": str(folder / "db"),
+        "IndexDirectory": str(folder / "db"),
+        "Plugins": [str(plugin)],
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+    }
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{address}/system", timeout=2).read()
+                break
+            except OSError:
+                if process.poll() is not None:
+                    pytest.skip(f"Orthanc does not start here: {(folder / 'log').read_text()[-300:]}")
+                time.sleep(0.25)
+        else:
+            pytest.skip("Orthanc did not answer within a minute")
+        yield address
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def stow(address: str, paths: list[Path]) -> None:
+    """Store instances by DICOMweb (STOW-RS)."""
+    boundary = uuid.uuid4().hex
+    parts = b"".join(
+        b"--%b\r\nContent-Type: application/dicom\r\n\r\n%b\r\n" % (boundary.encode(), path.read_bytes())
+        for path in paths
+    )
+    request = urllib.request.Request(
+        f"{address}/dicom-web/studies",
+        parts + b"--%b--\r\n" % boundary.encode(),
+        {
+            "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
+            "Accept": "application/dicom+json",
+        },
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert answer.status == 200
+
+
+def query(address: str, path: str) -> Any:
+    """Ask DICOMweb (QIDO-RS)."""
+    request = urllib.request.Request(f"{address}/dicom-web/{path}", headers={"Accept": "application/dicom+json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.loads(answer.read() or b"[]")
+
+
+def test_from_the_archive_and_back(
+    rediff: Any, toy_bundle: Any, orthanc: str, study: Path, mask: Path, tmp_path: Path
+) -> None:
+    stow(orthanc, sorted(study.glob("*.dcm")))
+    uid = "1.2.826.0.1.3680043.8.498.1"
+    assert len(query(orthanc, f"studies/{uid}/series?Modality=MR")) == 5
+    identity = json.loads(urllib.request.urlopen(f"{orthanc}/studies", timeout=60).read())[0]
+    (tmp_path / "study.zip").write_bytes(
+        urllib.request.urlopen(f"{orthanc}/studies/{identity}/archive", timeout=60).read()
+    )
+    arguments = ("--brain-mask", mask, "--dicom-seg", "--bundle", toy_bundle.path)
+    done = rediff("segment", tmp_path / "study.zip", "-o", tmp_path / "out", *arguments, *QUICK)
+    assert done.code == 0, done.err
+    path = tmp_path / "out" / json.loads(done.out)["outputs"]["dicom-seg-t1c"]
+    stow(orthanc, [path])
+    (found,) = query(orthanc, f"studies/{uid}/series?Modality=SEG")
+    assert found["0020000E"]["Value"] == [str(pydicom.dcmread(path).SeriesInstanceUID)]
