@@ -118,9 +118,9 @@ def segment(
     from rediffinet.clinic.workers import Opening, segment_in_processes
     from rediffinet.errors import CaseError, ConfigError
     from rediffinet.io.dicom.files import is_dicom
-    from rediffinet.io.dicom.objects import DicomChoice
     from rediffinet.io.dicom.study import study_name
     from rediffinet.io.outputs import OutputChoice
+    from rediffinet.prepare.objects import DicomChoice
     from rediffinet.prepare.route import RawChoice, RawRoute
     from rediffinet.segmenter import SegmentOptions
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from rediffinet.errors import CaseError
 from rediffinet.io.cases import Case, load_case
-from rediffinet.io.dicom.objects import DicomChoice, dicom_objects
 from rediffinet.io.dicom.study import Study, read_study
 from rediffinet.io.geometry import GRID_SAME_MM, Grid, grid_distance_mm
 from rediffinet.io.nifti import read_nifti
 from rediffinet.prepare.files import check_case_folder, read_raw, save_prepared
 from rediffinet.prepare.native import to_native, which_series, with_native
+from rediffinet.prepare.objects import DicomChoice, dicom_objects
 from rediffinet.prepare.pipeline import prepare
 from rediffinet.prepare.report import Preparation, find_preparation
 from rediffinet.report import Warning_
