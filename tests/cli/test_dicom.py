@@ -59,6 +59,7 @@ def mask(head: HeadPhantom, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_from_dicom_to_dicom(rediff: Any, toy_bundle: Any, study: Path, mask: Path, tmp_path: Path) -> None:
     arguments = ("--brain-mask", mask, "--dicom-seg", "--dicom-rtstruct", "--dicom-sr", "--bundle", toy_bundle.path)
     done = rediff("segment", study, "-o", tmp_path / "out", *arguments, *QUICK)
@@ -180,6 +181,7 @@ def query(address: str, path: str) -> Any:
         return json.loads(answer.read() or b"[]")
 
 
+@pytest.mark.slow
 def test_from_the_archive_and_back(
     rediff: Any, toy_bundle: Any, orthanc: str, study: Path, mask: Path, tmp_path: Path
 ) -> None:
