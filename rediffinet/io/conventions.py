@@ -54,7 +54,8 @@ class Conventions:
         values = present(labels)
         fitting = [task for task in self._candidates if set(values) <= set(task.label_names)]
         if not fitting:
-            raise self._unfitting(values, what)
+            held = [*([] if labels.all() else [0]), *values]
+            raise self._unfitting(values, f"{what} holds the values {listed(np.array(held))}")
         if len(fitting) < len(self._candidates):
             self.note(fitting[0].name, what)
         return converted(labels, fitting[0], self.task)
@@ -73,10 +74,10 @@ class Conventions:
             if len(self._first) > 1:
                 raise ConventionError(_mixture(self._first))
 
-    def _unfitting(self, values: list[int], what: str) -> LabelError:
+    def _unfitting(self, values: list[int], found: str) -> LabelError:
         expected = " or ".join(f"0 and {task.describe_labels()} ('{task.name}')" for task in self._candidates)
         numbers = np.array(values)
-        message = f"{what} holds the values {listed(np.array([0, *values]))}.\nExpected {expected}."
+        message = f"{found}.\nExpected {expected}."
         if self._given or not fitting_conventions(numbers):
             return LabelError(message)
         return ConventionError(f"{message}{fitting_hint(numbers)}")

@@ -218,6 +218,12 @@ def applies(kind: ModelKind, setting: str) -> bool:
     return kind.network in ONLY_FOR.get(setting.partition(".")[0], frozenset((kind.network,)))
 
 
+def _said(kind: ModelKind, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes without those that mean nothing for a model and are as they always are: a run's own config.json."""
+    usual = json.loads(TrainConfig(model=kind.name).model_dump_json())
+    return {key: value for key, value in changes.items() if applies(kind, key) or value != usual.get(key, ...)}
+
+
 def check_applies(kind: ModelKind, given: Mapping[str, Any]) -> None:
     """Raise ConfigError for the first setting that means nothing for a model."""
     for setting in given:
@@ -249,7 +255,7 @@ def resolve_config(
     kind = find_model(model)
     found = load_preset(preset)
     values = {"model": model, **_merge(found.get(kind.network, {}), found.get(model, {}))}
-    for given in (changes or {}, *map(parse_setting, settings)):
+    for given in (_said(kind, changes or {}), *map(parse_setting, settings)):
         check_applies(kind, given)
         values = _merge(values, given)
     try:

@@ -17,7 +17,7 @@ COMMANDS = [
     ),
     (("figure", "reliability", "{file}", "-o", "{out}.png"), "rediffinet.reports.reliability.write_reliability", True),
     (("phantom", "{out}"), "rediffinet.phantom.write_phantoms", False),
-    (("tables", "{folder}", "-o", "{out}"), "rediffinet.reports.results.read_results_in", False),
+    (("tables", "{folder}", "-o", "{out}"), "rediffinet.scoring.results.read_results_in", False),
     (("train", "--model", "unet", "--data", "{folder}", "--out", "{out}"), "rediffinet.training.train.train", False),
     (("crossval", "--data", "{folder}", "--out", "{out}"), "rediffinet.training.crossval.crossvalidate", False),
     (("average", "{folder}", "{folder}", "--out", "{out}"), "rediffinet.training.average.average_runs", False),

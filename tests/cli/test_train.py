@@ -50,7 +50,7 @@ def test_trains_and_prints_the_checkpoint(data: Path, tmp_path: Path) -> None:
     assert config.unet.features == (4, 8)
     assert len(run.provenance["held_out"]) == 1 and run.step == 2
     again = invoke("--model", "unet", "--data", data, "--out", out, *SMALL_SET)
-    assert isinstance(again.exception, OutputError) and "--resume" in str(again.exception)
+    assert isinstance(again.exception, OutputError) and "`resume=True`" in str(again.exception)
     other = invoke("--model", "unet", "--data", data, "--out", out, "--resume", *SMALL_SET)
     assert isinstance(other.exception, TrainingError) and "folds" in str(other.exception)
     resumed = invoke(
@@ -70,7 +70,7 @@ def test_the_device_is_asked_for_and_recorded(data: Path, tmp_path: Path) -> Non
     assert isinstance(wrong.exception, ConfigError) and "device" in str(wrong.exception)
     if not torch.cuda.is_available():
         absent = invoke(*given, "--device", "cuda")
-        assert isinstance(absent.exception, ConfigError) and "--device cpu" in str(absent.exception)
+        assert isinstance(absent.exception, ConfigError) and "`device=cpu`" in str(absent.exception)
 
 
 def test_export_takes_the_last_or_the_best(data: Path, tmp_path: Path) -> None:

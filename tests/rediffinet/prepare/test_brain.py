@@ -110,7 +110,7 @@ def test_holes_and_pieces_against_scipy() -> None:
 
 
 def test_nothing_found_is_an_error() -> None:
-    with pytest.raises(CaseError, match="--brain-mask"):
+    with pytest.raises(CaseError, match="`brain_mask=FILE`"):
         _largest(np.zeros((8, 8, 8), bool))
     rough = np.zeros((100, 100, 100), bool)
     rough[0, 0, 0] = True

@@ -89,4 +89,4 @@ def test_from_the_command_line(path: list[Path], tmp_path: Path) -> None:
     assert isinstance(again.exception, OutputError) and "Use another folder" in str(again.exception)
     (tmp_path / "file").write_text("")
     blocked = CliRunner().invoke(cli.app, [*arguments[:-1], str(tmp_path / "file" / "mean")])
-    assert isinstance(blocked.exception, OutputError) and "cannot be made" in str(blocked.exception)
+    assert isinstance(blocked.exception, OutputError) and "Cannot write into" in str(blocked.exception)

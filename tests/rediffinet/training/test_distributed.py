@@ -279,7 +279,7 @@ def test_the_slots_are_shared_out(batch: int, processes: int, accumulate: int) -
 
 @pytest.mark.parametrize(
     ("batch", "processes", "accumulate", "advice"),
-    [(2, 4, 1, "batch=4,"), (6, 2, 2, "batch=4 or 8"), (5, 1, 2, "batch=4 or 6"), (1, 1, 2, "batch=2,")],
+    [(2, 4, 1, "`batch=4`,"), (6, 2, 2, "batch=4 or 8"), (5, 1, 2, "batch=4 or 6"), (1, 1, 2, "`batch=2`,")],
 )
 def test_a_batch_that_cannot_be_shared(batch: int, processes: int, accumulate: int, advice: str) -> None:
     with pytest.raises(ConfigError, match=advice):

@@ -310,7 +310,7 @@ def test_what_the_first_run_has_seen_is_seen(phantoms: Path, baselines: list[Pat
     ("changes", "message"),
     [
         ({"unet": {"features": (4, 12), "window": (32, 32, 32), "stem_stride": 2}}, r"expected one of 'unet'.*4, 12"),
-        ({"normalisation": {"background": -2.0}}, "another normalisation"),
+        ({"normalisation": {"background": -2.0}}, "prepared otherwise .*normalisation"),
         ({"spacing_mm": (2.0, 2.0, 2.0)}, "voxel size"),
     ],
 )
