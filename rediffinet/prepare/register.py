@@ -1,7 +1,7 @@
 """Rigid co-registration of one contrast to another with SimpleITK: mutual information, coarse to fine.
 
-Measured against `picsl-greedy` on three pairs with 5 mm slices, 15 mm and 9° apart (benchmarks/registration.py does the
-same with phantoms): errors of 0.3 to 0.9 mm with either, SimpleITK in a third of the time, and greedy needs it anyway.
+Measured once against `picsl-greedy` on three pairs with 5 mm slices, 15 mm and 9° apart: errors of 0.3 to 0.9 mm with
+either, SimpleITK in a third of the time, and greedy needs it anyway.
 """
 
 from dataclasses import dataclass
