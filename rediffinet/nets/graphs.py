@@ -136,9 +136,7 @@ def _build_refiner(kind: ModelKind, config: RefinerConfig, task: Task) -> nn.Mod
 
 
 ROWS: Mapping[Network, Row] = {
-    "baseline": Row(
-        lambda kind, config, task: build_baseline(config, len(task.contrasts), len(task.regions)), _baseline
-    ),
+    "baseline": Row(_build_baseline, _baseline),
     "corrector": Row(_build_corrector, _corrector),
     "refiner": Row(_build_refiner, _refiner),
 }

@@ -40,7 +40,7 @@ def cut(volume: npt.NDArray[np.generic], start: Start, window: Shape, fill: floa
     return torch.from_numpy(extract(volume, start, window, fill).astype(np.float32))
 
 
-def _rotation(axis: int, angle: float) -> npt.NDArray[np.float64]:
+def rotation(axis: int, angle: float) -> npt.NDArray[np.float64]:
     """Rotation about one axis, in radians: (3, 3)."""
     matrix = np.eye(3)
     first, second = (other for other in range(3) if other != axis)
@@ -54,7 +54,7 @@ def _rotation_and_scale(rng: np.random.Generator, settings: Augmentation, window
     voxel = np.eye(3)
     for axis in settings.rotation_axes:
         limit = settings.rotation_degrees
-        voxel = voxel @ _rotation(axis, math.radians(rng.uniform(-limit, limit)))
+        voxel = voxel @ rotation(axis, math.radians(rng.uniform(-limit, limit)))
     voxel = voxel / (1.0 + rng.uniform(-settings.scaling, settings.scaling))
     size = np.array(window, dtype=float)
     normalised = voxel * size[None, :] / size[:, None]

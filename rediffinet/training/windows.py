@@ -21,6 +21,7 @@ from rediffinet.method.windows import Shape, overlap_slices
 from rediffinet.training.config import Augmentation, TrainConfig, WindowSampling
 from rediffinet.training.data import TrainingCase
 from rediffinet.training.out_of_fold import Prior, Probability
+from rediffinet.training.sampling import rotation
 
 HARD = 6.0
 """How steeply a hardened prior goes from 0 to 1, as a mask of finer voxels does."""
@@ -111,11 +112,7 @@ class WindowBatches:
         if rng.random() < settings.affine:
             for axis in settings.rotation_axes:
                 angle = math.radians(rng.uniform(-settings.rotation_degrees, settings.rotation_degrees))
-                turn = np.eye(3)
-                first, second = (other for other in range(3) if other != axis)
-                turn[first, first] = turn[second, second] = math.cos(angle)
-                turn[first, second], turn[second, first] = -math.sin(angle), math.sin(angle)
-                voxel = voxel @ turn
+                voxel = voxel @ rotation(axis, angle)
             voxel = voxel / (1.0 + rng.uniform(-settings.scaling, settings.scaling))
         scaled = voxel * np.array(self.window, float)[None, :] / np.array(self.source, float)[:, None]
         return np.concatenate([scaled[::-1, ::-1], np.zeros((3, 1))], axis=1)  # affine_grid orders z, y, x
