@@ -82,7 +82,7 @@ def main() -> None:
     if "oof" in parts:
         out_of_fold_errors(study, found, given.seed)
     if "volumes" in parts:
-        volumes(found, recipe.spacing_mm)
+        volumes(found, recipe.decided_mm)
     if "thresholds" in parts:
         thresholds(recipe, found, decision)
     if "sampling" in parts:

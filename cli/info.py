@@ -35,7 +35,8 @@ def info(
 
 
 def _settings(recipe: "Recipe") -> None:
-    spacing = " × ".join(f"{size:g}" for size in recipe.spacing_mm)
+    sizes = [" × ".join(f"{size:g}" for size in spacing) for spacing in (recipe.spacing_mm, recipe.decided_mm)]
+    spacing = sizes[0] if sizes[0] == sizes[1] else f"{sizes[0]} mm (baseline) and {sizes[1]}"
     kind, diffusion = recipe.kind, recipe.diffusion
     origin = f" from {', '.join(kind.condition)}" if kind.condition else ""
     typer.echo(f"predicts the {kind.target}{origin}, at voxels of {spacing} mm")

@@ -18,9 +18,9 @@ from rediffinet.files import file_sha256, new_folder
 from rediffinet.io.cases import Case, find_cases, load_case
 from rediffinet.method.models import build_condition, condition_fill
 from rediffinet.method.noise import philox
-from rediffinet.method.preparation import prepare
+from rediffinet.method.preparation import prepare, to_spacing
 from rediffinet.method.recipe import Calibration, Recipe
-from rediffinet.method.resample import MILLIMETRE, same_spacing
+from rediffinet.method.resample import MILLIMETRE, Spacing, same_spacing
 from rediffinet.method.windows import extract
 from rediffinet.nets.graphs import NetGraph
 from rediffinet.phantom import make_phantom
@@ -152,7 +152,7 @@ def gate_inputs(graph: NetGraph, recipe: Recipe) -> dict[str, Arrays]:
     shaped = dict(random)
     fill, kind = recipe.background, recipe.kind
     try:
-        image, regions = _phantom(recipe)
+        image, regions = _phantom(recipe, recipe.decided_mm if "condition" in shaped else recipe.spacing_mm)
     except ConfigError:  # a task whose contrasts no phantom can draw
         return {"random": random}
     whole = recipe.whole(regions)
@@ -168,14 +168,14 @@ def gate_inputs(graph: NetGraph, recipe: Recipe) -> dict[str, Arrays]:
     return {"random": random, "phantom": shaped}
 
 
-def _phantom(recipe: Recipe) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Image (C, X, Y, Z) and regions (R, X, Y, Z) of a phantom, prepared as a case is."""
+def _phantom(recipe: Recipe, spacing_mm: Spacing) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Image (C, X, Y, Z) and regions (R, X, Y, Z) of a phantom, prepared as a case is, at that voxel size."""
     phantom = make_phantom(0, task=recipe.task)
     prepared = prepare(phantom.images, MILLIMETRE, recipe.preparation)
     regions = regions_of(phantom.labels[prepared.box], recipe.task)
-    if same_spacing(MILLIMETRE, recipe.spacing_mm):
-        return prepared.image, regions
-    return prepared.image, prepared.to_model(regions.astype(np.float32)) > 0.5
+    if same_spacing(MILLIMETRE, spacing_mm):
+        return prepared.at(spacing_mm), regions
+    return prepared.at(spacing_mm), to_spacing(regions.astype(np.float32), MILLIMETRE, spacing_mm) > 0.5
 
 
 def check_parity(graph: NetGraph, rounded: Any, spec: GraphSpec, inputs: dict[str, Arrays]) -> Parity:

@@ -20,7 +20,7 @@ from rediffinet.io.masks import BaselineMask, mask_from_labels
 from rediffinet.method.decode import Decoded, decode
 from rediffinet.method.inference import Inferred, Loaded, Plan, find_discrepancy, plan_sampling, predict_baseline
 from rediffinet.method.models import MODELS
-from rediffinet.method.preparation import Prepared, prepare
+from rediffinet.method.preparation import Prepared, prepare, regrid, to_spacing
 from rediffinet.method.refine import Discrepancy
 from rediffinet.report import BaselineInfo, BundleInfo, EngineInfo, Report, SamplingInfo, Seconds, Warning_, peak_rss_mb
 from rediffinet.result import Labels, Result, Volume
@@ -165,16 +165,19 @@ class Segmenter:
             prepared = prepare(case.images, case.spacing_mm, recipe.preparation, held)
             mask = None if given is None else given.regions[(slice(None), *prepared.box)]
         with _timed(seconds, "baseline"):
+            image = prepared.at(recipe.decided_mm)
             if mask is None:
                 probability = predict_baseline(
                     self._loaded, prepared.image, lambda done, of: tell("baseline", done, of)
                 )
+                if probability is not None:
+                    probability = regrid(probability, recipe.spacing_mm, recipe.decided_mm, image)
             else:
-                probability = prepared.to_model(mask.astype(np.float32))
+                probability = to_spacing(mask.astype(np.float32), case.spacing_mm, recipe.decided_mm)
         with _timed(seconds, "refine"):
             found = find_discrepancy(
                 self._loaded,
-                prepared.image,
+                image,
                 probability,
                 plan,
                 case.name,

@@ -75,12 +75,12 @@ def decode(
 ) -> Decoded:
     """Flip what the recipe's decision flips, decode, postprocess both maps alike.
 
-    spacing_mm, shape: of the case's crop, which is the model's grid where the spacings are the same. given: bool
+    spacing_mm, shape: of the case's crop, which is the grid of `inferred` where the spacings are the same. given: bool
     (3, X, Y, Z) on the crop, a mask made elsewhere that took the baseline's place; it is never postprocessed.
     """
     prior, found = _filled(inferred)
     decision = recipe.decision_for(given=given is not None)
-    if same_spacing(recipe.spacing_mm, spacing_mm):
+    if same_spacing(recipe.decided_mm, spacing_mm):
         masks = _masks(recipe, decision, prior, found)
     else:
         masks = _resampled(recipe, decision, prior, found, spacing_mm, shape, given)
@@ -203,7 +203,7 @@ def _resampled(
     """
 
     def up(values: npt.NDArray[np.floating]) -> Volume:
-        return resample(values, recipe.spacing_mm, spacing_mm, shape)
+        return resample(values, recipe.decided_mm, spacing_mm, shape)
 
     mask = recipe.mask(prior)
     soft = prior if recipe.baseline is None else _centred(prior, _column(recipe.baseline.thresholds))

@@ -55,7 +55,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Inferred:
-    """What a model says of a case, on the model's grid.
+    """What a model says of a case, on the grid of its last stage (`Recipe.decided_mm`).
 
     probability: float32 (R, X, Y, Z) of the baseline; None where the model has none. found: None where it refines
     nothing.
@@ -93,16 +93,18 @@ def infer(
     everywhere: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Inferred:
-    """Run a model on a normalised crop (C, X, Y, Z) of the case `name`, on the model's grid.
+    """Run a model on a normalised crop (C, X, Y, Z) of the case `name`, on the grid of its last stage.
 
     probability: float32 (R, X, Y, Z), in the place of what the baseline graph would say: known already, or a mask made
-    elsewhere. everywhere: see `find_discrepancy`. progress(stage, done, of): stages "baseline" and "refine".
+    elsewhere; needed where the refiner has a voxel size of its own.
+    everywhere: see `find_discrepancy`. progress(stage, done, of): stages "baseline" and "refine".
     """
 
     def tell(stage: str) -> Done | None:
         return None if progress is None else lambda done, of: progress(stage, done, of)
 
     if probability is None:
+        assert model.recipe.decided_mm == model.recipe.spacing_mm, "the baseline works on another grid than the refiner"
         probability = predict_baseline(model, image, tell("baseline"))
     found = find_discrepancy(model, image, probability, plan, name, everywhere=everywhere, done=tell("refine"))
     return Inferred(probability, found)

@@ -5,6 +5,7 @@ which brings what the model said to the crop's own voxels, and the box, which sa
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,12 @@ class Prepared:
         """A volume (K, x, y, z) on the crop → on the model's grid."""
         return to_spacing(volume, self.spacing_mm, self.model_mm)
 
+    def at(self, wanted_mm: Spacing) -> Volume:
+        """The image for a stage that works at another voxel size than the model, (C, X', Y', Z')."""
+        if same_spacing(wanted_mm, self.model_mm):
+            return self.image
+        return to_spacing(self.crop, self.spacing_mm, wanted_mm)
+
 
 def prepare(
     images: Volume, spacing_mm: Spacing, how: Preparation, held: npt.NDArray[np.bool_] | None = None
@@ -72,3 +79,10 @@ def to_spacing(volume: Volume, spacing_mm: Spacing, wanted_mm: Spacing) -> Volum
         return volume
     shape = resampled_shape((volume.shape[1], volume.shape[2], volume.shape[3]), spacing_mm, wanted_mm)
     return resample(volume, spacing_mm, wanted_mm, shape)
+
+
+def regrid(volume: Volume, spacing_mm: Spacing, wanted_mm: Spacing, like: npt.NDArray[Any]) -> Volume:
+    """A volume (K, X, Y, Z) of one stage on the grid of another, that of `like` (…, X', Y', Z')."""
+    if same_spacing(spacing_mm, wanted_mm):
+        return volume
+    return resample(volume, spacing_mm, wanted_mm, (like.shape[-3], like.shape[-2], like.shape[-1]))

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rediffinet.method.models import MODELS, ModelKind
 from rediffinet.method.normalise import Normalisation
 from rediffinet.method.preparation import Preparation
+from rediffinet.method.resample import Spacing
 from rediffinet.method.uncertainty import UncertaintyCurve
 from rediffinet.task import Task
 
@@ -108,7 +109,8 @@ class RefinerSettings(Part):
 
     condition: the baseline's soft probabilities (2p − 1) or its mask (2U − 1). Windows are run where a region's p
     exceeds `unsure` and, for a `sure` below 1, does not exceed that, in the box of these voxels grown by `margin`. A
-    model without a baseline has no p: its windows tile the whole crop, and only window and overlap count.
+    model without a baseline has no p: its windows tile the whole crop, and only window and overlap count. spacing_mm:
+    voxel size that the discrepancy is looked for at, along L, P, S; None is that of the recipe, which the baseline has.
     """
 
     window: Triple
@@ -117,6 +119,7 @@ class RefinerSettings(Part):
     unsure: Fraction
     sure: Fraction = 1.0
     condition: Literal["probability", "mask"]
+    spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | None = None
 
 
 class DiffusionSettings(Part):
@@ -149,7 +152,8 @@ class Recipe(Part):
 
     model: a name of rediffinet.method.models; it decides which of `baseline`, `refiner` and `diffusion` there are.
     task: what is looked at and looked for: the channels of images and of probabilities, and the labels. spacing_mm:
-    voxel size that the networks work at, along L, P, S. given: the decision for a mask that was made elsewhere and
+    voxel size that the networks work at, along L, P, S, but for a refiner that has one of its own.
+    given: the decision for a mask that was made elsewhere and
     takes the baseline's place, because other programs err otherwise; None is the same as for the own baseline.
     uncertainty: what a stated probability of a wrong label is worth; None where that was not measured.
     """
@@ -183,6 +187,12 @@ class Recipe(Part):
         return self
 
     @model_validator(mode="after")
+    def _of_one_voxel_size(self) -> Self:
+        if self.refiner is not None and self.refiner.spacing_mm is not None and not self.kind.refines:
+            raise ValueError(f"refiner.spacing_mm: '{self.model}' refines no baseline, give spacing_mm alone")
+        return self
+
+    @model_validator(mode="after")
     def _of_the_task(self) -> Self:
         numbers = {
             "baseline.thresholds": None if self.baseline is None else self.baseline.thresholds,
@@ -205,6 +215,12 @@ class Recipe(Part):
     def preparation(self) -> Preparation:
         """How a case becomes the model's arrays."""
         return Preparation(self.task, self.normalisation, self.spacing_mm)
+
+    @property
+    def decided_mm(self) -> Spacing:
+        """Voxel size of the last stage, on whose grid flips are decided: the refiner's, where it has one of its own."""
+        own = None if self.refiner is None else self.refiner.spacing_mm
+        return self.spacing_mm if own is None else own
 
     @property
     def background(self) -> float:

@@ -17,7 +17,8 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rediffinet.errors import ConfigError, OutputError, TrainingError
 from rediffinet.files import write_atomically
 from rediffinet.method.models import MODELS, find_model
 from rediffinet.method.recipe import Recipe
+from rediffinet.method.resample import Spacing
 from rediffinet.task import DEFAULT_TASK, TASKS, Task
 from rediffinet.training.calibrate import Found, check_model, found_by
 from rediffinet.training.checkpoint import CHECKPOINT, read_checkpoint
@@ -144,13 +146,14 @@ def crossvalidate(
     pieces = plan_pieces(study)
     configs = {piece: piece_config(study, piece) for piece in pieces}  # a wrong setting is found now
     config = configs[pieces[0]]
-    cases = load_training_cases(
-        study.data,
-        config.preparation,
-        (lambda done, of: stage("reading cases", done, of)) if stage else None,
-        cache=study.cache,
-        patients=study.patients,
-    )
+    told = (lambda done, of: stage("reading cases", done, of)) if stage else None
+
+    @cache
+    def prepared(spacing_mm: Spacing) -> list[TrainingCase]:
+        how = replace(config.preparation, spacing_mm=spacing_mm)
+        return load_training_cases(study.data, how, told, cache=study.cache, patients=study.patients)
+
+    cases = prepared(config.spacing_mm)
     folds = assign_folds([case.name for case in cases], study.folds, study.fold_seed, study.patients)
     _check_folds(study, cases, folds)
     tell(check_dataset(cases, folds, config.preparation, *sorted({piece.fold for piece in pieces})))
@@ -164,7 +167,9 @@ def crossvalidate(
             with _claimed(piece.folder(study)) as mine:
                 if mine and not (piece.folder(study) / SCORES).is_file():
                     tell(f"{piece}: begun")
-                    _do(study, piece, configs[piece], cases, folds, progress, stage)
+                    own = prepared(configs[piece].spacing_mm)  # a refiner may look at smaller voxels
+                    held_out = [case for case in own if folds[case.name] == piece.fold]
+                    _do(study, piece, configs[piece], held_out, progress, stage)
                     tell(f"{piece}: done")
                 advanced |= mine
         if not advanced:
@@ -297,11 +302,11 @@ def _do(
     study: Study,
     piece: Piece,
     config: TrainConfig,
-    cases: Sequence[TrainingCase],
-    folds: dict[str, int],
+    held_out: Sequence[TrainingCase],
     progress: Progress | None,
     stage: Stage | None,
 ) -> None:
+    """Train a piece where it is not trained yet, and score it on the cases of its fold."""
     folder = piece.folder(study)
     refines = find_model(piece.model).refines
     stage_1 = [Piece(piece.seed, fold, "unet").folder(study) for fold in range(study.folds)]
@@ -322,7 +327,6 @@ def _do(
             masks=study.masks,
         )
     run = open_run(folder)
-    held_out = [case for case in cases if folds[case.name] == piece.fold]
     baseline = run if piece.model == "unet" else open_run(stage_1[piece.fold]) if refines else None
     priors = out_of_fold(held_out, [baseline], predictions, stage) if baseline is not None else None
     score_run(run, None if baseline is run else baseline, held_out, priors, study.inference, folder, stage)

@@ -18,7 +18,7 @@ from rediffinet.io.cases import find_cases, find_labels, load_case, load_label_m
 from rediffinet.io.conventions import ConventionError, Conventions
 from rediffinet.method.noise import philox
 from rediffinet.method.preparation import Preparation, prepare
-from rediffinet.method.resample import same_spacing
+from rediffinet.method.resample import MILLIMETRE, Spacing, same_spacing
 from rediffinet.task import regions_of
 
 
@@ -27,7 +27,7 @@ class TrainingCase:
     """A labelled case, normalised and cropped to the brain, at the networks' voxel size.
 
     image: float16 (C, X, Y, Z); regions: bool (R, X, Y, Z) in the order of the task. Both may be mapped from a file.
-    folder: where the case lies.
+    folder: where the case lies. spacing_mm: of its voxels.
     """
 
     name: str
@@ -35,6 +35,7 @@ class TrainingCase:
     image: npt.NDArray[np.float16]
     regions: npt.NDArray[np.bool_]
     folder: Path | None = None
+    spacing_mm: Spacing = MILLIMETRE
 
 
 def patient_of(name: str) -> str:
@@ -94,7 +95,12 @@ def load_training_case(
     if told:
         conventions.note(told, str(folder))
     return TrainingCase(
-        case_name, patient_of(case_name), np.load(image, mmap_mode="r"), np.load(regions, mmap_mode="r"), folder
+        case_name,
+        patient_of(case_name),
+        np.load(image, mmap_mode="r"),
+        np.load(regions, mmap_mode="r"),
+        folder,
+        how.spacing_mm,
     )
 
 
@@ -118,7 +124,8 @@ def _read_training_case(folder: Path, how: Preparation, conventions: Conventions
     regions = regions_of(labels[prepared.box], how.task)
     if not same_spacing(case.spacing_mm, how.spacing_mm):
         regions = prepared.to_model(regions.astype(np.float32)) >= 0.5
-    found = TrainingCase(case.name, patient_of(case.name), prepared.image.astype(np.float16), regions, folder)
+    image = prepared.image.astype(np.float16)
+    found = TrainingCase(case.name, patient_of(case.name), image, regions, folder, how.spacing_mm)
     return found, conventions.told(str(path))
 
 

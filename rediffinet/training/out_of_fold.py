@@ -15,11 +15,12 @@ from rediffinet.errors import TrainingError
 from rediffinet.files import write_atomically
 from rediffinet.io.cases import load_case
 from rediffinet.io.masks import read_baseline_mask
-from rediffinet.method.preparation import prepare
+from rediffinet.method.preparation import prepare, regrid, to_spacing
+from rediffinet.method.resample import same_spacing
 from rediffinet.method.windows import slide
 from rediffinet.nets.unet import BaselineGraph
 from rediffinet.training.config import TrainConfig
-from rediffinet.training.data import TrainingCase
+from rediffinet.training.data import TrainingCase, load_training_case
 from rediffinet.training.run import Run
 
 CPU = torch.device("cpu")
@@ -51,7 +52,7 @@ def out_of_fold(
     stage: Stage | None = None,
     device: torch.device = CPU,
 ) -> list[Probability]:
-    """Predictions for every case by a baseline that has not seen its patient.
+    """Predictions for every case by a baseline that has not seen its patient, on the case's grid.
 
     Cached in `cache`, one file a case, keyed by the baseline's hash and the image's. Raises TrainingError when a case
     was seen by all baselines: a refiner trained on such predictions would meet too few errors to learn from.
@@ -69,15 +70,33 @@ def out_of_fold(
     predictions = []
     for index, (case, baseline) in enumerate(zip(cases, chosen, strict=True)):
         assert baseline is not None
-        path = cache / f"{case.name}-{_prediction_key(baseline, case)}.npy"
-        if not path.exists():
-            content = io.BytesIO()
-            np.save(content, predict_probability(baseline, case, device))
-            write_atomically(path, content.getvalue())
-        predictions.append(np.load(path))
+        predictions.append(_prediction(baseline, case, cache, device))
         if stage is not None:
             stage("out-of-fold predictions", index + 1, len(cases))
     return predictions
+
+
+def _prediction(
+    run: Run, case: TrainingCase, cache: Path, device: torch.device, missing: int | None = None
+) -> Probability:
+    """What a baseline says of a case, with the contrast of that index taken away, on the case's grid.
+
+    A baseline that looks at other voxels than the case has reads the case anew. What it says is cached on its own grid.
+    """
+    seen = case
+    if not same_spacing(case.spacing_mm, run.config.spacing_mm):
+        assert case.folder is not None, "a case that was read from a folder"
+        seen = load_training_case(case.folder, run.config.preparation, cache)
+    if missing is not None:
+        image = np.array(seen.image)
+        image[missing] = np.float16(run.config.normalisation.background)
+        seen = replace(seen, image=image)
+    path = cache / f"{case.name}-{_prediction_key(run, seen)}.npy"
+    if not path.exists():
+        content = io.BytesIO()
+        np.save(content, predict_probability(run, seen, device))
+        write_atomically(path, content.getvalue())
+    return regrid(np.load(path), run.config.spacing_mm, case.spacing_mm, case.image).astype(np.float16, copy=False)
 
 
 @dataclass(frozen=True)
@@ -113,13 +132,11 @@ def collect_priors(
         unseen = [run for run in baselines if case.patient not in run.seen_patients]
         priors = [Prior(out_of_fold([case], [run], cache, device=device)[0]) for run in unseen or baselines]
         if missing:
-            for contrast in range(len(case.image)):
-                image = np.array(case.image)
-                image[contrast] = np.float16(unseen[0].config.normalisation.background)
-                lacking = replace(case, image=image)
-                priors += [
-                    Prior(out_of_fold([lacking], [run], cache, device=device)[0], missing=contrast) for run in unseen
-                ]
+            priors += [
+                Prior(_prediction(run, case, cache, device, contrast), missing=contrast)
+                for contrast in range(len(case.image))
+                for run in unseen
+            ]
         if masks is not None and (given := _given(case, masks, baselines[0].config)) is not None:
             priors.append(Prior(given, given=True))
         found.append(priors)
@@ -136,7 +153,7 @@ def _given(case: TrainingCase, masks: Path, config: TrainConfig) -> Probability 
     original = load_case(case.folder, task=config.task)
     regions = read_baseline_mask(paths[0], original, config.task).regions.astype(np.float32)
     prepared = prepare(original.images, original.spacing_mm, config.preparation)
-    return prepared.to_model(regions[(slice(None), *prepared.box)]).astype(np.float16)
+    return to_spacing(regions[(slice(None), *prepared.box)], original.spacing_mm, case.spacing_mm).astype(np.float16)
 
 
 def _prediction_key(baseline: Run, case: TrainingCase) -> str:

@@ -14,6 +14,7 @@ from rediffinet.method.recipe import (
     RefinerSettings,
     TrustSettings,
 )
+from rediffinet.method.resample import same_spacing
 from rediffinet.method.uncertainty import UncertaintyCurve
 from rediffinet.nets.graphs import NetGraph, network_graphs
 from rediffinet.task import Task
@@ -94,7 +95,8 @@ def pair_runs(run: Run | None, baseline: Run | None) -> Pair:
     if baseline.config.model != "unet":
         message = f"{baseline.path} is a run of '{baseline.config.model}', expected one of 'unet' for the baseline"
         raise ExportError(message)
-    for what in ("task", "normalisation", "spacing_mm"):
+    # a refiner that learnt in windows may have looked at finer voxels than the baseline
+    for what in ("task", "normalisation", *(() if run.config.windows else ("spacing_mm",))):
         if getattr(run.config, what) != getattr(baseline.config, what):
             message = (
                 f"{run.path} and {baseline.path} were trained with different {what}: {getattr(run.config, what)} and "
@@ -133,13 +135,14 @@ def make_recipe(
     settings = settings or InferenceSettings()
     kind = find_model(config.model)
     own = config if not kind.condition else baseline
+    first = config if own is None else own
     return Recipe(
         model=config.model,
         task=config.task,
-        spacing_mm=config.spacing_mm,
+        spacing_mm=first.spacing_mm,
         normalisation=config.normalisation,
         baseline=None if own is None else _baseline(own),
-        refiner=_refiner(config, settings) if kind.condition else None,
+        refiner=_refiner(config, settings, first) if kind.condition else None,
         diffusion=_diffusion(config, settings) if kind.samples else None,
         decision=settings.decision or plain_decision(config.task),
         given=settings.given,
@@ -161,13 +164,14 @@ def _baseline(config: TrainConfig) -> BaselineSettings:
     )
 
 
-def _refiner(config: TrainConfig, settings: InferenceSettings) -> RefinerSettings:
+def _refiner(config: TrainConfig, settings: InferenceSettings, first: TrainConfig) -> RefinerSettings:
     return RefinerSettings(
         window=config.network_window,
         overlap=settings.overlap if config.windows is None else max(settings.overlap, config.overlap),
         margin=round(MARGIN_MM / min(config.spacing_mm)),
         unsure=UNSURE if config.windows is None else UNSURE_IN_WINDOWS,
         condition="probability" if config.network.soft_condition else "mask",
+        spacing_mm=None if same_spacing(config.spacing_mm, first.spacing_mm) else config.spacing_mm,
     )
 
 

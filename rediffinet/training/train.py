@@ -1,7 +1,7 @@
 """Training: what `rediff train` does, from data folders to a checkpoint."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,10 @@ def _open_baselines(folders: Sequence[Path], config: TrainConfig) -> list[Run]:
         if run.config.model != "unet":
             message = f"`baseline={run.path}` is a run of '{run.config.model}', expected one of 'unet'"
             raise TrainingError(message)
-        if run.config.preparation != config.preparation:
+        own = run.config.preparation
+        if config.windows is not None:  # windows may have smaller voxels than what the baseline looks at
+            own = replace(own, spacing_mm=config.spacing_mm)
+        if own != config.preparation:
             message = (
                 f"`baseline={run.path}` is prepared otherwise (task, normalisation or voxel size); train both alike"
             )

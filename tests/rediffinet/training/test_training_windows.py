@@ -6,14 +6,21 @@ import numpy as np
 import pytest
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
+from pydantic import ValidationError
 
 from rediffinet.errors import ConfigError
+from rediffinet.export.bundle import export_bundle
+from rediffinet.io.cases import load_case
+from rediffinet.method.recipe import Recipe
+from rediffinet.segmenter import Segmenter
 from rediffinet.training.config import TrainConfig, resolve_config
 from rediffinet.training.data import TrainingCase, load_training_cases
 from rediffinet.training.loop import advance
 from rediffinet.training.objectives import make_objective
-from rediffinet.training.out_of_fold import Prior, collect_priors
+from rediffinet.training.out_of_fold import Prior, collect_priors, out_of_fold
+from rediffinet.training.recipe import InferenceSettings, make_recipe
 from rediffinet.training.run import open_run
+from rediffinet.training.scoring import score_run
 from rediffinet.training.state import new_state
 from rediffinet.training.train import train
 from rediffinet.training.windows import WindowBatches
@@ -148,3 +155,48 @@ def test_priors_of_baselines_lacking_contrasts_and_other_programs(phantoms: Path
     corrector = resolve_config("discrepancy-unet", "glioma-2mm-windows", {"folds": 2, "fold": 0}, tiny)
     path = train(corrector, [phantoms], tmp_path / "d", baselines=baselines, cache=tmp_path / "cache", masks=masks)
     assert path.is_file() and open_run(tmp_path / "d").step == 1
+
+
+def test_a_corrector_of_smaller_voxels_than_its_baseline(phantoms: Path, tmp_path: Path) -> None:
+    tiny = ("unet.features=4,8", "unet.window=16,16,16", "steps=1", "batch=1", "device=cpu", "compile=false")
+    fine = (*tiny, "spacing_mm=1,1,1")
+    baselines = []
+    for fold in (0, 1):
+        settings = resolve_config("unet", "glioma-2mm-windows", {"folds": 2, "fold": fold}, tiny)
+        train(settings, [phantoms], tmp_path / f"u{fold}", cache=tmp_path / "cache")
+        baselines.append(tmp_path / f"u{fold}")
+    runs = [open_run(path) for path in baselines]
+    corrector = resolve_config("discrepancy-unet", "glioma-2mm-windows", {"folds": 2, "fold": 0}, fine)
+    coarse = load_training_cases([phantoms], runs[0].config.preparation, cache=tmp_path / "cache")
+    cases = load_training_cases([phantoms], corrector.preparation, cache=tmp_path / "cache")
+    priors = [prior.probability for (prior,) in collect_priors(cases, runs, tmp_path / "priors")]
+    for prior, case, small, small_prior in zip(priors, cases, coarse, out_of_fold(coarse, runs, tmp_path / "priors"), strict=True):
+        assert prior.shape == case.regions.shape != small.regions.shape
+        whole = tuple(slice(4, 2 * (width // 2) - 4) for width in prior.shape[1:])  # borders are continued, not known
+        inner = prior[(slice(None), *whole)].astype(np.float32)
+        blocks = inner.reshape(3, inner.shape[1] // 2, 2, inner.shape[2] // 2, 2, inner.shape[3] // 2, 2)
+        same = small_prior[(slice(None), *(slice(2, 2 + n) for n in blocks.shape[1::2]))]
+        assert np.abs(blocks.mean((2, 4, 6)) - same).mean() < 0.02
+
+    train(corrector, [phantoms], tmp_path / "d", baselines=baselines, cache=tmp_path / "cache")
+    run = open_run(tmp_path / "d")
+    folder = tmp_path / "d" / "scored"
+    score_run(run, runs[0], cases[:1], priors[:1], InferenceSettings(), folder)
+    both = export_bundle(run, runs[0], tmp_path / "both")
+    alone = export_bundle(runs[0], None, tmp_path / "alone")
+    recipe = both.manifest.recipe
+    assert recipe.spacing_mm == (2.0, 2.0, 2.0) and recipe.decided_mm == (1.0, 1.0, 1.0)
+    case = load_case(cases[0].folder)
+    with Segmenter.open(both.path, "onnxruntime") as segmenter, Segmenter.open(alone.path, "onnxruntime") as before:
+        refined, plain = segmenter.segment(case), before.segment(case)
+        assert refined.report.sampling.windows > 0
+        np.testing.assert_array_equal(refined.baseline_labels, plain.labels)
+        given = segmenter.segment(case, baseline=plain.labels)  # at the case's own voxels, with nothing interpolated
+        np.testing.assert_array_equal(given.baseline_labels, plain.labels)
+
+
+def test_a_model_without_a_baseline_has_one_voxel_size() -> None:
+    made = make_recipe(resolve_config("diff-unet", "tiny-2mm", {}))
+    assert made.refiner is not None
+    with pytest.raises(ValidationError, match="refines no baseline"):
+        Recipe.model_validate({**made.model_dump(), "refiner": {**made.refiner.model_dump(), "spacing_mm": (1, 1, 1)}})
