@@ -170,7 +170,8 @@ def test_a_corrector_of_smaller_voxels_than_its_baseline(phantoms: Path, tmp_pat
     coarse = load_training_cases([phantoms], runs[0].config.preparation, cache=tmp_path / "cache")
     cases = load_training_cases([phantoms], corrector.preparation, cache=tmp_path / "cache")
     priors = [prior.probability for (prior,) in collect_priors(cases, runs, tmp_path / "priors")]
-    for prior, case, small, small_prior in zip(priors, cases, coarse, out_of_fold(coarse, runs, tmp_path / "priors"), strict=True):
+    said = out_of_fold(coarse, runs, tmp_path / "priors")
+    for prior, case, small, small_prior in zip(priors, cases, coarse, said, strict=True):
         assert prior.shape == case.regions.shape != small.regions.shape
         whole = tuple(slice(4, 2 * (width // 2) - 4) for width in prior.shape[1:])  # borders are continued, not known
         inner = prior[(slice(None), *whole)].astype(np.float32)
