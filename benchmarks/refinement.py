@@ -29,7 +29,7 @@ from rediffinet.metrics import dice
 from rediffinet.scoring.scores import ORDER
 from rediffinet.task import TASKS, regions_of
 from rediffinet.training.calibrate import Found, sweep
-from rediffinet.training.crossval import Piece, Study, gather, reopen
+from rediffinet.training.crossval import Piece, Study, finished, gather, reopen
 from rediffinet.training.memory import open_in_memory
 from rediffinet.training.out_of_fold import predict_probability
 from rediffinet.training.recipe import InferenceSettings, plain_decision
@@ -74,7 +74,7 @@ def main() -> None:
     )
     settings = InferenceSettings(decision=decision)
     study = replace(reopen(given.study, [given.data], inference=settings), only=only)
-    recipe, found = gather(study, given.model, given.seed)
+    recipe, found = gather(finished(study, given.model, given.seed))
     print(f"{describe(['torch', 'numpy'])}; {given.model}, seed {given.seed}, {len(found)} held-out cases\n")
     parts = given.part.split(",")
     if "flips" in parts:

@@ -100,15 +100,20 @@ def calibrate(
     whole_components: Annotated[
         str, typer.Option(help="Flip a whole component where its mean Δ exceeds this; auto: choose that too.")
     ] = "1",
+    masks: Annotated[
+        Path | None, typer.Option(help="Label maps of another program, CASE*.nii.gz: decide for such masks too.")
+    ] = None,
+    missing: Annotated[bool, typer.Option("--missing", help="Score without each contrast as well.")] = False,
 ) -> None:
     """Choose the thresholds of the flip on out-of-fold cases; score each fold with those chosen on the others.
 
     Writes into STUDY/calibrated, which `rediff export --calibrated` takes: MODEL-decision.json (what was chosen, the
     curve of the uncertainty, when samples disagree, means and deviations of the scores), MODEL-uncertainty.json (the
-    reliability before and after), MODEL-sweep.csv (every case at every threshold) and MODEL.csv (the baseline, and the
-    model with the decision of the other folds). Prints the path of the decision.
+    reliability before and after), MODEL-sweep.csv (every case at every threshold), MODEL.csv (the baseline, and the
+    model with the decision of the other folds) and, with --masks, MODEL-given.csv. Prints the path of the decision.
     """
     from rediffinet.cli.paths import check_new_folder
+    from rediffinet.cli.progress import training_progress
     from rediffinet.errors import MissingExtraError
     from rediffinet.method.recipe import SmallComponents
 
@@ -124,14 +129,18 @@ def calibrate(
     whole = number_or_auto("--whole-components", whole_components)
     opened = reopen(study, data, cache=cache, patients=named)
     check_new_folder(study / "calibrated")
-    found = calibrate_study(
-        opened,
-        model,
-        seed,
-        small_components=SmallComponents(min_fraction=min_fraction),
-        whole_components=whole,
-        unsure_enhancement=enhancing,
-    )
+    with training_progress() as (_, stage):
+        found = calibrate_study(
+            opened,
+            model,
+            seed,
+            small_components=SmallComponents(min_fraction=min_fraction),
+            whole_components=whole,
+            unsure_enhancement=enhancing,
+            masks=masks,
+            missing=missing,
+            stage=stage,
+        )
     typer.echo(
         f"expected calibration error {found.before.error:.4f}, calibrated on other folds {found.after.error:.4f}",
         err=True,
@@ -139,6 +148,8 @@ def calibrate(
     for fold, choice in found.per_fold.items():
         typer.echo(f"fold {fold}, chosen on the others: {choice.described()}", err=True)
     typer.echo(f"chosen on all: {found.chosen.described()}", err=True)
+    if found.given is not None:
+        typer.echo(f"for masks made elsewhere: {found.given.described()}", err=True)
     typer.echo(str(decision_file(found.folder, model)))
 
 

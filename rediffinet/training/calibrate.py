@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,7 @@ COMPONENTS = (0.1, 0.15, 0.2, 0.3, 0.5)
 class Found:
     """What a model found on a case it had not seen: everything a decision needs, and the reference to score it by.
 
+    given: bool (R, x, y, z) at the case's own voxels, a mask made elsewhere in the baseline's place.
     scored: rows of the label maps that were scored before; most decisions come to the same few.
     """
 
@@ -47,6 +49,7 @@ class Found:
     inferred: Inferred
     reference: npt.NDArray[np.uint8]
     spacing_mm: Spacing
+    given: npt.NDArray[np.bool_] | None = None
     scored: dict[bytes, list[Row]] = field(default_factory=dict, compare=False, repr=False)
 
     def decoded(self, recipe: Recipe, decision: Decision) -> Decoded:
@@ -56,6 +59,7 @@ class Found:
             self.inferred,
             spacing_mm=self.spacing_mm,
             shape=(self.reference.shape[0], self.reference.shape[1], self.reference.shape[2]),
+            given=self.given,
             postprocess=True,
         )
 
@@ -124,7 +128,7 @@ def choose_whole_components(swept: Mapping[float, Sequence[Row]], regions: Seque
     """
     before = {region: _means(swept[NEVER], region) for region in regions}
     gains = {
-        limit: sum(_gain(before[region], _means(rows, region)) for region in regions)
+        limit: sum(before[region].gain(_means(rows, region)) for region in regions)
         for limit, rows in sorted(swept.items())
         if limit < NEVER
     }
@@ -139,28 +143,35 @@ def choose_thresholds(swept: Mapping[float, Sequence[Row]], regions: Sequence[st
     """The threshold that gains most over the regions that it helps; `NEVER` for a region that it does not.
 
     swept: scores of the same cases at every threshold, the baseline's under `NEVER`. A threshold helps a region when
-    the mean HD95 falls below the baseline's and the mean Dice does not. Its gain there is that of Dice plus that of
-    HD95, each as a share of the baseline's: the lowest HD95 alone would be found where Dice is only just not lower,
-    which it then is on other cases. One threshold for all regions that are flipped: with a threshold of their own the
-    few cases there are decide by chance, and flips of nested regions fall apart.
+    the mean surface Dice at 1 mm rises above the baseline's and the mean Dice does not fall. Its gain there is that of
+    Dice, of surface Dice and of HD95 together, each as a share of the baseline's. HD95 has no veto: the one case whose
+    farthest piece moves decides its mean. One threshold for all regions that are flipped: with a threshold of their own
+    the few cases there are decide by chance, and flips of nested regions fall apart.
     """
     before = {region: _means(swept[NEVER], region) for region in regions}
     pick: PerRegion = (NEVER,) * len(regions)
     best = 0.0
     for threshold in sorted(swept):
         now = {region: _means(swept[threshold], region) for region in regions}
-        helped = [now[r][0] >= before[r][0] and now[r][1] < before[r][1] for r in regions]
-        gains = [_gain(before[r], now[r]) if good else 0.0 for r, good in zip(regions, helped, strict=True)]
+        helped = [now[r].dice >= before[r].dice and now[r].surface > before[r].surface for r in regions]
+        gains = [before[r].gain(now[r]) if good else 0.0 for r, good in zip(regions, helped, strict=True)]
         if sum(gains) > best:
             best = sum(gains)
             pick = tuple(threshold if good else NEVER for good in helped)
     return pick
 
 
-def _gain(before: tuple[float, float], now: tuple[float, float]) -> float:
-    """Gain of (Dice, HD95) as a share of what they were. A mean Dice of 0 has no share."""
-    dice_gain = (now[0] - before[0]) / before[0] if before[0] else 0.0
-    return dice_gain + (before[1] - now[1]) / before[1]
+class _Means(NamedTuple):
+    """Of a region over cases: Dice, surface Dice at 1 mm, HD95 in mm."""
+
+    dice: float
+    surface: float
+    hd95: float
+
+    def gain(self, now: "_Means") -> float:
+        """What was gained, each as a share of what it was; a mean of 0 has no share."""
+        better = (now.dice - self.dice, now.surface - self.surface, self.hd95 - now.hd95)
+        return sum(gained / was for gained, was in zip(better, self, strict=True) if was)
 
 
 @dataclass(frozen=True)
@@ -264,6 +275,7 @@ def check_model(model: str) -> None:
         raise TrainingError(message)
 
 
-def _means(rows: Sequence[Row], region: str) -> tuple[float, float]:
+def _means(rows: Sequence[Row], region: str) -> _Means:
     chosen = [row for row in rows if row["region"] == region]
-    return mean(float(row["dice"]) for row in chosen), mean(float(row["hd95_mm"]) for row in chosen)
+    columns = ("dice", "surface_dice_1mm", "hd95_mm")
+    return _Means(*(mean(float(row[column]) for row in chosen) for column in columns))

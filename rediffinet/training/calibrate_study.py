@@ -1,17 +1,19 @@
 """A study of cross-validation calibrated: a decision and the uncertainty, each fold by all others."""
 
 import json
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rediffinet.errors import ConfigError
 from rediffinet.files import write_atomically
-from rediffinet.method.recipe import NEVER, Calibration, Decision, SmallComponents
+from rediffinet.method.recipe import NEVER, Calibration, Decision, Recipe, SmallComponents
 from rediffinet.method.uncertainty import Reliability
 from rediffinet.metrics import find_protocol
 from rediffinet.scoring.scores import ORDER
 from rediffinet.training.calibrate import (
+    Found,
     calibrate_doubt,
     choose_thresholds,
     choose_unsure_enhancement,
@@ -23,7 +25,9 @@ from rediffinet.training.calibrate import (
     sweep_components,
     without,
 )
-from rediffinet.training.crossval import Study, gather
+from rediffinet.training.crossval import Study, finished, gather
+from rediffinet.training.otherwise import found_with_masks, found_without
+from rediffinet.training.out_of_fold import Stage
 from rediffinet.training.scoring import Row, summary, write_rows
 
 FOLDER = "calibrated"
@@ -32,12 +36,14 @@ FOLDER = "calibrated"
 @dataclass(frozen=True)
 class Calibrated:
     """chosen: on all cases, for a bundle; per_fold: on those of all other folds, what a fold's cases were scored with.
+    given: chosen for masks made elsewhere, where there were some.
 
     before, after: reliability of the stated probability of a wrong label, and of the calibrated one.
     """
 
     chosen: Decision
     per_fold: dict[int, Decision]
+    given: Decision | None
     before: Reliability
     after: Reliability
     folder: Path
@@ -70,54 +76,45 @@ def calibrate_study(
     small_components: SmallComponents | None = None,
     whole_components: float | None = NEVER,
     unsure_enhancement: float | None = 0.0,
+    masks: Path | None = None,
+    missing: bool = False,
+    stage: Stage | None = None,
 ) -> Calibrated:
     """Choose the decision and fit the uncertainty of a model that refines; see docs/crossval.md for the files.
 
     small_components: None is that of the study. whole_components, unsure_enhancement: None chooses them too. First
-    unsure_enhancement is chosen, then whole_components, then the thresholds, each given those before it. Raises
-    TrainingError when the study is not finished for this model, or the model refines nothing.
+    unsure_enhancement is chosen, then whole_components, then the thresholds, each given those before it. masks: a
+    folder of label maps of another program, for which a decision of their own is chosen. missing: score the cases
+    without each contrast too, with the decision of the other folds. Raises TrainingError when the study is not finished
+    for this model, or the model refines nothing.
     """
-    recipe, found = gather(study, model, seed)
+    pieces = finished(study, model, seed)
+    recipe, found = gather(pieces)
     if small_components is not None:
         recipe = recipe.with_decision(recipe.decision.changed(small_components=small_components))
     regions = recipe.task.region_names
     seen = [enhancing_of(recipe, one) for one in found] if unsure_enhancement is None else []
 
-    @cache
-    def made(limit: float, whole: float) -> Decision:
-        return recipe.decision.changed(unsure_enhancement=limit, whole_components=whole)
+    def unsure(fold: int | None) -> float:
+        if unsure_enhancement is not None:
+            return unsure_enhancement
+        return choose_unsure_enhancement([one for one in seen if one.fold != fold])
 
-    @cache
-    def components(limit: float) -> dict[float, list[Row]]:
-        return sweep_components(recipe, found, made(limit, NEVER))
-
-    @cache
-    def swept(limit: float, whole: float) -> dict[float, list[Row]]:
-        return sweep(recipe, found, made(limit, whole))
-
-    def choose(fold: int | None) -> Decision:
-        limit, whole = unsure_enhancement, whole_components
-        if limit is None:
-            limit = choose_unsure_enhancement([one for one in seen if one.fold != fold])
-        if whole is None:
-            whole = choose_whole_components(without(components(limit), fold), regions)
-        return made(limit, whole).changed(thresholds=choose_thresholds(without(swept(limit, whole), fold), regions))
-
-    chosen = choose(None)
-    per_fold = {fold: choose(fold) for fold in sorted({one.fold for one in found})}
-    before_rows = [row for one in found for row in one.baseline_rows(recipe, per_fold[one.fold])]
-    after_rows = [row for one in found for row in one.rows(recipe, per_fold[one.fold])]
+    choices = _Choices(recipe, found, whole_components)
+    chosen = choices.choose(None, unsure(None))
+    per_fold = {fold: choices.choose(fold, unsure(fold)) for fold in sorted({one.fold for one in found})}
+    before_rows, after_rows = choices.scored(per_fold)
     curve, before, after = calibrate_doubt(doubts(recipe, found, per_fold))
     folder = study.out / FOLDER
     folder.mkdir(exist_ok=True)
     table = [
         {**row, "threshold": str(threshold)}
-        for threshold, rows in swept(chosen.unsure_enhancement, chosen.whole_components).items()
+        for threshold, rows in choices.swept(chosen.unsure_enhancement, chosen.whole_components).items()
         for row in rows
     ]
     write_rows(folder / f"{model}-sweep.csv", table, (*ORDER, "threshold"))
     write_rows(folder / f"{model}.csv", [*before_rows, *after_rows])
-    metrics = {
+    metrics: dict[str, Any] = {
         "protocol": find_protocol(task=recipe.task).name,
         "held_out_cases": len(found),
         "folds": study.folds,
@@ -126,9 +123,28 @@ def calibrate_study(
         "decision": chosen.model_dump(mode="json"),
         "decision_of_the_other_folds": {str(f): choice.model_dump(mode="json") for f, choice in per_fold.items()},
     }
+    given = None
+    if masks is not None:
+        elsewhere = _Choices(recipe, found_with_masks(pieces, masks, study.inference, stage), whole_components)
+        given = elsewhere.choose(None, chosen.unsure_enhancement)
+        folds = sorted({one.fold for one in elsewhere.found})
+        was, now = elsewhere.scored({fold: elsewhere.choose(fold, per_fold[fold].unsure_enhancement) for fold in folds})
+        write_rows(folder / f"{model}-given.csv", [*was, *now])
+        metrics["given_masks"] = {
+            "cases": len(elsewhere.found),
+            "baseline": summary(was, regions),
+            "refined": summary(now, regions),
+            "decision": given.model_dump(mode="json"),
+        }
+    if missing:
+        metrics["missing_contrasts"] = {
+            contrast: _scores_without(found_without(pieces, index, study.inference, stage), recipe, per_fold)
+            for index, contrast in enumerate(recipe.task.contrasts)
+        }
     calibration = Calibration(
         model=model,
         decision=chosen,
+        given=given,
         uncertainty=curve,
         disagreement=disagreement_limit(found),
         metrics=metrics,
@@ -136,7 +152,60 @@ def calibrate_study(
     diagrams = {"before": _described(before), "after": _described(after)}
     _write(decision_file(folder, model), calibration.model_dump_json(indent=2))
     _write(folder / f"{model}-uncertainty.json", json.dumps(diagrams, indent=2))
-    return Calibrated(chosen, per_fold, before, after, folder)
+    return Calibrated(chosen, per_fold, given, before, after, folder)
+
+
+@dataclass(frozen=True, eq=False)
+class _Choices:
+    """Decisions on what was found; every sweep is made once. whole_components: None chooses it too."""
+
+    recipe: Recipe
+    found: Sequence[Found]
+    whole_components: float | None
+    _swept: dict[tuple[float, float], dict[float, list[Row]]] = field(default_factory=dict)
+    _components: dict[float, dict[float, list[Row]]] = field(default_factory=dict)
+
+    def made(self, limit: float, whole: float) -> Decision:
+        """The recipe's decision, with these limits."""
+        return self.recipe.decision.changed(unsure_enhancement=limit, whole_components=whole)
+
+    def swept(self, limit: float, whole: float) -> dict[float, list[Row]]:
+        """Scores at every threshold."""
+        if (limit, whole) not in self._swept:
+            self._swept[limit, whole] = sweep(self.recipe, self.found, self.made(limit, whole))
+        return self._swept[limit, whole]
+
+    def choose(self, fold: int | None, limit: float) -> Decision:
+        """What does best on the cases of all folds but this one; on all cases for None.
+
+        Where all cases are of this fold, nothing is known of them, and nothing is flipped.
+        """
+        regions, whole = self.recipe.task.region_names, self.whole_components
+        if all(one.fold == fold for one in self.found):
+            return self.made(limit, NEVER).changed(thresholds=(NEVER,) * len(regions))
+        if whole is None:
+            if limit not in self._components:
+                self._components[limit] = sweep_components(self.recipe, self.found, self.made(limit, NEVER))
+            whole = choose_whole_components(without(self._components[limit], fold), regions)
+        thresholds = choose_thresholds(without(self.swept(limit, whole), fold), regions)
+        return self.made(limit, whole).changed(thresholds=thresholds)
+
+    def scored(self, per_fold: Mapping[int, Decision]) -> tuple[list[Row], list[Row]]:
+        """Scores before and after, each case with the decision of its fold."""
+        before = [row for one in self.found for row in one.baseline_rows(self.recipe, per_fold[one.fold])]
+        return before, [row for one in self.found for row in one.rows(self.recipe, per_fold[one.fold])]
+
+
+def _scores_without(found: Sequence[Found], recipe: Recipe, per_fold: Mapping[int, Decision]) -> dict[str, object]:
+    rows = [row for one in found for row in one.rows(recipe, per_fold[one.fold])]
+    regions = recipe.task.region_names
+    means = summary(rows, regions)
+    return {
+        "protocol": find_protocol(task=recipe.task).name,
+        "cases": len(found),
+        "dice": {region: means[region]["dice"]["mean"] for region in regions},
+        "hd95": {region: means[region]["hd95_mm"]["mean"] for region in regions},
+    }
 
 
 def _write(path: Path, text: str) -> None:

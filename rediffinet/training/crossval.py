@@ -36,7 +36,7 @@ from rediffinet.training.dataset import check_dataset
 from rediffinet.training.loop import Progress
 from rediffinet.training.out_of_fold import Stage, out_of_fold
 from rediffinet.training.recipe import InferenceSettings, pair_runs, recipe_of
-from rediffinet.training.run import open_run
+from rediffinet.training.run import Run, open_run
 from rediffinet.training.scoring import SCORES, read_rows, reference_of, score_run, write_rows
 from rediffinet.training.train import train
 
@@ -51,8 +51,9 @@ class Study:
 
     only: the folds to do, all when empty; seeds: one training of everything for each. settings: changes of the preset,
     `KEY=VALUE` for all models that have it, or `MODEL:KEY=VALUE` for one. inference: how the runs are scored.
-    begin_with: a study of the same folds, with whose weights every run begins, but for those that learn in windows,
-    which begin from nothing. masks: label maps of another program, which those learn from too (`train`). task: the
+    begin_with: a study of the same folds, with whose weights every run begins, but for one that learns in windows,
+    which begins from nothing where that study has none of its kind.
+    masks: label maps of another program, which those learn from too (`train`). task: the
     tumour, contrasts and labels of the data.
     """
 
@@ -217,8 +218,20 @@ def reopen(
     )
 
 
-def gather(study: Study, model: str, seed: int) -> tuple[Recipe, list[Found]]:
-    """What a model that refines found on every case, each by the run that had not seen it, and how it is decoded.
+@dataclass(frozen=True)
+class Finished:
+    """A finished piece of a model that refines: its runs, how they are run, and the cases that they have not seen."""
+
+    folder: Path
+    run: Run
+    baseline: Run
+    recipe: Recipe
+    held_out: list[TrainingCase]
+    predictions: Path
+
+
+def finished(study: Study, model: str, seed: int) -> list[Finished]:
+    """Every fold of a model that refines.
 
     Raises TrainingError for a model that changes no baseline, or when a piece is not finished.
     """
@@ -237,16 +250,25 @@ def gather(study: Study, model: str, seed: int) -> tuple[Recipe, list[Found]]:
         patients=study.patients,
     )
     folds = assign_folds([case.name for case in cases], study.folds, study.fold_seed, study.patients)
-    gathered = []
+    done = []
     for piece in pieces:
         run, baseline = open_run(piece.folder(study)), open_run(stage_1[piece.fold])
         recipe = recipe_of(pair_runs(run, baseline), study.inference)
         held_out = [case for case in cases if folds[case.name] == piece.fold]
-        priors = out_of_fold(held_out, [baseline], _predictions(study, seed))
-        for case, prior in zip(held_out, priors, strict=True):
-            inferred = found_by(piece.folder(study), case, prior)
-            gathered.append(Found(case, piece.fold, seed, inferred, *reference_of(case, config.task)))
-    return recipe, gathered
+        done.append(Finished(piece.folder(study), run, baseline, recipe, held_out, _predictions(study, seed)))
+    return done
+
+
+def gather(pieces: Sequence[Finished]) -> tuple[Recipe, list[Found]]:
+    """How a model is decoded, and what it found on every case, each by the run that had not seen it."""
+    gathered = []
+    for piece in pieces:
+        config = piece.run.config
+        priors = out_of_fold(piece.held_out, [piece.baseline], piece.predictions)
+        for case, prior in zip(piece.held_out, priors, strict=True):
+            inferred = found_by(piece.folder, case, prior)
+            gathered.append(Found(case, config.fold or 0, config.seed, inferred, *reference_of(case, config.task)))
+    return pieces[0].recipe, gathered
 
 
 def _predictions(study: Study, seed: int) -> Path:
@@ -323,13 +345,21 @@ def _do(
             cache=study.cache,
             patients=study.patients,
             predictions=predictions,
-            begin_with=None if study.begin_with is None or config.windows else piece.within(study.begin_with),
+            begin_with=_beginning(study, piece, config),
             masks=study.masks,
         )
     run = open_run(folder)
     baseline = run if piece.model == "unet" else open_run(stage_1[piece.fold]) if refines else None
     priors = out_of_fold(held_out, [baseline], predictions, stage) if baseline is not None else None
     score_run(run, None if baseline is run else baseline, held_out, priors, study.inference, folder, stage)
+
+
+def _beginning(study: Study, piece: Piece, config: TrainConfig) -> Path | None:
+    """The run that a piece begins with; what learns in windows begins from nothing where that study has none of it."""
+    if study.begin_with is None:
+        return None
+    folder = piece.within(study.begin_with)
+    return None if config.windows is not None and not (folder / CHECKPOINT).exists() else folder
 
 
 def _trained(folder: Path, config: TrainConfig) -> bool:

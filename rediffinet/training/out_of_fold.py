@@ -15,11 +15,10 @@ from rediffinet.errors import TrainingError
 from rediffinet.files import write_atomically
 from rediffinet.io.cases import load_case
 from rediffinet.io.masks import read_baseline_mask
-from rediffinet.method.preparation import prepare, regrid, to_spacing
-from rediffinet.method.resample import same_spacing
+from rediffinet.method.preparation import Preparation, prepare, regrid, to_spacing
+from rediffinet.method.resample import Spacing, same_spacing
 from rediffinet.method.windows import slide
 from rediffinet.nets.unet import BaselineGraph
-from rediffinet.training.config import TrainConfig
 from rediffinet.training.data import TrainingCase, load_training_case
 from rediffinet.training.run import Run
 
@@ -70,14 +69,14 @@ def out_of_fold(
     predictions = []
     for index, (case, baseline) in enumerate(zip(cases, chosen, strict=True)):
         assert baseline is not None
-        predictions.append(_prediction(baseline, case, cache, device))
+        predictions.append(predict(baseline, case, cache, device))
         if stage is not None:
             stage("out-of-fold predictions", index + 1, len(cases))
     return predictions
 
 
-def _prediction(
-    run: Run, case: TrainingCase, cache: Path, device: torch.device, missing: int | None = None
+def predict(
+    run: Run, case: TrainingCase, cache: Path, device: torch.device = CPU, missing: int | None = None
 ) -> Probability:
     """What a baseline says of a case, with the contrast of that index taken away, on the case's grid.
 
@@ -88,9 +87,7 @@ def _prediction(
         assert case.folder is not None, "a case that was read from a folder"
         seen = load_training_case(case.folder, run.config.preparation, cache)
     if missing is not None:
-        image = np.array(seen.image)
-        image[missing] = np.float16(run.config.normalisation.background)
-        seen = replace(seen, image=image)
+        seen = lacking(seen, missing, run.config.normalisation.background)
     path = cache / f"{case.name}-{_prediction_key(run, seen)}.npy"
     if not path.exists():
         content = io.BytesIO()
@@ -133,27 +130,46 @@ def collect_priors(
         priors = [Prior(out_of_fold([case], [run], cache, device=device)[0]) for run in unseen or baselines]
         if missing:
             priors += [
-                Prior(_prediction(run, case, cache, device, contrast), missing=contrast)
+                Prior(predict(run, case, cache, device, contrast), missing=contrast)
                 for contrast in range(len(case.image))
                 for run in unseen
             ]
-        if masks is not None and (given := _given(case, masks, baselines[0].config)) is not None:
-            priors.append(Prior(given, given=True))
+        if masks is not None and (given := given_mask(case, masks, baselines[0].config.preparation)) is not None:
+            priors.append(Prior(given.at(case), given=True))
         found.append(priors)
         if stage is not None:
             stage("out-of-fold predictions", index + 1, len(cases))
     return found
 
 
-def _given(case: TrainingCase, masks: Path, config: TrainConfig) -> Probability | None:
-    """Another program's label map of a case on the networks' grid, as the share of each voxel that a region fills."""
+@dataclass(frozen=True)
+class GivenMask:
+    """What another program said of a case: bool (R, x, y, z) on the brain crop, at the case's own voxels."""
+
+    regions: npt.NDArray[np.bool_]
+    spacing_mm: Spacing
+
+    def at(self, case: TrainingCase) -> Probability:
+        """On the grid of the networks, as the share of each voxel that a region fills."""
+        return to_spacing(self.regions.astype(np.float32), self.spacing_mm, case.spacing_mm).astype(np.float16)
+
+
+def lacking(case: TrainingCase, contrast: int, background: float) -> TrainingCase:
+    """The case without the contrast of that index: an image that is background everywhere."""
+    image = np.array(case.image)
+    image[contrast] = np.float16(background)
+    return replace(case, image=image)
+
+
+def given_mask(case: TrainingCase, masks: Path, how: Preparation) -> GivenMask | None:
+    """The label map `CASE*.nii[.gz]` in the folder `masks`; None where there is none."""
     paths = sorted(path for path in masks.glob(f"{case.name}*") if path.name.endswith((".nii", ".nii.gz")))
     if not paths or case.folder is None:
         return None
-    original = load_case(case.folder, task=config.task)
-    regions = read_baseline_mask(paths[0], original, config.task).regions.astype(np.float32)
-    prepared = prepare(original.images, original.spacing_mm, config.preparation)
-    return to_spacing(regions[(slice(None), *prepared.box)], original.spacing_mm, case.spacing_mm).astype(np.float16)
+    original = load_case(case.folder, task=how.task)
+    regions = read_baseline_mask(paths[0], original, how.task).regions
+    prepared = prepare(original.images, original.spacing_mm, how)
+    return GivenMask(regions[(slice(None), *prepared.box)], original.spacing_mm)
 
 
 def _prediction_key(baseline: Run, case: TrainingCase) -> str:

@@ -18,43 +18,56 @@ from rediffinet.training.calibrate import (
 REGIONS = ("WT", "TC", "ET")
 
 
-def rows(*scores: tuple[int, str, float, float]) -> list[dict[str, str]]:
-    """(fold, region, Dice, HD95)."""
-    return [
-        {"fold": str(fold), "region": region, "dice": str(dice), "hd95_mm": str(hd95)}
-        for fold, region, dice, hd95 in scores
-    ]
+def rows(*scores: tuple[int, str, float, float, float]) -> list[dict[str, str]]:
+    """(fold, region, Dice, surface Dice at 1 mm, HD95)."""
+    columns = ("fold", "region", "dice", "surface_dice_1mm", "hd95_mm")
+    return [dict(zip(columns, map(str, row), strict=True)) for row in scores]
 
 
-def everywhere(dice: float, hd95: float, folds: tuple[int, ...] = (0,)) -> list[dict[str, str]]:
-    return rows(*((fold, region, dice, hd95) for fold in folds for region in REGIONS))
+def everywhere(dice: float, surface: float, hd95: float, folds: tuple[int, ...] = (0,)) -> list[dict[str, str]]:
+    return rows(*((fold, region, dice, surface, hd95) for fold in folds for region in REGIONS))
 
 
 def test_most_gain_whose_dice_is_not_lower() -> None:
-    baseline = everywhere(0.8, 10.0)
-    swept = {0.3: everywhere(0.7, 4.0), 0.5: everywhere(0.8, 6.0), 0.7: everywhere(0.85, 7.0)}
+    baseline = everywhere(0.8, 0.5, 10.0)
+    swept = {
+        0.3: everywhere(0.7, 0.9, 4.0),
+        0.5: everywhere(0.8, 0.7, 6.0),
+        0.7: everywhere(0.85, 0.6, 7.0),
+    }
     assert choose_thresholds({**swept, NEVER: baseline}, REGIONS) == (0.5, 0.5, 0.5)
 
 
 def test_not_at_the_edge_where_dice_is_just_not_lower() -> None:
-    swept = {0.3: everywhere(0.8, 5.9), 0.5: everywhere(0.85, 6.0)}
-    assert choose_thresholds({**swept, NEVER: everywhere(0.8, 10.0)}, REGIONS) == (0.5, 0.5, 0.5)
+    swept = {0.3: everywhere(0.8, 0.6, 5.9), 0.5: everywhere(0.85, 0.6, 6.0)}
+    assert choose_thresholds({**swept, NEVER: everywhere(0.8, 0.5, 10.0)}, REGIONS) == (0.5, 0.5, 0.5)
     # of a region that the baseline never finds, the distance alone tells
-    assert choose_thresholds({0.5: everywhere(0.1, 6.0), NEVER: everywhere(0.0, 10.0)}, REGIONS) == (0.5, 0.5, 0.5)
+    found = {0.5: everywhere(0.1, 0.1, 6.0), NEVER: everywhere(0.0, 0.0, 10.0)}
+    assert choose_thresholds(found, REGIONS) == (0.5, 0.5, 0.5)
+
+
+def test_the_farthest_piece_has_no_veto() -> None:
+    swept = {0.5: everywhere(0.81, 0.6, 10.5), NEVER: everywhere(0.8, 0.5, 10.0)}
+    assert choose_thresholds(swept, REGIONS) == (0.5, 0.5, 0.5)
+    swept = {0.5: everywhere(0.81, 0.51, 20.0), NEVER: everywhere(0.8, 0.5, 10.0)}  # costs more than it brings
+    assert choose_thresholds(swept, REGIONS) == (NEVER, NEVER, NEVER)
 
 
 def test_never_where_nothing_helps() -> None:
-    baseline = everywhere(0.8, 10.0)
-    swept = {0.5: everywhere(0.9, 10.0), 0.7: everywhere(0.7, 1.0)}
+    baseline = everywhere(0.8, 0.5, 10.0)
+    swept = {0.5: everywhere(0.9, 0.5, 1.0), 0.7: everywhere(0.7, 0.9, 1.0)}
     assert choose_thresholds({**swept, NEVER: baseline}, REGIONS) == (NEVER, NEVER, NEVER)
 
 
 def test_one_threshold_for_all_regions_that_it_helps_on_the_whole() -> None:
-    baseline = rows((0, "WT", 0.8, 10.0), (0, "TC", 0.8, 20.0), (0, "ET", 0.8, 50.0))
+    baseline = rows((0, "WT", 0.8, 0.5, 10.0), (0, "TC", 0.8, 0.5, 20.0), (0, "ET", 0.8, 0.5, 50.0))
     swept = {
-        0.5: rows((0, "WT", 0.8, 9.0), (0, "TC", 0.8, 18.0), (0, "ET", 0.1, 1.0)),  # shares 0.9 + 0.9 + 1
-        0.7: rows((0, "WT", 0.8, 6.0), (0, "TC", 0.9, 21.0), (0, "ET", 0.8, 50.0)),  # 0.6 + 1 + 1
-        0.9: rows((0, "WT", 0.8, 9.9), (0, "TC", 0.8, 19.9), (0, "ET", 0.8, 41.0)),  # 0.99 + 0.995 + 0.82, but most mm
+        # gains: 0.2 + 0.1 and 0.2 + 0.1, nothing from ET
+        0.5: rows((0, "WT", 0.8, 0.6, 9.0), (0, "TC", 0.8, 0.6, 18.0), (0, "ET", 0.1, 0.9, 1.0)),
+        # 0.4 + 0.4, nothing from TC and ET
+        0.7: rows((0, "WT", 0.8, 0.7, 6.0), (0, "TC", 0.9, 0.4, 10.0), (0, "ET", 0.8, 0.5, 50.0)),
+        # 0.02 + 0.01 and 0.02 + 0.005 and 0.02 + 0.18, most millimetres
+        0.9: rows((0, "WT", 0.8, 0.51, 9.9), (0, "TC", 0.8, 0.51, 19.9), (0, "ET", 0.8, 0.51, 41.0)),
     }
     assert choose_thresholds({**swept, NEVER: baseline}, REGIONS) == (0.7, NEVER, NEVER)
     del swept[0.7]
@@ -63,10 +76,10 @@ def test_one_threshold_for_all_regions_that_it_helps_on_the_whole() -> None:
 
 def test_a_fold_has_no_say_in_its_own_threshold() -> None:
     # 0.5 is splendid on fold 0 and harmful on fold 1, 0.7 a little better than nothing on both
-    baseline = everywhere(0.8, 10.0, (0, 1))
+    baseline = everywhere(0.8, 0.5, 10.0, (0, 1))
     swept = {
-        0.5: everywhere(0.9, 1.0, (0,)) + everywhere(0.5, 30.0, (1,)),
-        0.7: everywhere(0.81, 9.0, (0, 1)),
+        0.5: everywhere(0.9, 0.6, 1.0, (0,)) + everywhere(0.5, 0.2, 30.0, (1,)),
+        0.7: everywhere(0.81, 0.51, 9.0, (0, 1)),
     }
     swept[NEVER] = baseline
     for fold, chosen in ((0, 0.7), (1, 0.5)):
@@ -75,12 +88,12 @@ def test_a_fold_has_no_say_in_its_own_threshold() -> None:
 
 
 def test_the_doubt_of_a_component_is_the_middle_of_the_best() -> None:
-    baseline = everywhere(0.8, 10.0)
-    better, worse = everywhere(0.81, 8.0), everywhere(0.7, 12.0)
+    baseline = everywhere(0.8, 0.5, 10.0)
+    better, worse = everywhere(0.81, 0.5, 8.0), everywhere(0.7, 0.5, 12.0)
     for swept, limit in (
         ({0.1: worse, 0.15: better, 0.2: better, 0.3: better, 0.5: baseline}, 0.2),
         ({0.1: better, 0.15: baseline}, 0.1),
-        ({0.1: worse, 0.2: everywhere(0.75, 10.0)}, NEVER),
+        ({0.1: worse, 0.2: everywhere(0.75, 0.5, 10.0)}, NEVER),
         # nothing to tell them apart by: the middle too, of those that flip at all
         ({0.1: baseline, 0.2: baseline, 0.3: baseline}, 0.2),
     ):

@@ -173,11 +173,11 @@ def test_the_confidence_of_enhancing_tumour_is_chosen_on_other_folds(done: tuple
     """Against the choice made by hand from the scores with and without it."""
     from rediffinet.training.calibrate import choose_unsure_enhancement, enhancing_of
     from rediffinet.training.calibrate_study import calibrate_study, read_calibration
-    from rediffinet.training.crossval import gather, reopen
+    from rediffinet.training.crossval import finished, gather, reopen
 
     study, _ = done
     opened = reopen(study.out, study.data, cache=study.cache)
-    recipe, found = gather(opened, "rediffinet", 0)
+    recipe, found = gather(finished(opened, "rediffinet", 0))
     seen = [enhancing_of(recipe, one) for one in found]
     unflipped = recipe.decision.changed(thresholds=(1.0,) * 3)
     for one, case in zip(found, seen, strict=True):
@@ -206,11 +206,11 @@ def test_the_doubt_of_components_is_chosen_on_other_folds(done: tuple[Study, lis
         sweep,
     )
     from rediffinet.training.calibrate_study import calibrate_study
-    from rediffinet.training.crossval import gather, reopen
+    from rediffinet.training.crossval import finished, gather, reopen
 
     study, _ = done
     opened = reopen(study.out, study.data, cache=study.cache)
-    recipe, found = gather(opened, "rediffinet", 0)
+    recipe, found = gather(finished(opened, "rediffinet", 0))
     names = recipe.task.region_names
     unflipped = recipe.decision.changed(thresholds=(NEVER,) * 3)
     swept = {
@@ -228,6 +228,37 @@ def test_the_doubt_of_components_is_chosen_on_other_folds(done: tuple[Study, lis
     assert calibrated.chosen.adding == choose_thresholds(sweep(recipe, found, whole), names)
     given = calibrate_study(opened, "rediffinet", 0, whole_components=0.3)
     assert {choice.whole_components for choice in given.per_fold.values()} == {0.3}
+
+
+def test_masks_made_elsewhere_and_missing_contrasts_are_scored_on_their_own(
+    done: tuple[Study, list[str]], tmp_path: Path
+) -> None:
+    """The truth as another program's mask: before refinement it is without a fault, of two cases that have one."""
+    from rediffinet.training.calibrate_study import calibrate_study, read_calibration
+    from rediffinet.training.crossval import reopen
+
+    study, _ = done
+    opened = reopen(study.out, study.data, cache=study.cache)
+    folders = sorted(path for path in study.data[0].iterdir() if path.is_dir())
+    with pytest.raises(TrainingError, match="label map of none"):
+        calibrate_study(opened, "rediffinet", 0, masks=tmp_path)
+    for folder in folders[:2]:
+        (tmp_path / f"{folder.name}-other.nii.gz").write_bytes(find_labels(folder).read_bytes())
+    told: list[tuple[str, int, int]] = []
+    calibrate_study(opened, "rediffinet", 0, masks=tmp_path, missing=True, stage=lambda *now: told.append(now))
+    assert {what for what, _, _ in told} == {"other programs' masks", *(f"without {c}" for c in study.task.contrasts)}
+    written = read_calibration(study.out / "calibrated", "rediffinet")
+    given = written.metrics["given_masks"]
+    assert given["cases"] == 2 and all(given["baseline"][r]["dice"]["mean"] == 1.0 for r in ("WT", "TC", "ET"))
+    assert written.given == Decision(**given["decision"]) and written.given.adding == (NEVER,) * 3
+    # nothing can be better than the truth; the rule on small components is for the refined map alone
+    assert all(given["refined"][r]["dice"]["mean"] > 0.99 for r in ("WT", "TC", "ET"))
+    without = written.metrics["missing_contrasts"]
+    assert tuple(without) == study.task.contrasts
+    for scores in without.values():
+        assert scores["cases"] == len(folders) and set(scores["dice"]) == {"WT", "TC", "ET"} == set(scores["hd95"])
+    means = written.metrics["refined"]
+    assert any(scores["dice"]["WT"] != means["WT"]["dice"]["mean"] for scores in without.values())
 
 
 def test_a_study_begins_with_the_weights_of_another(

@@ -1,0 +1,87 @@
+"""What a model finds on held-out cases that it meets otherwise: with a mask made elsewhere, or without a contrast.
+
+Each case goes through the runs of the fold that had not seen it, as in rediffinet.training.crossval; nothing of it is
+kept on disk, because only a calibration asks for it.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rediffinet.errors import TrainingError
+from rediffinet.method.inference import Inferred, infer, plan_sampling
+from rediffinet.training.calibrate import Found
+from rediffinet.training.crossval import Finished
+from rediffinet.training.data import TrainingCase
+from rediffinet.training.memory import open_in_memory
+from rediffinet.training.out_of_fold import GivenMask, Probability, Stage, given_mask, lacking, predict
+from rediffinet.training.recipe import InferenceSettings
+from rediffinet.training.scoring import reference_of
+
+
+def found_with_masks(
+    pieces: Sequence[Finished], masks: Path, inference: InferenceSettings, stage: Stage | None = None
+) -> list[Found]:
+    """What is found on the held-out cases of which the folder `masks` has a label map, that in the baseline's place.
+
+    Raises TrainingError when it has none of any; LabelError or CaseError for a map that does not fit its case.
+    """
+
+    def meet(piece: Finished, case: TrainingCase) -> tuple[TrainingCase, Probability, GivenMask] | None:
+        given = given_mask(case, masks, piece.baseline.config.preparation)
+        return None if given is None else (case, given.at(case), given)
+
+    found = _found(pieces, inference, meet, "other programs' masks", stage)
+    if not found:
+        message = f"{masks} holds a label map of none of the held-out cases, expected files `CASE*.nii[.gz]`"
+        raise TrainingError(message)
+    return found
+
+
+def found_without(
+    pieces: Sequence[Finished], contrast: int, inference: InferenceSettings, stage: Stage | None = None
+) -> list[Found]:
+    """What is found on the held-out cases when baseline and refiner do not get the contrast of that index."""
+
+    def meet(piece: Finished, case: TrainingCase) -> tuple[TrainingCase, Probability, GivenMask | None] | None:
+        prior = predict(piece.baseline, case, piece.predictions, missing=contrast)
+        return lacking(case, contrast, piece.run.config.normalisation.background), prior, None
+
+    name = pieces[0].recipe.task.contrasts[contrast]
+    return _found(pieces, inference, meet, f"without {name}", stage)
+
+
+Meeting = tuple[TrainingCase, Probability, GivenMask | None]
+
+
+def _found(
+    pieces: Sequence[Finished],
+    inference: InferenceSettings,
+    meet: Callable[[Finished, TrainingCase], Meeting | None],
+    what: str,
+    stage: Stage | None,
+) -> list[Found]:
+    found = []
+    total = sum(len(piece.held_out) for piece in pieces)
+    done = 0
+    for piece in pieces:
+        config = piece.run.config
+        loaded = open_in_memory(piece.run, piece.baseline, inference)
+        plan = plan_sampling(loaded.recipe)
+        with loaded.engine:
+            for case in piece.held_out:
+                done += 1
+                if (met := meet(piece, case)) is None:
+                    continue
+                shown, prior, given = met
+                probability = prior.astype(np.float32)
+                inferred: Inferred = infer(
+                    loaded, shown.image.astype(np.float32), plan, case.name, probability=probability
+                )
+                reference, spacing_mm = reference_of(case, config.task)
+                regions = None if given is None else given.regions
+                found.append(Found(case, config.fold or 0, config.seed, inferred, reference, spacing_mm, regions))
+                if stage is not None:
+                    stage(what, done, total)
+    return found
