@@ -60,8 +60,16 @@ def segment(
         Path | None, typer.Option("--brain-mask", help="With --prepare: brain mask on t1c's own grid.")
     ] = None,
     native: Annotated[
-        str, typer.Option(help="Original series of a prepared case to write results for: t1c, t1c,t2f, all, none.")
-    ] = "t1c",
+        str,
+        typer.Option(
+            help="Original series of a prepared case to write results for: reference (t1c), t1c,t2f, all, none."
+        ),
+    ] = "reference",
+    allow_missing: Annotated[
+        bool,
+        typer.Option("--allow-missing", help="One contrast may be absent, where the bundle has scores of such cases."),
+    ] = False,
+    study: Annotated[str | None, typer.Option(help="For DICOM: name or UID of one of several studies.")] = None,
     dicom_seg: Annotated[
         bool, typer.Option("--dicom-seg", help="For DICOM: write a segmentation object on the grid of each --native.")
     ] = False,
@@ -120,6 +128,7 @@ def segment(
     from rediffinet.io.dicom.files import is_dicom
     from rediffinet.io.dicom.study import study_name
     from rediffinet.io.outputs import OutputChoice
+    from rediffinet.prepare.names import list_raw
     from rediffinet.prepare.objects import DicomChoice
     from rediffinet.prepare.route import RawChoice, RawRoute
     from rediffinet.segmenter import SegmentOptions
@@ -131,24 +140,32 @@ def segment(
     dicom = source is not None and (prepare or objects.any) and is_dicom(source)
     if objects.any and not dicom:
         raise ConfigError("DICOM objects are written for DICOM input alone, for they refer to its images.")
-    series = {contrast: str(chosen) for contrast, chosen in explicit.items()} if dicom else {}
-    explicit = {} if dicom else explicit  # with DICOM these flags name series
+    chosen: dict[str, str] = {}
+    if source is not None and (prepare or dicom):  # these flags then name series or files of the folder
+        chosen, explicit = {contrast: str(path) for contrast, path in explicit.items()}, {}
     if bool(explicit) == (source is not None):
         raise CaseError("Give either INPUT (a case folder or a folder of case folders) or --t1n --t1c --t2w --t2f.")
     if overwrite and skip_existing:
         message = "--overwrite replaces what --skip-existing leaves as it is. Give one of the two."
         raise ConfigError(message)
+    if dicom and skip_existing:
+        raise ConfigError("--skip-existing compares files, which a study has too many of. Use --overwrite for DICOM.")
     if profile is not None and (processes > 1 or ray is not None):
         raise ConfigError("--profile is of one process. Leave --processes and --ray out.")
     contrasts = channels.split(",") if channels else None
     share = Shard.parse(shard) if shard is not None else Shard()
     task = read_manifest(bundle).recipe.task
     if source is None:
-        inputs = [CaseInput(files=explicit, task=task)]
+        inputs = [CaseInput(files=explicit, task=task, allow_missing=allow_missing)]
     elif dicom:
-        inputs = [CaseInput(folder=source, given=study_name(source), task=task)]
+        inputs = [CaseInput(folder=source, given=study_name(source, study), task=task, allow_missing=allow_missing)]
+    elif prepare:
+        inputs = []
+        for folder, found in list_raw(source, contrasts, chosen, allow_missing=allow_missing):
+            files, name = (None, None) if found is None else (found.files, found.name)
+            inputs.append(CaseInput(folder, files, contrasts, name, task, allow_missing))
     else:
-        inputs = list_inputs(source, contrasts, task)
+        inputs = list_inputs(source, contrasts, task, allow_missing=allow_missing)
     if baseline_mask is not None and len(inputs) > 1 and not baseline_mask.is_dir():
         message = (
             f"--baseline-mask {baseline_mask} is one file for {len(inputs)} cases. Give a folder that holds a mask of "
@@ -167,7 +184,16 @@ def segment(
         skip_existing,
         RawRoute(
             RawChoice(
-                prepare or dicom, native, brain_mask, threads, save_uncertainty, overwrite, dicom, series, objects
+                prepare or dicom,
+                native,
+                brain_mask,
+                threads,
+                save_uncertainty,
+                overwrite,
+                dicom,
+                study,
+                chosen if dicom else {},
+                objects,
             )
         ),
     )

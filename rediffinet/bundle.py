@@ -5,15 +5,16 @@ Nothing in a bundle is code: the manifest is JSON, the graphs are ONNX with thei
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from rediffinet.engines.base import GraphSpec, TensorSpec
-from rediffinet.errors import BundleError
+from rediffinet.errors import BundleError, MissingContrastError
 from rediffinet.files import file_sha256
 from rediffinet.method.recipe import Part, PerRegion, Recipe
 
@@ -21,6 +22,8 @@ SCHEMA: Literal["rediffinet-bundle/2"] = "rediffinet-bundle/2"
 CONVERTIBLE = ("rediffinet-bundle/1",)
 """Older schemas that `rediffinet.export.convert` reads."""
 MANIFEST = "manifest.json"
+MISSING_CONTRASTS = "missing_contrasts"
+"""Entry of a manifest's metrics: scores by the name of the contrast that cases lacked, each a MissingContrast."""
 PLANS = "trt"
 """Folder of a bundle's TensorRT plans, which `rediff plan` adds; a bundle is whole without them."""
 INTENDED_USE = "Research use only, not a medical device. No clinical decision may rest on its output."
@@ -110,10 +113,26 @@ class PrecisionGate(Part):
     limit: float
 
 
+class MissingContrast(Part):
+    """Scores on held-out cases of which one contrast was left out: means by region, hd95 in mm."""
+
+    protocol: str
+    cases: Annotated[int, Field(ge=1)]
+    dice: dict[str, float]
+    hd95: dict[str, float]
+
+    def described(self) -> str:
+        """In words, for a warning."""
+        dice = ", ".join(f"{region} {value:.3f}" for region, value in self.dice.items())
+        hd95 = ", ".join(f"{region} {value:.1f}" for region, value in self.hd95.items())
+        return f"Dice {dice}, HD95 {hd95} mm over {self.cases} held-out cases ({self.protocol})"
+
+
 class Manifest(Part):
     """What a bundle is: a recipe, the files of its graphs, and where they come from.
 
-    training: provenance of the networks by role. metrics: scores on cases that took no part in training.
+    training: provenance of the networks by role. metrics: scores on cases that took no part in training; those of
+    cases that lack a contrast are typed, see `missing_contrasts`.
     """
 
     schema_version: Literal["rediffinet-bundle/2"] = SCHEMA
@@ -126,6 +145,36 @@ class Manifest(Part):
     precision_gate: dict[Literal["fp16", "bf16", "int8"], PrecisionGate] = Field(default_factory=dict)
     licence: str = "Apache-2.0"
     intended_use: str = INTENDED_USE
+
+    @property
+    def missing_contrasts(self) -> dict[str, MissingContrast]:
+        """Scores on held-out cases without a contrast, by its name: those that may be segmented without it."""
+        found = self.metrics.get(MISSING_CONTRASTS, {})
+        return {name: MissingContrast.model_validate(scores) for name, scores in found.items()}
+
+    @model_validator(mode="after")
+    def _known_contrasts(self) -> Self:
+        unknown = self.missing_contrasts.keys() - set(self.recipe.task.contrasts)
+        if unknown:
+            raise ValueError(f"metrics.{MISSING_CONTRASTS} names {', '.join(sorted(unknown))}, no contrast of the task")
+        return self
+
+    def scores_without(self, missing: Sequence[str]) -> MissingContrast | None:
+        """The scores of cases that lack these contrasts; None where nothing is missing.
+
+        Raises MissingContrastError when there are none: what a model does then is not known.
+        """
+        scored = self.missing_contrasts
+        if not missing:
+            return None
+        if len(missing) == 1 and missing[0] in scored:
+            return scored[missing[0]]
+        there = ", ".join(f"without {name}" for name in scored) or "with all contrasts alone"
+        raise MissingContrastError(
+            f"The case has no {', '.join(missing)}, and bundle '{self.name}' was not scored on such cases.",
+            expected=f"a case as the bundle's scores are: {there}",
+            hint="Add the contrast, or use a bundle that was scored without it.",
+        )
 
 
 @dataclass(frozen=True)

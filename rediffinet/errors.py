@@ -61,6 +61,10 @@ class CaseError(RediffError):
     """The images of a case are missing, ambiguous, unreadable or do not fit together."""
 
 
+class MissingContrastError(CaseError):
+    """A case lacks a contrast, and the bundle has no scores of how well it does without it."""
+
+
 class LabelError(RediffError):
     """A label map or mask has values, a shape or a grid that was not expected."""
 

@@ -165,6 +165,7 @@ class Report(_Part):
     seconds: Seconds
     peak_rss_mb: float
     inputs: list[InputInfo]
+    missing_contrasts: list[str] = Field(default_factory=list)
     labels: dict[str, int]
     task: Task | None = None
     volumes_ml: Volumes

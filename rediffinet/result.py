@@ -42,6 +42,7 @@ class Result:
     crop_image: Volume
     crop_labels: Labels
     crop_baseline: Labels | None
+    crop_baseline_probability: Volume | None
     crop_probability: Volume
     crop_uncertainty: Volume
 

@@ -141,13 +141,15 @@ class Segmenter:
         and deadline_s is looked at: the seconds that the call may take, from its beginning. Either way the buffers of
         the case are freed before the error is seen.
 
-        Raises CaseCancelledError or DeadlineError; ConfigError for steps or samples out of range, or when a baseline is
+        Raises MissingContrastError for a case without a contrast where the bundle has no scores of such cases;
+        CaseCancelledError or DeadlineError; ConfigError for steps or samples out of range, or when a baseline is
         given to a model that refines none; LabelError when it does not fit the case; EngineError in another process
         than the one that opened this.
         """
         self._engine.check_process()
         options = options or SegmentOptions()
         plan = self.plan(options, seed)
+        scores = self.bundle.manifest.scores_without(case.missing)
         given = (
             mask_from_labels(baseline, case, self.bundle.manifest.recipe.task)
             if isinstance(baseline, np.ndarray)
@@ -162,7 +164,7 @@ class Segmenter:
         with _timed(seconds, "normalise"):
             tell("normalise", 0, 1)
             held = None if given is None else recipe.whole(given.regions)
-            prepared = prepare(case.images, case.spacing_mm, recipe.preparation, held)
+            prepared = prepare(case.images, case.spacing_mm, recipe.preparation, held, case.missing)
             mask = None if given is None else given.regions[(slice(None), *prepared.box)]
         with _timed(seconds, "baseline"):
             image = prepared.at(recipe.decided_mm)
@@ -199,6 +201,11 @@ class Segmenter:
         measured = findings(case, decoded, found, recipe)
         measured["warnings"] += self._trust_warnings(case, prepared, decoded, measured)
         measured["warnings"] += self._precision_warnings()
+        if scores is not None:
+            message = (
+                f"The case has no {', '.join(case.missing)}. Scores of this bundle without it: {scores.described()}."
+            )
+            measured["warnings"].insert(0, Warning_(code="contrast-missing", message=message))
         report = Report(
             case=case.name,
             intended_use=manifest.intended_use,
@@ -209,6 +216,7 @@ class Segmenter:
             options=asdict(options),
             seconds=Seconds(**seconds),
             peak_rss_mb=peak_rss_mb(),
+            missing_contrasts=list(case.missing),
             labels=_named_labels(recipe.task),
             task=recipe.task,
             **measured,
@@ -223,6 +231,7 @@ class Segmenter:
             crop_baseline=decoded.baseline,
             crop_probability=decoded.probability,
             crop_uncertainty=decoded.uncertainty,
+            crop_baseline_probability=decoded.baseline_probability,
         )
 
     @property

@@ -57,18 +57,27 @@ def widest_ranges(ranges: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, 
 
 
 def check_intensities(
-    image: npt.NDArray[np.floating], background: float, settings: TrustSettings, contrasts: Sequence[str]
+    image: npt.NDArray[np.floating],
+    background: float,
+    settings: TrustSettings,
+    contrasts: Sequence[str],
+    missing: Sequence[str] = (),
 ) -> list[CaseWarning]:
     """`intensities-unlike-training`: a number of the profile lies outside the training range by more than the margin.
 
     The margin is a share of the range's width; for a correlation it ends half-way between the range and ±1, so that a
     contrast given twice is outside whatever the training cases were. image: normalised, (C, X, Y, Z).
+    missing: contrasts that the case lacks, of which nothing is asked.
     """
     if settings.intensities is None:
         return []
-    profile = intensity_profile(image, background, contrasts)
+    there = [index for index, name in enumerate(contrasts) if name not in missing]
+    seen = image[there] if missing else image
+    profile = intensity_profile(seen, background, [contrasts[index] for index in there])
     outside = {}
     for name, (low, high) in settings.intensities.items():
+        if missing and name not in profile:
+            continue
         margin = settings.intensity_margin * max(high - low, 1e-6)
         below, above = low - margin, high + margin
         if PAIR in name:
@@ -136,6 +145,6 @@ def check_result(case: Case, prepared: Prepared, recipe: Recipe, regions: Mask) 
     full = np.zeros(case.images.shape[1:], bool)
     full[prepared.box] = recipe.whole(regions)
     return [
-        *check_intensities(prepared.image, recipe.background, recipe.trust, recipe.task.contrasts),
+        *check_intensities(prepared.image, recipe.background, recipe.trust, recipe.task.contrasts, case.missing),
         *check_tumour(full, case.spacing_mm, recipe.trust),
     ]

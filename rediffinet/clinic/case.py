@@ -29,8 +29,9 @@ class Route(Protocol):
         files: Mapping[str, Path] | None = None,
         channels: Sequence[str] | None = None,
         task: Task = TASKS[DEFAULT_TASK],
+        may_lack: Callable[[Sequence[str]], object] | None = None,
     ) -> Case:
-        """The case."""
+        """The case. may_lack: called with the contrasts that it lacks, before any work; None: it may lack none."""
 
     def extend(self, result: Result) -> tuple[Result, dict[str, tuple[str, bytes]]]:
         """The result as it is to be written, and further files: name and content by kind."""
@@ -130,10 +131,18 @@ def read_case(segmenter: Segmenter, given: CaseInput, order: Order) -> Read | Ou
             again = ("not all of its outputs are there",)
             choice = replace(choice, overwrite=True)
     check_output(folder, name, choice)
+    may_lack = segmenter.bundle.manifest.scores_without if given.allow_missing else None
     if order.route is None:
-        case = load_case(given.folder, files=given.files, channels=given.channels, name=name, task=given.task)
+        case = load_case(
+            given.folder,
+            files=given.files,
+            channels=given.channels,
+            name=name,
+            task=given.task,
+            allow_missing=given.allow_missing,
+        )
     else:
-        case = order.route.load(name, folder, given.folder, given.files, given.channels, given.task)
+        case = order.route.load(name, folder, given.folder, given.files, given.channels, given.task, may_lack)
     baseline = None if mask is None else read_baseline_mask(mask, case, given.task, order.mask_labels)
     return Read(name, folder, choice, case, baseline, again, order.route)
 

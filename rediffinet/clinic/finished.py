@@ -73,11 +73,9 @@ def _settled(options: Mapping[str, object]) -> dict[str, object]:
 def _other_files(report: Report, given: CaseInput, mask: Path | None) -> list[str]:
     hashes = {entry.contrast: entry.sha256 for entry in report.inputs}
     try:
-        found = [
-            f"another {contrast}"
-            for contrast, path in given.contrasts().items()
-            if file_sha256(path) != hashes.get(contrast)
-        ]
+        files = given.contrasts()
+        found = [f"another {contrast}" for contrast, path in files.items() if file_sha256(path) != hashes.get(contrast)]
+        found += [f"no {contrast} any more" for contrast in hashes if contrast not in files]
         mask_hash = None if mask is None else file_sha256(mask)
     except OSError as error:
         message = f"{error.filename} cannot be read: {error.strerror or error}.\nExpected the images of a case."

@@ -15,7 +15,7 @@ from rediffinet.task import DEFAULT_TASK, TASKS, Task
 class CaseInput:
     """A case to segment: a folder, or explicit files by contrast. given: a name instead of that of the files.
 
-    task: which contrasts it has, and what their files are called.
+    task: which contrasts it has, and what their files are called. allow_missing: one of them may be absent.
     """
 
     folder: Path | None = None
@@ -23,6 +23,7 @@ class CaseInput:
     channels: Sequence[str] | None = None
     given: str | None = None
     task: Task = TASKS[DEFAULT_TASK]
+    allow_missing: bool = False
 
     @property
     def name(self) -> str:
@@ -36,16 +37,25 @@ class CaseInput:
 
     def contrasts(self) -> dict[str, Path]:
         """The file of each contrast. Raises CaseError when one is missing or ambiguous."""
-        return dict(self.files) if self.files else find_contrasts(self._folder, self.channels, self.task)
+        if self.files:
+            return dict(self.files)
+        return find_contrasts(self._folder, self.channels, self.task, allow_missing=self.allow_missing)
 
     @property
     def _folder(self) -> Path:
         return self.folder if self.folder is not None else next(iter((self.files or {}).values())).parent
 
 
-def list_inputs(path: Path, channels: Sequence[str] | None = None, task: Task = TASKS[DEFAULT_TASK]) -> list[CaseInput]:
+def list_inputs(
+    path: Path,
+    channels: Sequence[str] | None = None,
+    task: Task = TASKS[DEFAULT_TASK],
+    *,
+    allow_missing: bool = False,
+) -> list[CaseInput]:
     """The case in a folder, or the cases in a folder of case folders, with the contrasts of a task."""
-    return [CaseInput(folder=folder, channels=channels, task=task) for folder in find_cases(path, task)]
+    folders = find_cases(path, task, allow_missing=allow_missing)
+    return [CaseInput(folder, channels=channels, task=task, allow_missing=allow_missing) for folder in folders]
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Case:
     """Images float32 (C, X, Y, Z) in the order of `contrasts`, C-contiguous, in canonical (LPS) orientation.
 
     `affine` (4, 4) float64 belongs to these arrays; `grid` is the grid they were stored on. `load_seconds`: what
-    reading and checking took.
+    reading and checking took. `missing`: contrasts of which there is no image; they are 0 everywhere.
 
         >>> import numpy as np
         >>> images = np.random.default_rng(0).uniform(50, 100, (4, 20, 20, 20))
@@ -78,6 +78,7 @@ class Case:
     warnings: tuple[CaseWarning, ...] = ()
     contrasts: tuple[str, ...] = CONTRASTS
     load_seconds: float = 0.0
+    missing: tuple[str, ...] = ()
 
     @property
     def grid(self) -> Grid:
@@ -102,11 +103,12 @@ class Case:
         affine: npt.ArrayLike,
         spacing_range_mm: tuple[float, float] | None = None,
         task: Task = TASKS[DEFAULT_TASK],
+        missing: Sequence[str] = (),
     ) -> "Case":
         """Case of images (C, X, Y, Z) that are in memory, in any orientation that `affine` (4, 4) describes.
 
-        spacing_range_mm: as in `load_case`. task: says which contrasts there are. The images are copied: the caller may
-        use the buffer again.
+        spacing_range_mm: as in `load_case`. task: says which contrasts there are. missing: those that the examination
+        lacks; what stands in their place does not count. The images are copied: the caller may use the buffer again.
 
         Raises:
             CaseError: as `load_case`; images that are no real numbers.
@@ -114,6 +116,11 @@ class Case:
         started = time.perf_counter()
         check_name(name)
         contrasts = task.contrasts
+        if not set(missing) < set(contrasts):
+            message = (
+                f"Contrasts are said to be missing: {', '.join(missing)}.\nExpected some of {', '.join(contrasts)}."
+            )
+            raise CaseError(message)
         stack, matrix = _numbers(images, "The images"), _numbers(affine, "The affine").astype(np.float64)
         if stack.ndim != 4 or len(stack) != len(contrasts) or 0 in stack.shape or matrix.shape != (4, 4):
             message = (
@@ -126,8 +133,10 @@ class Case:
         grid = Grid(stack.shape[1:], matrix)
         with np.errstate(over="ignore"):  # the check of the images names what does not fit
             canonical = np.array(to_canonical(stack, grid), np.float32, order="C", copy=True)
+        for contrast in missing:
+            canonical[contrasts.index(contrast)] = 0.0
         found = Read(name, canonical, NiftiSource(grid, new_header(matrix)))
-        return _checked(found, contrasts, spacing_range_mm or task.spacing_mm, started)
+        return _checked(found, contrasts, spacing_range_mm or task.spacing_mm, started, tuple(missing))
 
     def save(self, folder: str | PathLike[str], *, overwrite: bool = False) -> dict[str, Path]:
         """Write the contrasts on their own grid as `NAME-t1n.nii.gz` … and return the paths, keyed by contrast.
@@ -138,12 +147,15 @@ class Case:
             OutputError: a file exists (and not `overwrite`), or the folder cannot be written.
         """
         folder = Path(folder)
-        paths = {contrast: folder / f"{self.name}-{contrast}.nii.gz" for contrast in self.contrasts}
+        there = [contrast for contrast in self.contrasts if contrast not in self.missing]
+        paths = {contrast: folder / f"{self.name}-{contrast}.nii.gz" for contrast in there}
         existing = [path.name for path in paths.values() if path.exists()]
         if existing and not overwrite:
             raise OutputError(f"{folder} already holds {', '.join(existing)}.\nChoose another folder, or overwrite.")
         contents = {}
         for contrast, image in zip(self.contrasts, to_input_grid(self.images, self.grid), strict=True):
+            if contrast in self.missing:
+                continue
             fits = abs(image).max() <= np.iinfo(np.int16).max and bool((image == np.rint(image)).all())
             encoded = self.source.write_like(Map(image.astype(np.int16 if fits else np.float32)))
             contents[paths[contrast].name] = encoded[".nii.gz"]
@@ -159,6 +171,7 @@ def load_case(
     name: str | None = None,
     spacing_range_mm: tuple[float, float] | None = None,
     task: Task = TASKS[DEFAULT_TASK],
+    allow_missing: bool = False,
 ) -> Case:
     """Load the contrasts of a case folder, or of explicit `files` keyed by contrast.
 
@@ -170,6 +183,7 @@ def load_case(
         name: name of the case; by default what the file names share, else the name of the folder.
         spacing_range_mm: smallest and largest voxel spacing that is accepted; None: the task's.
         task: which contrasts are loaded, and what their files are called.
+        allow_missing: one contrast may be absent. A bundle segments such a case where it has scores of such cases.
 
     Raises:
         CaseError: contrast missing or ambiguous, unreadable, damaged or not 3-D; NaN, infinite, constant or empty
@@ -182,14 +196,15 @@ def load_case(
     started = time.perf_counter()
     contrasts = task.contrasts
     if files is not None:
-        chosen = _explicit(files, contrasts)
+        chosen = _explicit(files, contrasts, allow_missing=allow_missing)
     elif path is not None:
-        chosen = find_contrasts(path, channels, task)
+        chosen = find_contrasts(path, channels, task, allow_missing=allow_missing)
     else:
         raise CaseError("No input: give a case folder, or one file for each of " + ", ".join(contrasts) + ".")
-    folder = Path(path) if path is not None else chosen[contrasts[0]].parent
-    found = _read_nifti_case(chosen, check_name(name) if name is not None else case_name(chosen, folder))
-    return _checked(found, contrasts, spacing_range_mm or task.spacing_mm, started)
+    folder = Path(path) if path is not None else next(iter(chosen.values())).parent
+    found = _read_nifti_case(chosen, check_name(name) if name is not None else case_name(chosen, folder), contrasts)
+    missing = tuple(contrast for contrast in contrasts if contrast not in chosen)
+    return _checked(found, contrasts, spacing_range_mm or task.spacing_mm, started, missing)
 
 
 def load_label_map(
@@ -262,25 +277,28 @@ def rounded_grid(what: str, distance_mm: float) -> CaseWarning:
     return CaseWarning("grids-rounded", message)
 
 
-def _read_nifti_case(files: Mapping[str, Path], name: str) -> Read:
+def _read_nifti_case(files: Mapping[str, Path], name: str, contrasts: tuple[str, ...]) -> Read:
     with ThreadPoolExecutor(len(files)) as pool:
         volumes = dict(zip(files, pool.map(read_nifti, files.values()), strict=True))
         warnings = _same_grid(volumes)
         first = next(iter(volumes.values()))
-        images = np.empty((len(volumes), *first.grid.canonical_shape), np.float32)
-        list(pool.map(_fill, images, volumes.values()))
+        images = np.empty((len(contrasts), *first.grid.canonical_shape), np.float32)
+        list(pool.map(lambda out, contrast: _fill(out, volumes.get(contrast)), images, contrasts))
     headers = {contrast: volume.header for contrast, volume in volumes.items()}
     said = [warning for volume in volumes.values() for warning in volume.warnings]
     source = NiftiSource(first.grid, first.header, tuple(_source(c, volume) for c, volume in volumes.items()))
     return Read(name, images, source, (*said, *warnings, *form_warnings(headers, first.grid.shape)))
 
 
-def _explicit(files: Mapping[str, str | PathLike[str]], contrasts: tuple[str, ...]) -> dict[str, Path]:
-    if sorted(files) != sorted(contrasts):
+def _explicit(
+    files: Mapping[str, str | PathLike[str]], contrasts: tuple[str, ...], *, allow_missing: bool = False
+) -> dict[str, Path]:
+    if set(files) - set(contrasts) or len(files) < len(contrasts) - int(allow_missing):
         given = ", ".join(files) or "no contrast"
-        message = f"Files are given for {given}.\nExpected one for each of {', '.join(contrasts)}."
+        but = " but one" if allow_missing else ""
+        message = f"Files are given for {given}.\nExpected one for each of {', '.join(contrasts)}{but}."
         raise CaseError(message)
-    return {contrast: Path(files[contrast]) for contrast in contrasts}
+    return {contrast: Path(files[contrast]) for contrast in contrasts if contrast in files}
 
 
 def _numbers(array: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
@@ -317,19 +335,30 @@ def _same_grid(volumes: Mapping[str, Volume]) -> list[CaseWarning]:
     return [rounded_grid(f"The grid of {', '.join(rounded)} {verb} from that of {name} by", max(rounded.values()))]
 
 
-def _fill(out: npt.NDArray[np.float32], volume: Volume) -> None:
+def _fill(out: npt.NDArray[np.float32], volume: Volume | None) -> None:
+    if volume is None:  # a contrast that the examination lacks
+        out[:] = 0.0
+        return
     with np.errstate(over="ignore"):  # the check of the images names what does not fit
         out[:] = to_canonical(volume.voxels, volume.grid)
 
 
-def _checked(found: Read, contrasts: tuple[str, ...], spacing_range_mm: tuple[float, float], started: float) -> Case:
+def _checked(
+    found: Read,
+    contrasts: tuple[str, ...],
+    spacing_range_mm: tuple[float, float],
+    started: float,
+    missing: tuple[str, ...] = (),
+) -> Case:
     """The case with the warnings about its images; raises CaseError when it cannot be worked on."""
     affine = found.source.grid.canonical_affine
-    case = Case(printable(found.name), found.images, affine, found.source, found.warnings, contrasts)
+    case = Case(printable(found.name), found.images, affine, found.source, found.warnings, contrasts, missing=missing)
+    there = [contrast for contrast in contrasts if contrast not in missing]
+    images = case.images[[contrasts.index(contrast) for contrast in there]] if missing else case.images
     check_spacing(case.name, case.spacing_mm, spacing_range_mm)
-    where = [source.path for source in case.sources] or [f"case {case.name}"] * len(contrasts)
+    where = [source.path for source in case.sources] or [f"case {case.name}"] * len(there)
     voxel_ml = float(abs(np.linalg.det(case.affine[:3, :3]))) / 1000
     hashes = [source.sha256 for source in case.sources]
     with ThreadPoolExecutor(len(contrasts)) as pool:
-        warnings = check_images(case.images, voxel_ml, where, pool, contrasts, hashes)
+        warnings = check_images(images, voxel_ml, where, pool, there, hashes)
     return replace(case, warnings=(*case.warnings, *warnings), load_seconds=time.perf_counter() - started)

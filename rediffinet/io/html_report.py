@@ -52,7 +52,7 @@ def encode_html_report(result: "Result") -> bytes:
     """The report of a case as one HTML file (UTF-8), its pictures inside."""
     report = result.report.to_dict()
     case = escape(report["case"])
-    shown = shown_contrasts(result.task)
+    shown = shown_contrasts(result.task, result.report.missing_contrasts)
     planes = f"Three planes through the largest lesion of {case}: {', '.join(shown)}"
     sections = [
         _warnings(report),
@@ -165,7 +165,9 @@ def _levels(result: "Result") -> bytes:
     held = np.flatnonzero(((after > 0) | (before > 0)).any(axis=(0, 1)))
     low, high = (int(held[0]), int(held[-1])) if held.size else (0, after.shape[2] - 1)
     levels = np.unique(np.rint(np.linspace(low, high, min(LEVELS, high - low + 1))).astype(int))
-    image = result.crop_image[result.task.contrasts.index(shown_contrasts(result.task)[0])]
+    image = result.crop_image[
+        result.task.contrasts.index(shown_contrasts(result.task, result.report.missing_contrasts)[0])
+    ]
     darkest, brightest = float(image.min()), float(image.max())
     grey = (255 * (image - darkest) / max(brightest - darkest, 1e-6)).astype(np.uint8)
     tiles = [

@@ -19,11 +19,11 @@ _GLIOMA = TASKS[DEFAULT_TASK]
 _UNENCODABLE = re.compile("[\ud800-\udfff]")
 
 
-def find_cases(path: str | PathLike[str], task: Task = _GLIOMA) -> list[Path]:
+def find_cases(path: str | PathLike[str], task: Task = _GLIOMA, *, allow_missing: bool = False) -> list[Path]:
     """Cases at `path`, sorted by name: the folder itself when it holds one, or each case whose files lie in it
     together (`FOLDER/CASE`), else its subfolders that hold one.
 
-    A loose image beside case folders is no case, and hides none.
+    A loose image beside case folders is no case, and hides none. allow_missing: a case may lack one contrast.
 
     Raises:
         CaseError: not a folder, cannot be read, or no case in it.
@@ -32,7 +32,7 @@ def find_cases(path: str | PathLike[str], task: Task = _GLIOMA) -> list[Path]:
     if not folder.is_dir() and _together(folder, task):
         return [folder]
     here = _by_case(_images(_children(folder), task), task)
-    whole = [name for name, files in here.items() if len(files) >= len(task.contrasts)]
+    whole = [name for name, files in here.items() if len(files) >= len(task.contrasts) - int(allow_missing)]
     inside = {child: _names_in(child, task) for child in _children(folder) if child.is_dir()}
     inside = {child: names for child, names in inside.items() if names}
     if whole:  # a folder of the same case, or of files without a case's name, belongs to it: raw images, for one
@@ -53,12 +53,16 @@ def find_cases(path: str | PathLike[str], task: Task = _GLIOMA) -> list[Path]:
 
 
 def find_contrasts(
-    folder: str | PathLike[str], channels: Sequence[str] | None = None, task: Task = _GLIOMA
+    folder: str | PathLike[str],
+    channels: Sequence[str] | None = None,
+    task: Task = _GLIOMA,
+    *,
+    allow_missing: bool = False,
 ) -> dict[str, Path]:
     """File of each contrast of a case, keyed and ordered as the task's contrasts.
 
     folder: the case folder, or `FOLDER/CASE`. `channels` gives the contrasts behind nnU-Net's `_0000`, `_0001` …, as a
-    sequence or as "t1n,t1c,t2w,t2f".
+    sequence or as "t1n,t1c,t2w,t2f". allow_missing: one contrast may be absent, and is then no key.
 
     Raises:
         CaseError: a contrast is missing, has several candidate files, or the files carry different case names.
@@ -79,9 +83,10 @@ def find_contrasts(
                 found[order[channel]].append(path)
         elif token in contrast_of:
             found[contrast_of[token]].append(path)
-    if any(len(paths) != 1 for paths in found.values()):
+    absent = [contrast for contrast, paths in found.items() if not paths]
+    if any(len(paths) > 1 for paths in found.values()) or len(absent) > int(allow_missing):
         raise CaseError(_table(folder, found, order, numbered, task))
-    files = {contrast: paths[0] for contrast, paths in found.items()}
+    files = {contrast: paths[0] for contrast, paths in found.items() if paths}
     names = {contrast: case_of(path, task) for contrast, path in files.items()}
     if len(set(names.values())) > 1:
         message = (
@@ -248,5 +253,7 @@ def _table(
     names = sorted({case_of(path, task) or "" for path in files} - {""})
     if len(names) > 1 and len(files) > len(found):
         lines.append(f"The files of {len(names)} cases lie together here: name one of them as {folder / names[0]}.")
+    if len(missing) == 1 and not double:
+        lines.append(f"To segment without {missing[0]}, where the bundle has scores of that: `allow_missing=True`.")
     lines.append("(.nii works as well as .nii.gz.) Rename or remove files, or give each file explicitly.")
     return "\n".join(lines)

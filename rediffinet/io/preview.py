@@ -5,6 +5,7 @@ refined in cyan, the one outline of a model without a baseline. Radiological con
 left of axial and coronal planes.
 """
 
+from collections.abc import Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ def render_preview(result: "Result") -> Image.Image:
     """The preview as an RGB image."""
     before = _baseline(result)
     point = lesion_centre(result.crop_labels if result.crop_labels.any() else before)
-    shown = shown_contrasts(result.task)
+    shown = shown_contrasts(result.task, result.report.missing_contrasts)
     rows = [_contrast_row(result, contrast, point) for contrast in shown]
     rows.append(_uncertainty_row(result, point))
     width = max(sum(tile.width for tile in row) for row in rows)
@@ -117,10 +118,11 @@ def _uncertainty_row(result: "Result", point: tuple[int, int, int]) -> list[Imag
     return tiles
 
 
-def shown_contrasts(task: Task) -> tuple[str, ...]:
-    """The two contrasts that show most: t1c and t2f in BraTS, else the first ones."""
-    chosen = [name for name in ("t1c", "t2f") if name in task.contrasts]
-    return tuple(dict.fromkeys((*chosen, *task.contrasts)))[:2]
+def shown_contrasts(task: Task, missing: Sequence[str] = ()) -> tuple[str, ...]:
+    """The two contrasts that show most: t1c and t2f in BraTS, else the first ones; none that is missing."""
+    there = [name for name in task.contrasts if name not in missing]
+    chosen = [name for name in ("t1c", "t2f") if name in there]
+    return tuple(dict.fromkeys((*chosen, *there)))[:2]
 
 
 def _outlined_regions(task: Task) -> tuple[str, ...]:

@@ -30,7 +30,8 @@ Volume = npt.NDArray[np.float32]
 class Decoded:
     """What was decided, on the crop: label maps uint8 (X, Y, Z) with their regions bool (R, X, Y, Z).
 
-    baseline, baseline_regions: None for a model without a baseline. probability: float32 (R, X, Y, Z) after refinement.
+    baseline, baseline_regions, baseline_probability (float32): None for a model without a baseline. probability:
+    float32 (R, X, Y, Z) after refinement.
     uncertainty: float32 (X, Y, Z), probability of a wrong label. left_out_voxels: of the baseline's tumour, flipped in
     whole components. removed_voxels, unsure_voxels: how many voxels of the refined map postprocessing removed, and how
     many of enhancing tumour it called core. enhancing_confidence: mean probability of the baseline over the enhancing
@@ -41,6 +42,7 @@ class Decoded:
     regions: Regions
     baseline: Labels | None
     baseline_regions: Regions | None
+    baseline_probability: Volume | None
     probability: Volume
     uncertainty: Volume
     left_out_voxels: int
@@ -116,6 +118,7 @@ def decode(
         regions=regions,
         baseline=baseline,
         baseline_regions=None if baseline is None else regions_of(baseline, task),
+        baseline_probability=None if baseline is None else masks.prior,
         probability=masks.probability,
         uncertainty=uncertainty,
         left_out_voxels=int(np.count_nonzero(masks.left_out & recipe.whole(masks.baseline))),

@@ -69,12 +69,15 @@ def brain_box(images: npt.NDArray[np.float32], margin: int = 0) -> Box:
 
 
 def normalise(
-    images: npt.NDArray[np.float32], recipe: Normalisation | None = None, contrasts: Sequence[str] = ()
+    images: npt.NDArray[np.float32],
+    recipe: Normalisation | None = None,
+    contrasts: Sequence[str] = (),
+    missing: Sequence[str] = (),
 ) -> npt.NDArray[np.float32]:
     """Images (C, X, Y, Z) in scanner units → float32 (C, X, Y, Z) within `recipe.range`.
 
     The result is the same for a whole volume and for any crop of it that holds the brain. contrasts: their names, for
-    the error.
+    the error. missing: those of which there is no image; they are background everywhere, as training drops them.
 
     Raises:
         CaseError: a contrast has no voxel > 0, or one intensity fills the span between the percentiles.
@@ -83,7 +86,10 @@ def normalise(
     out = np.empty(images.shape, np.float32)
     for channel, image in enumerate(images):
         name = contrasts[channel] if contrasts else f"channel {channel}"
-        _normalise_contrast(image, recipe, name, out[channel])
+        if name in missing:
+            out[channel] = recipe.background
+        else:
+            _normalise_contrast(image, recipe, name, out[channel])
     return out
 
 

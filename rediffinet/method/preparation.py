@@ -4,6 +4,7 @@ One way for segmenting, training, calibration and the export's checks. The way b
 which brings what the model said to the crop's own voxels, and the box, which says where the crop lies.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,19 +58,23 @@ class Prepared:
 
 
 def prepare(
-    images: Volume, spacing_mm: Spacing, how: Preparation, held: npt.NDArray[np.bool_] | None = None
+    images: Volume,
+    spacing_mm: Spacing,
+    how: Preparation,
+    held: npt.NDArray[np.bool_] | None = None,
+    missing: Sequence[str] = (),
 ) -> Prepared:
     """Prepare the images (C, X, Y, Z) of a case with voxels of that size.
 
-    held: bool (X, Y, Z), what must not be cut off besides the brain, such as a mask made elsewhere. Raises CaseError
-    for images that hold no brain or a contrast that cannot be normalised.
+    held: bool (X, Y, Z), what must not be cut off besides the brain, such as a mask made elsewhere. missing: contrasts
+    of which there is no image. Raises CaseError for images that hold no brain or a contrast that cannot be normalised.
     """
     box = brain_box(images)
     if held is not None and held.any():
         kept = held.copy()
         kept[box] = True
         box = brain_box(kept[None].astype(np.float32))
-    crop = normalise(images[(slice(None), *box)], how.normalisation, how.task.contrasts)
+    crop = normalise(images[(slice(None), *box)], how.normalisation, how.task.contrasts, missing)
     return Prepared(box, spacing_mm, how.spacing_mm, crop, to_spacing(crop, spacing_mm, how.spacing_mm))
 
 

@@ -8,9 +8,11 @@ import numpy as np
 
 from rediffinet.errors import OutputError
 from rediffinet.files import new_files
-from rediffinet.io.naming import case_name, find_contrasts
+from rediffinet.io.geometry import to_input_grid
+from rediffinet.io.naming import case_name
 from rediffinet.io.nifti import Volume as Image
 from rediffinet.io.nifti import read_nifti, write_nifti
+from rediffinet.prepare.names import find_raw
 from rediffinet.prepare.picture import save_picture
 from rediffinet.prepare.pipeline import Prepared
 
@@ -20,15 +22,22 @@ def read_raw(
     files: Mapping[str, Path] | None = None,
     channels: Sequence[str] | None = None,
     name: str | None = None,
+    *,
+    allow_missing: bool = False,
 ) -> tuple[str, dict[str, Image]]:
-    """Name and contrasts of a folder of NIfTI files with known names, or of explicit files.
+    """Name and contrasts of a folder of NIfTI files, of explicit files, or of a folder with files that decide.
 
+    allow_missing: one contrast may be absent from the folder.
     Raises CaseError for what is missing, ambiguous or unreadable.
     """
-    chosen = dict(files) if files is not None else find_contrasts(folder or Path(), channels)
-    images = {contrast: read_nifti(path) for contrast, path in chosen.items()}
-    where = folder if folder is not None else next(iter(chosen.values())).parent
-    return name or case_name(chosen, where), images
+    if folder is not None:
+        given = {contrast: str(path) for contrast, path in (files or {}).items()}
+        found = find_raw(folder, channels, given, allow_missing=allow_missing)
+        called, chosen = found.name, found.files
+    else:
+        chosen = dict(files or {})
+        called = case_name(chosen, next(iter(chosen.values())).parent)
+    return name or called, {contrast: read_nifti(path) for contrast, path in chosen.items()}
 
 
 def case_files(case: str, contrasts: Sequence[str], *, passed_through: bool = False) -> dict[str, str]:
@@ -68,10 +77,15 @@ def save_prepared(prepared: Prepared, folder: Path, *, overwrite: bool = False) 
     with new_files(folder, last=names["report"], stale=sorted(stale)) as made:
         if report.passed_through:
             for contrast, series in report.series.items():
-                names[contrast] = _same_ending(names[contrast], series.path)
-                shutil.copyfile(series.path, made / names[contrast])
+                if Path(series.path).is_file():
+                    names[contrast] = _same_ending(names[contrast], series.path)
+                    shutil.copyfile(series.path, made / names[contrast])
+                else:  # from DICOM
+                    image = to_input_grid(case.images[case.contrasts.index(contrast)], case.grid)
+                    write_nifti(made / names[contrast], image, case.grid, dtype=np.float32)
         else:
-            for contrast, image in zip(report.series, case.images, strict=True):
+            for contrast in report.series:
+                image = case.images[case.contrasts.index(contrast)]
                 write_nifti(made / names[contrast], image, case.grid, dtype=np.float32)
             write_nifti(made / names["brain"], prepared.brain, case.grid, dtype=np.uint8, description="brain")
             save_picture(prepared, made / names["picture"])

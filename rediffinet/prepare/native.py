@@ -36,13 +36,14 @@ class NativeResult:
 
 
 def which_series(preparation: Preparation, asked: str) -> list[str]:
-    """The contrasts of `t1c`, `t1c,t2f`, `all` or `none`, in the order of the preparation. Raises ConfigError."""
-    if asked == "none":
-        return []
-    names = list(preparation.series) if asked == "all" else [name.strip() for name in asked.split(",")]
+    """The contrasts of `t1c,t2f`, `reference`, `all` or `none`, in the order of the preparation. Raises ConfigError."""
+    groups = {"none": [], "all": list(preparation.series), "reference": [preparation.reference]}
+    names = groups.get(asked, [name.strip() for name in asked.split(",")])
     unknown = [name for name in names if name not in preparation.series]
     if unknown:
-        message = f"There is no series {', '.join(unknown)} to write results for.\nExpected all, none, or some of "
+        message = (
+            f"There is no series {', '.join(unknown)} to write results for.\nExpected all, none, reference, or some of "
+        )
         raise ConfigError(message + ", ".join(preparation.series) + ".")
     return [name for name in preparation.series if name in names]
 
@@ -56,7 +57,9 @@ def to_native(result: Result, preparation: Preparation, contrasts: Sequence[str]
     crop = whole.cropped(start, (x, y, z))
     task = result.task
     soft = _soft(regions_of(result.crop_labels, task), result.crop_probability)
-    before = None if result.crop_baseline is None else regions_of(result.crop_baseline, task)
+    before = None
+    if result.crop_baseline is not None and result.crop_baseline_probability is not None:
+        before = _soft(regions_of(result.crop_baseline, task), result.crop_baseline_probability)
     return [_on(result, preparation, contrast, crop, soft, before, task) for contrast in contrasts]
 
 
@@ -66,7 +69,7 @@ def _on(
     contrast: str,
     crop: Space,
     soft: Volume,
-    before: npt.NDArray[np.bool_] | None,
+    before: Volume | None,
     task: Task,
 ) -> NativeResult:
     series = preparation.series[contrast]
@@ -108,13 +111,13 @@ def _decided(soft: Volume, task: Task) -> Labels:
 
 
 def with_native(
-    result: Result, preparation: Preparation, contrasts: Sequence[str], *, uncertainty: bool = False
+    result: Result, natives: Sequence[NativeResult], *, uncertainty: bool = False
 ) -> tuple[Result, dict[str, tuple[str, bytes]]]:
     """The result with the native volumes in its report, and the files to write beside it: name and content by kind."""
     case, files, told = result.report.case, {}, {}
     names = {value: name for name, value in result.report.labels.items()}
     described = ", ".join(f"{value} {name}" for value, name in names.items())
-    for native in to_native(result, preparation, contrasts):
+    for native in natives:
         maps = {"seg": native.labels, "baseline": native.baseline, "uncertainty": native.uncertainty}
         for what, voxels in maps.items():
             if voxels is None or (what == "uncertainty" and not uncertainty):

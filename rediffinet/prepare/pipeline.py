@@ -63,18 +63,21 @@ def prepare(
     device: str = "cpu",
     threads: int | None = None,
     progress: Tell | None = None,
+    allow_missing: bool = False,
 ) -> Prepared:
     """Prepare the contrasts of one patient, each on a grid of its own.
 
     brain_mask: a mask on the reference's grid instead of the network's. Images that are prepared already (one grid,
-    about 1 mm, no skull) are passed through untouched.
+    about 1 mm, no skull) are passed through untouched. allow_missing: one contrast may be absent; without t1c, t1n is
+    the reference.
 
     Raises:
         CaseError: a contrast is missing, has one slice, or no brain is found. LabelError: the mask is on another grid
         or empty. MissingExtraError without SimpleITK. EngineError: the engine cannot run here.
     """
     tell = progress or (lambda stage, done, of: None)
-    _check(name, images)
+    images = {contrast: images[contrast] for contrast in CONTRASTS if contrast in images}
+    _check(name, images, allow_missing=allow_missing)
     ready = already_prepared(name, images)
     if ready is not None and brain_mask is None:
         return _passed_through(ready, images)
@@ -153,7 +156,7 @@ def prepare(
 def already_prepared(name: str, images: Mapping[str, Image]) -> Case | None:
     """The case that these images are as they stand, or None when something is left to prepare.
 
-    Prepared is: all four on one grid, voxels of about 1 mm, and nothing but 0 outside a brain.
+    Prepared is: all on one grid, voxels of about 1 mm, and nothing but 0 outside a brain.
     """
     first = next(iter(images.values()))
     if any(
@@ -166,18 +169,21 @@ def already_prepared(name: str, images: Mapping[str, Image]) -> Case | None:
         if np.count_nonzero(image.voxels) > LARGEST_FILLED * image.voxels.size or np.any(image.voxels[corner]):
             return None
     try:
-        stack = np.stack([images[contrast].voxels for contrast in CONTRASTS]).astype(np.float32)
-        case = Case.from_arrays(name, stack, first.grid.affine)
+        voxels = {contrast: np.asarray(image.voxels, np.float32) for contrast, image in images.items()}
+        case = _from_arrays(name, voxels, first.grid.affine)
     except CaseError:
         return None
     case = replace(case, source=NiftiSource(first.grid, first.header, _provenance(images)))
     return None if any(warning.code == "not-skull-stripped" for warning in case.warnings) else case
 
 
-def _check(name: str, images: Mapping[str, Image]) -> None:
+def _check(name: str, images: Mapping[str, Image], *, allow_missing: bool) -> None:
     missing = [contrast for contrast in CONTRASTS if contrast not in images]
-    if missing:
-        message = f"Case {name} has no {', '.join(missing)}.\nExpected an image for each of {', '.join(CONTRASTS)}."
+    if len(missing) > int(allow_missing):
+        but = " but one" if allow_missing else ""
+        message = (
+            f"Case {name} has no {', '.join(missing)}.\nExpected an image for each of {', '.join(CONTRASTS)}{but}."
+        )
         raise CaseError(message)
     for contrast, image in images.items():
         if min(image.grid.shape) < 2:
@@ -196,7 +202,7 @@ def _passed_through(case: Case, images: Mapping[str, Image]) -> Prepared:
     report = Preparation(
         case=case.name,
         passed_through=True,
-        reference=REFERENCES[0],
+        reference=next(contrast for contrast in REFERENCES if contrast in images),
         space=SpaceInfo.of(space),
         series={
             contrast: SeriesInfo(
@@ -307,10 +313,18 @@ def _share_at_edge(brain: Mask, space: Space, fixed: Space) -> float:
 
 def _case(name: str, voxels: Volume, space: Space, images: Mapping[str, Image]) -> Case:
     try:
-        case = Case.from_arrays(name, voxels, space.affine)
+        case = _from_arrays(name, dict(zip(images, voxels, strict=True)), space.affine)
     except CaseError as error:
         raise CaseError(f"The prepared images of case {name} cannot be used: {error}") from None
     return replace(case, source=NiftiSource(case.grid, new_header(space.affine), _provenance(images)))
+
+
+def _from_arrays(name: str, voxels: Mapping[str, Volume], affine: npt.NDArray[np.floating]) -> Case:
+    missing = [contrast for contrast in CONTRASTS if contrast not in voxels]
+    stack = np.zeros((len(CONTRASTS), *next(iter(voxels.values())).shape), np.float32)
+    for contrast, image in voxels.items():
+        stack[CONTRASTS.index(contrast)] = image
+    return Case.from_arrays(name, stack, affine, missing=missing)
 
 
 def _provenance(images: Mapping[str, Image]) -> tuple[SourceImage, ...]:

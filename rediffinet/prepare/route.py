@@ -24,18 +24,20 @@ class RawChoice:
     """How raw scans are treated.
 
     prepare: prepare what is not prepared; otherwise only the way back of a case that `rediff prepare` made is taken.
-    native: series to write results for: t1c, some of the contrasts, all, none. threads: of the brain's network.
-    dicom: whether the input is DICOM. series: number, UID or description of a contrast's series, where the rules do not
-    decide. objects: the DICOM objects to write, for the same series.
+    native: series to write results for: the reference (t1c where there is one), some of the contrasts, all, none.
+    threads: of the brain's network. dicom: whether the input is DICOM. study: name or UID of one of several. series:
+    number, UID or description of a contrast's series, where the rules do not decide. objects: the DICOM objects to
+    write, for the same series.
     """
 
     prepare: bool = False
-    native: str = "t1c"
+    native: str = "reference"
     brain_mask: Path | None = None
     threads: int | None = None
     uncertainty: bool = False
     overwrite: bool = False
     dicom: bool = False
+    study: str | None = None
     series: Mapping[str, str] = field(default_factory=dict)
     objects: DicomChoice = field(default_factory=DicomChoice)
 
@@ -57,13 +59,16 @@ class RawRoute:
         files: Mapping[str, Path] | None = None,
         channels: Sequence[str] | None = None,
         task: Task = TASKS[DEFAULT_TASK],
+        may_lack: Callable[[Sequence[str]], object] | None = None,
     ) -> Case:
         """The case, prepared if that was asked for; the prepared images are written into `out/NAME-prepared`.
 
-        Raises what `prepare`, `load_case` and `save_prepared` raise.
+        may_lack: called with the contrasts that the case lacks, before any work; None: it may lack none.
+        Raises what `prepare`, `load_case`, `save_prepared` and `may_lack` raise.
         """
+        allow_missing = may_lack is not None
         if not self.choice.prepare:
-            case = load_case(folder, files=files, channels=channels, name=name, task=task)
+            case = load_case(folder, files=files, channels=channels, name=name, task=task, allow_missing=allow_missing)
             found = None if folder is None else find_preparation(folder, name)
             if found is not None:
                 _check_fits(found, case)
@@ -71,15 +76,25 @@ class RawRoute:
                 self.known[name] = found
             return case
         if self.choice.dicom and folder is not None:
-            study = read_study(folder, self.choice.series)
+            choice = self.choice
+            study = read_study(folder, choice.series, study=choice.study, allow_missing=allow_missing)
             self.studies[name] = study
             images = study.volumes
         else:
-            name, images = read_raw(folder, files, channels, name)
+            name, images = read_raw(folder, files, channels, name, allow_missing=allow_missing)
+        if may_lack is not None:
+            may_lack([contrast for contrast in task.contrasts if contrast not in images])
         target = out / f"{name}-prepared"
         check_case_folder(target, name, images, overwrite=self.choice.overwrite)
         mask = None if self.choice.brain_mask is None else read_nifti(self.choice.brain_mask)
-        prepared = prepare(name, images, brain_mask=mask, threads=self.choice.threads, progress=self.progress)
+        prepared = prepare(
+            name,
+            images,
+            brain_mask=mask,
+            threads=self.choice.threads,
+            progress=self.progress,
+            allow_missing=allow_missing,
+        )
         which_series(prepared.report, self.choice.native)
         if not prepared.report.passed_through:
             save_prepared(prepared, target, overwrite=self.choice.overwrite)
@@ -93,10 +108,10 @@ class RawRoute:
         if preparation is None or (preparation.passed_through and study is None):
             return result, {}
         result.report.warnings.extend(Warning_(code=one.code, message=one.message) for one in preparation.warnings)
-        contrasts = which_series(preparation, self.choice.native)
-        told, files = with_native(result, preparation, contrasts, uncertainty=self.choice.uncertainty)
+        natives = to_native(result, preparation, which_series(preparation, self.choice.native))
+        told, files = with_native(result, natives, uncertainty=self.choice.uncertainty)
         if study is not None and self.choice.objects.any:
-            for native in to_native(result, preparation, contrasts):
+            for native in natives:
                 stack = study.stacks[native.contrast]
                 files |= dicom_objects(result, stack, native.contrast, native.labels, self.choice.objects)
         return told, files

@@ -92,11 +92,61 @@ def test_prepare_then_segment_with_the_way_back(
     assert "another grid" in rediff("segment", case, "-o", tmp_path / "three", *quick).err
 
 
+def test_a_raw_case_without_t1c_is_registered_to_t1n(rediff: Any, make_toy_bundle: Any, tmp_path: Path) -> None:
+    from rediffinet.phantom import make_head_phantom
+
+    head = make_head_phantom(2, (48, 48, 40), tumour="enhancing")
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for contrast, image in zip(CONTRASTS, head.images, strict=True):
+        if contrast != "t1c":
+            nib.save(nib.Nifti1Image(image.astype(np.int16), head.affine), raw / f"P1-{contrast}.nii.gz")
+    nib.save(nib.Nifti1Image(head.brain.astype(np.uint8), head.affine), tmp_path / "mask.nii.gz")
+    regions = {"WT": 0.8, "TC": 0.7, "ET": 0.1}
+    scores = {"protocol": "brats2023-gli", "cases": 2, "dice": regions, "hd95": regions}
+    given = ("--brain-mask", tmp_path / "mask.nii.gz", "--allow-missing")
+    quick = (*given, "--prepare", "--steps", 1, "--samples", 1, "--no-preview", "--json")
+    not_scored = make_toy_bundle()
+    done = rediff("segment", raw, *quick, "--bundle", not_scored.path, "-o", tmp_path / "none")
+    assert done.code == 2
+    assert "was not scored on such cases" in done.err
+    assert not (tmp_path / "none").exists()  # refused before the images are prepared
+    bundle = make_toy_bundle(metrics={"missing_contrasts": {"t1c": scores}})
+    done = rediff("segment", raw, *quick, "--bundle", bundle.path, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert report["missing_contrasts"] == ["t1c"]
+    assert set(report["native"]) == {"t1n"}
+    assert rediff("prepare", raw, "-o", tmp_path / "case", *given[:2]).code == 2
+    done = rediff("prepare", raw, "-o", tmp_path / "case", *given, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["reference"] == "t1n"
+    assert {path.name for path in (tmp_path / "case").glob("P1-t*")} == {
+        f"P1-{c}.nii.gz" for c in ("t1n", "t2w", "t2f")
+    }
+    again = rediff("prepare", tmp_path / "case", "-o", tmp_path / "again", "--allow-missing", "--json")
+    assert json.loads(again.out)["passed_through"], again.err
+
+
 @pytest.mark.parametrize("arguments", [[], ["folder", "--t1n", "a.nii.gz"]])
 def test_either_a_folder_or_four_files(rediff: Any, arguments: list[str]) -> None:
     done = rediff("prepare", *arguments)
     assert done.code == 2
-    assert "RAW" in done.err
+    assert "RAW" in done.err or "folder" in done.err
+
+
+@pytest.mark.parametrize("command", [("prepare",), ("segment", "--prepare")])
+def test_names_that_do_not_decide_are_a_table_with_the_flags(rediff: Any, tmp_path: Path, command: tuple[str]) -> None:
+    for name in ("T1", "T1_fs", "T1_gd", "T2", "FLAIR"):
+        nib.save(nib.Nifti1Image(np.ones((5, 5, 5), np.int16), np.eye(4)), tmp_path / f"X_{name}.nii.gz")
+    done = rediff(*command, tmp_path, "-o", tmp_path / "out")
+    assert done.code == 2
+    assert "t1n: X_T1.nii.gz, X_T1_fs.nii.gz" in done.err
+    assert "--t1n FILE" in done.err
+    done = rediff(*command, tmp_path, "--t1n", "X_T1.nii.gz", "-o", tmp_path / "out")
+    assert done.code == 2
+    assert "not clear" not in done.err  # what is wrong now are the images
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_brain_mask_without_preparation_is_refused(rediff: Any, phantoms: Path) -> None:

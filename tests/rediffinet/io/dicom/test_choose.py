@@ -1,12 +1,15 @@
 """Which series is which contrast: names and tags as scanners write them, and what must not be guessed."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rediffinet.errors import CaseError
 from rediffinet.io.dicom.choose import choose_series, guess
 from rediffinet.io.dicom.files import Series
+from rediffinet.io.dicom.study import read_study, study_name
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra [dicom]")
 
@@ -91,3 +94,38 @@ def test_none_is_refused_and_can_be_named() -> None:
     assert choose_series(odd, {"t2f": "9"})["t2f"].number == 9
     with pytest.raises(CaseError, match="fits 0 series"):
         choose_series(FOUR, {"t2f": "77"})
+
+
+def test_one_contrast_may_be_absent_where_that_is_allowed() -> None:
+    assert set(choose_series(FOUR[:3], allow_missing=True)) == {"t1n", "t1c", "t2w"}
+    with pytest.raises(CaseError, match="t2w: none; t2f: none"):
+        choose_series(FOUR[:2], allow_missing=True)
+    with pytest.raises(CaseError, match="t1c: series 3, 8"):  # two are no absence
+        choose_series([*FOUR, series("t1 mprage km", 8, **T1)], allow_missing=True)
+    with pytest.raises(CaseError, match="t1c: series 3, 8; t2f: none"):
+        choose_series([*FOUR[:3], series("t1 mprage km", 8, **T1)], allow_missing=True)
+
+
+def test_several_studies_are_refused_with_a_table_and_the_flag_that_decides(single: Any, tmp_path: Path) -> None:
+    voxels = np.ones((8, 8, 4))
+    for number, contrast in enumerate(("t1n", "t1c", "t2w", "t2f"), 1):
+        single(tmp_path / "a", voxels, np.eye(4), contrast, number, StudyInstanceUID="1.2.1", StudyDate="20250301")
+    single(tmp_path / "b", voxels, np.eye(4), "t1n", 7, StudyInstanceUID="1.2.2", StudyDate="20250310")
+    with pytest.raises(CaseError) as caught:
+        read_study(tmp_path)
+    message = str(caught.value)
+    names = {folder: study_name(tmp_path / folder) for folder in ("a", "b")}
+    for said in ("2 studies", *names.values(), "`study=NAME`", "1 × t1n, 1 × t1c, 1 × t2w, 1 × t2f", "  9  "):
+        assert said in message
+    assert "2025" not in message
+    for which in ("1.2.1", names["a"]):
+        found = read_study(tmp_path, study=which)
+        assert found.name == names["a"]
+        assert {contrast: stack.series.number for contrast, stack in found.stacks.items()} == {
+            "t1n": 1,
+            "t1c": 2,
+            "t2w": 3,
+            "t2f": 4,
+        }
+    with pytest.raises(CaseError, match="no study 9"):
+        read_study(tmp_path, study="9")
