@@ -165,7 +165,15 @@ def segment(
             files, name = (None, None) if found is None else (found.files, found.name)
             inputs.append(CaseInput(folder, files, contrasts, name, task, allow_missing))
     else:
-        inputs = list_inputs(source, contrasts, task, allow_missing=allow_missing)
+        try:
+            inputs = list_inputs(source, contrasts, task, allow_missing=allow_missing)
+        except CaseError:
+            if not is_dicom(source):
+                raise
+            message = f"{source} holds DICOM, which is prepared before it is segmented."
+            raise CaseError(
+                f"{message}\nUse `prepare=True`, and `dicom_seg=True` for an object that goes back."
+            ) from None
     if baseline_mask is not None and len(inputs) > 1 and not baseline_mask.is_dir():
         message = (
             f"--baseline-mask {baseline_mask} is one file for {len(inputs)} cases. Give a folder that holds a mask of "

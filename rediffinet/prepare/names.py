@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rediffinet.errors import CaseError
-from rediffinet.io.naming import case_name, find_cases, find_contrasts, printable
+from rediffinet.io.naming import case_name, case_of, find_cases, find_contrasts, printable
 from rediffinet.io.sequences import Guess, Signs, aligned, guess, is_agent, rules, sort_out
 
 ENDINGS = (".nii.gz", ".nii")
@@ -59,15 +59,15 @@ def list_raw(
 
     Raises CaseError for a folder that is no case and holds none.
     """
-    try:
-        folders = find_cases(path, allow_missing=allow_missing)
-    except CaseError:
-        folders = [path]
-    if len(folders) == 1:
-        return [(folders[0], find_raw(folders[0], channels, given, allow_missing=allow_missing))]
-    if given:
-        message = f"{path} holds {len(folders)} cases.\nExpected one with a file for {', '.join(given)}."
-        raise CaseError(message)
+    try:  # one case first: a mask beside its images may look like another case
+        return [(path, find_raw(path, channels, given, allow_missing=allow_missing))]
+    except CaseError as error:
+        try:
+            folders = find_cases(path, allow_missing=allow_missing)
+        except CaseError:
+            folders = []
+        if given or folders in ([], [path]):
+            raise error from None
     found: list[tuple[Path, RawFiles | None]] = []
     for folder in folders:
         try:
@@ -97,6 +97,12 @@ def _by_rules(folder: Path, given: Mapping[str, str], *, allow_missing: bool) ->
         message = f"It is not clear which file of {folder} is which contrast ({told}).\n{aligned(rows)}"
         raise CaseError(f"{message}\nSay which it is: {flags}.")
     files = {contrast: chosen.get(contrast) or there[name] for contrast, name in found.items()}
+    cases = {case_of(path) for contrast, path in files.items() if contrast not in chosen} - {None}
+    cases = {case for case in cases if case and not case.isdigit()}  # numbers are those of series
+    if len(cases) > 1:
+        listed = "\n".join(f"  {contrast}  {path.name}" for contrast, path in files.items())
+        message = f"The contrasts in {folder} carry different case names:\n{listed}"
+        raise CaseError(f"{message}\nExpected one case. If they do belong together, give each file explicitly.")
     name = common.strip("-_ .") or Path(os.path.abspath(folder)).name  # noqa: PTH100 (as in case_name)
     return RawFiles(printable(name or "case"), files)
 

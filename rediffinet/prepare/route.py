@@ -81,7 +81,8 @@ class RawRoute:
             self.studies[name] = study
             images = study.volumes
         else:
-            name, images = read_raw(folder, files, channels, name, allow_missing=allow_missing)
+            where = None if files else folder
+            name, images = read_raw(where, files, channels, name, allow_missing=allow_missing)
         if may_lack is not None:
             may_lack([contrast for contrast in task.contrasts if contrast not in images])
         target = out / f"{name}-prepared"

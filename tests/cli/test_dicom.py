@@ -94,6 +94,19 @@ def test_dicom_objects_need_dicom_input(rediff: Any, phantoms: Path) -> None:
     assert "DICOM input" in done.err
 
 
+def test_dicom_without_preparation_says_what_to_do(rediff: Any, study: Path, tmp_path: Path) -> None:
+    done = rediff("segment", study, "-o", tmp_path / "out")
+    assert done.code == 2
+    assert "holds DICOM" in done.err
+    assert "Use --prepare, and --dicom-seg" in done.err
+
+
+def test_finished_studies_cannot_be_skipped(rediff: Any, study: Path, tmp_path: Path) -> None:
+    done = rediff("segment", study, "--prepare", "--skip-existing", "-o", tmp_path / "out")
+    assert done.code == 2
+    assert "--overwrite for DICOM" in done.err
+
+
 def test_an_unclear_study_is_refused_with_the_table(rediff: Any, study: Path, tmp_path: Path) -> None:
     shutil.copytree(study, tmp_path / "study")
     for path in (tmp_path / "study").glob("t2f-*"):

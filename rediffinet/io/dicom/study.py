@@ -33,11 +33,31 @@ def read_study(
     Raises CaseError for everything that is not right; see the modules of this package.
     """
     chosen = choose_series(_of_study(path, study), given, allow_missing=allow_missing)
+    _check_frames(chosen, given or {})
     stacks = {contrast: stack_frames(series) for contrast, series in chosen.items()}
     return Study(
         _name_of(next(iter(chosen.values()))),
         stacks,
         {contrast: read_volume(stack) for contrast, stack in stacks.items()},
+    )
+
+
+def _check_frames(chosen: Mapping[str, Series], given: Mapping[str, str]) -> None:
+    """Raise CaseError for series of several frames of reference, but for those that were named: they are meant."""
+    frames = {contrast: str(series.headers[0].get("FrameOfReferenceUID", "")) for contrast, series in chosen.items()}
+    uids = list(frames.values())
+    most = max(uids, key=uids.count)
+    if all(uid == most or contrast in given for contrast, uid in frames.items()):
+        return
+    numbers = {uid: number for number, uid in enumerate(dict.fromkeys(uids), 1)}
+    rows = [("contrast", "series", "description", "frame of reference")]
+    for contrast, series in chosen.items():
+        told = (series.description or "–")[:40]
+        rows.append((contrast, str(series.number), told, str(numbers[frames[contrast]])))
+    odd = " ".join(f"--{contrast} {chosen[contrast].number}" for contrast, uid in frames.items() if uid != most)
+    raise CaseError(
+        f"The series are of {len(numbers)} frames of reference: the patient was moved between them, or they are of "
+        f"several examinations.\n{aligned(rows)}\nExpected one frame. If they are meant, name them: {odd}."
     )
 
 

@@ -98,11 +98,12 @@ def read_volume(stack: Stack) -> Volume:
             pixels = dataset.pixel_array
         except Exception as error:  # whatever a decoder raises
             syntax = dataset.file_meta.TransferSyntaxUID
-            message = (
-                f"The pixels of series {stack.series.number} cannot be decoded: transfer syntax {syntax.name} "
-                f"({error}).\nStore the series uncompressed, or install a decoder: pip install 'pylibjpeg[all]'."
-            )
-            raise CaseError(message) from None
+            said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
+            remedy = "Fetch the series again: a file of it is damaged."
+            if syntax.is_compressed:
+                remedy = "Store the series uncompressed, or install a decoder: pip install 'pylibjpeg[all]'."
+            message = f"The pixels of series {stack.series.number} cannot be decoded: transfer syntax {syntax.name}"
+            raise CaseError(f"{message} ({said}).\n{remedy}") from None
         pixels = pixels.reshape(-1, *pixels.shape[-2:])
         for k, index in held:
             digest.update(np.ascontiguousarray(pixels[index]).tobytes())

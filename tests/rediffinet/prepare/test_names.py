@@ -118,5 +118,20 @@ def test_folders_of_cases(tmp_path: Path) -> None:
     (_, first), (folder, second) = list_raw(tmp_path)
     assert first is not None and first.name == "A"
     assert (folder, second) == (tmp_path / "B", None)
-    with pytest.raises(CaseError, match="2 cases"):
+    with pytest.raises(CaseError, match="is no file"):
         list_raw(tmp_path, given={"t1c": "x.nii.gz"})
+
+
+def test_a_mask_is_no_case_of_its_own(tmp_path: Path) -> None:
+    names = [f"P-{contrast}" for contrast in ("t1n", "t1c", "t2w", "t2f")]
+    ((folder, found),) = list_raw(write(tmp_path, [*names, "P-brainmask-t1c"]))
+    assert folder == tmp_path
+    assert found is not None and found.name == "P"
+
+
+def test_cases_that_lie_together_are_not_mixed(tmp_path: Path) -> None:
+    write(tmp_path, ["A-t1n", "A-t1c", "B-t2w", "B-t2f"])
+    with pytest.raises(CaseError, match="different case names"):
+        find_raw(tmp_path)
+    write(tmp_path, [f"{case}-{contrast}" for case in "AB" for contrast in ("t1n", "t1c", "t2w", "t2f")])
+    assert [(folder.name, found.name) for folder, found in list_raw(tmp_path) if found] == [("A", "A"), ("B", "B")]

@@ -129,3 +129,15 @@ def test_several_studies_are_refused_with_a_table_and_the_flag_that_decides(sing
         }
     with pytest.raises(CaseError, match="no study 9"):
         read_study(tmp_path, study="9")
+
+
+def test_series_of_several_frames_of_reference_are_refused_unless_named(single: Any, tmp_path: Path) -> None:
+    for number, contrast in enumerate(("t1n", "t1c", "t2w", "t2f"), 1):
+        frame = "1.2.77" if contrast == "t2f" else "1.2.76"
+        single(tmp_path, np.ones((8, 8, 4)), np.eye(4), contrast, number, FrameOfReferenceUID=frame)
+    with pytest.raises(CaseError) as caught:
+        read_study(tmp_path)
+    assert "2 frames of reference" in str(caught.value)
+    assert "name them: --t2f 4." in str(caught.value)
+    assert "1.2.7" not in str(caught.value)
+    assert set(read_study(tmp_path, {"t2f": "4"}).volumes) == {"t1n", "t1c", "t2w", "t2f"}

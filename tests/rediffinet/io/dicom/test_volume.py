@@ -164,6 +164,14 @@ def test_pixels_that_cannot_be_decoded(single: Any, tmp_path: Path) -> None:
     assert "pip install" in message
 
 
+def test_a_damaged_file_is_not_taken_for_a_missing_decoder(single: Any, tmp_path: Path) -> None:
+    path = single(tmp_path, np.ones((8, 8, 4)), PLAIN)[1]
+    path.write_bytes(path.read_bytes()[:-30])
+    message = refused(tmp_path)
+    assert "damaged" in message
+    assert "pip install" not in message
+
+
 def test_no_dicom_and_no_mr(single: Any, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert not is_dicom(tmp_path / "empty")
