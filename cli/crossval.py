@@ -100,6 +100,13 @@ def calibrate(
     whole_components: Annotated[
         str, typer.Option(help="Flip a whole component where its mean Δ exceeds this; auto: choose that too.")
     ] = "1",
+    thresholds: Annotated[
+        str, typer.Option(help="Flip where Δ exceeds this: a number, one per region (0.5,0.5,1), or auto to choose it.")
+    ] = "auto",
+    reach: Annotated[
+        float | None,
+        typer.Option(min=0.5, help="Flip only within these mm of the baseline's boundary; default: anywhere."),
+    ] = None,
     masks: Annotated[
         Path | None, typer.Option(help="Label maps of another program, CASE*.nii.gz: decide for such masks too.")
     ] = None,
@@ -109,7 +116,8 @@ def calibrate(
 
     Writes into STUDY/calibrated, which `rediff export --calibrated` takes: MODEL-decision.json (what was chosen, the
     curve of the uncertainty, when samples disagree, means and deviations of the scores), MODEL-uncertainty.json (the
-    reliability before and after), MODEL-sweep.csv (every case at every threshold), MODEL.csv (the baseline, and the
+    reliability before and after), MODEL-sweep.csv (every case at every threshold, where
+    they are chosen), MODEL.csv (the baseline, and the
     model with the decision of the other folds) and, with --masks, MODEL-given.csv. Prints the path of the decision.
     """
     from rediffinet.cli.paths import check_new_folder
@@ -128,6 +136,7 @@ def calibrate(
     enhancing = number_or_auto("--unsure-enhancement", unsure_enhancement)
     whole = number_or_auto("--whole-components", whole_components)
     opened = reopen(study, data, cache=cache, patients=named)
+    fixed = _thresholds(thresholds, len(opened.task.regions))
     check_new_folder(study / "calibrated")
     with training_progress() as (_, stage):
         found = calibrate_study(
@@ -137,6 +146,8 @@ def calibrate(
             small_components=SmallComponents(min_fraction=min_fraction),
             whole_components=whole,
             unsure_enhancement=enhancing,
+            thresholds=fixed,
+            reach_mm=reach,
             masks=masks,
             missing=missing,
             stage=stage,
@@ -151,6 +162,19 @@ def calibrate(
     if found.given is not None:
         typer.echo(f"for masks made elsewhere: {found.given.described()}", err=True)
     typer.echo(str(decision_file(found.folder, model)))
+
+
+def _thresholds(text: str, regions: int) -> tuple[float, ...] | None:
+    from rediffinet.errors import ConfigError
+
+    numbers = [number_or_auto("--thresholds", part) for part in text.split(",")]
+    if numbers == [None]:
+        return None
+    chosen = tuple(number for number in numbers if number is not None)
+    if len(chosen) != len(numbers) or len(chosen) not in (1, regions):
+        message = f"--thresholds: got '{text}', expected one number from 0 to 1, {regions} of them, or auto"
+        raise ConfigError(message)
+    return chosen * regions if len(chosen) == 1 else chosen
 
 
 def number_or_auto(option: str, text: str) -> float | None:

@@ -6,13 +6,18 @@ p, so that the baseline keeps the boundary it has between the coarse voxels.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from rediffinet.ext import flip_and_decode
-from rediffinet.method.discrepancy import doubted_components, refined_probability, wrong_probability
+from rediffinet.method.discrepancy import (
+    doubted_components,
+    near_boundary,
+    refined_probability,
+    wrong_probability,
+)
 from rediffinet.method.inference import Inferred
 from rediffinet.method.postprocess import enhancing_confidence, enhancing_to_core, remove_small_components
 from rediffinet.method.recipe import Decision, Recipe
@@ -82,6 +87,9 @@ def decode(
     """
     prior, found = _filled(inferred)
     decision = recipe.decision_for(given=given is not None)
+    removed = unsure = 0
+    if decision.reach_mm is not None and postprocess and given is None:
+        prior, found, removed = _without_small(recipe, decision, prior, found)
     if same_spacing(recipe.decided_mm, spacing_mm):
         masks = _masks(recipe, decision, prior, found)
     else:
@@ -89,13 +97,13 @@ def decode(
     task = recipe.task
     labels = flip_and_decode(masks.delta, masks.baseline, masks.limits, task.paint, task.parents).labels
     baseline = None if inferred.probability is None else _labels(masks.baseline, task)
-    removed = unsure = 0
     confidence = 1.0
     if postprocess:
         whole = task.role("whole")
         limits = decision.small_components.model_dump()
         limits["whole"] = None if whole is None else task.regions[whole].labels
-        labels, removed = remove_small_components(labels, **limits)
+        labels, small = remove_small_components(labels, **limits)
+        removed += small
         if given is None:  # a mask made elsewhere is not ours to correct, and does not say how sure it is
             if baseline is None:
                 confidence = enhancing_confidence(labels, masks.probability, task)
@@ -140,6 +148,21 @@ def _filled(inferred: Inferred) -> tuple[Volume, Discrepancy]:
     return prior, found
 
 
+def _without_small(
+    recipe: Recipe, decision: Decision, prior: Volume, found: Discrepancy
+) -> tuple[Volume, Discrepancy, int]:
+    """The baseline without the small components of its whole tumour, what was found of that, and their voxels."""
+    assert recipe.baseline is not None, "a model that refines a baseline"
+    mask = recipe.mask(prior)
+    whole = recipe.whole(mask).astype(np.uint8)
+    kept, removed = remove_small_components(whole, **decision.small_components.model_dump())
+    if not removed:
+        return prior, found, 0
+    gone = (kept != whole) & _column(recipe.within_whole).astype(bool) & mask
+    delta = np.where(gone, 1.0 - found.delta, found.delta)  # what doubted a piece agrees with its absence
+    return np.where(gone, _column(recipe.baseline.thresholds), prior), replace(found, delta=delta), removed
+
+
 def _labels(mask: Regions, task: Task) -> Labels:
     never = (1.0,) * len(mask)
     return flip_and_decode(np.zeros(mask.shape, np.float32), mask, never, task.paint, task.parents).labels
@@ -149,7 +172,8 @@ def _masks(recipe: Recipe, decision: Decision, prior: Volume, found: Discrepancy
     mask = recipe.mask(prior)
     probability = refined_probability(mask, prior, found.delta, found.sampled)
     left_out = left_out_of(recipe, decision, mask, found)
-    if decision.adding == decision.removing and not left_out.any():  # one pass over Δ̂ flips and decodes
+    plain = decision.adding == decision.removing and decision.reach_mm is None
+    if plain and not left_out.any():  # one pass over Δ̂ flips and decodes
         return _Masks(mask, prior, found.delta, decision.adding, probability, left_out)
     return _flipped(mask, prior, _flips(recipe, decision, mask, found.delta, left_out), probability, left_out)
 
@@ -177,6 +201,8 @@ def _flips(
 ) -> Regions:
     """What is flipped: a component left out in every region within, the rest where Δ̂ exceeds its threshold."""
     flips = delta > _limits(decision, mask)
+    if decision.reach_mm is not None:
+        flips &= np.stack([near_boundary(region, decision.reach_mm, recipe.decided_mm) for region in mask])
     if not left_out.any():
         return flips
     return np.where(left_out & _column(recipe.within_whole).astype(bool), mask, flips)

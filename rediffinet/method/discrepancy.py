@@ -32,6 +32,31 @@ def wrong_probability(labels_in_regions: npt.NDArray[np.bool_], probability: Vol
     return np.asarray(wrong.max(axis=0), dtype=np.float32)
 
 
+def near_boundary(
+    mask: npt.NDArray[np.bool_], reach_mm: float, spacing_mm: tuple[float, float, float]
+) -> npt.NDArray[np.bool_]:
+    """Voxels of a region within `reach_mm` of one outside it, and voxels outside as near to one of it; bool (X, Y, Z).
+
+    Distances are between voxel centres. A region without a voxel has no boundary, so nothing is near it.
+    """
+    near = np.zeros(mask.shape, bool)
+    occupied = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    if not occupied[0].size:
+        return near
+    widths = [min(int(reach_mm / size), n) for size, n in zip(spacing_mm, mask.shape, strict=True)]
+    box = tuple(
+        slice(max(0, int(at[0]) - width), int(at[-1]) + 1 + width) for at, width in zip(occupied, widths, strict=True)
+    )
+    inside, found = mask[box], near[box]
+    steps = np.meshgrid(*(np.arange(-width, width + 1) for width in widths), indexing="ij")
+    offsets = np.stack(steps, -1).reshape(-1, 3)
+    for offset in offsets[(((offsets * spacing_mm) ** 2).sum(1) <= reach_mm**2) & offsets.any(1)]:
+        here = tuple(slice(max(0, -o), max(0, n - max(0, o))) for o, n in zip(offset, inside.shape, strict=True))
+        there = tuple(slice(max(0, o), max(0, n - max(0, -o))) for o, n in zip(offset, inside.shape, strict=True))
+        found[here] |= inside[here] != inside[there]
+    return near
+
+
 def doubted_components(mask: npt.NDArray[np.bool_], delta: Volume, limit: float) -> npt.NDArray[np.bool_]:
     """The components of a baseline's region that are believed wrong as a whole, bool (X, Y, Z).
 

@@ -54,7 +54,9 @@ class Decision(Part):
     """What is decided once Δ̂ is known: which flips are believed, and what is corrected in the label map.
 
     adding, removing: per region, a voxel outside (inside) the baseline's region is flipped where Δ̂ exceeds it; 1 leaves
-    that region, in that direction, as the baseline has it. whole_components: a component of the baseline's whole tumour
+    that region, in that direction, as the baseline has it. reach_mm: only voxels this near to the boundary of the
+    baseline's region are flipped, and what small_components takes from the baseline stays away; None flips anywhere.
+    whole_components: a component of the baseline's whole tumour
     is flipped whole where the mean of Δ̂ over it exceeds this (rediffinet.method.discrepancy.doubted_components).
     unsure_enhancement: the enhancing tumour of a case is called core when the mean probability over it, by the
     baseline, is below this; a task without that role has none.
@@ -62,6 +64,7 @@ class Decision(Part):
 
     adding: PerRegion
     removing: PerRegion
+    reach_mm: Millimetres | None = None
     whole_components: Fraction = NEVER
     small_components: SmallComponents = SmallComponents()
     unsure_enhancement: Fraction = 0.0
@@ -89,6 +92,8 @@ class Decision(Part):
         if self.removing != self.adding:
             thresholds = [f"adding {thresholds[0]}", f"removing above {', '.join(f'{v:g}' for v in self.removing)}"]
         parts = [f"flips {'; '.join(thresholds)}"]
+        if self.reach_mm is not None:
+            parts[0] += f", within {self.reach_mm:g} mm of the boundary"
         if self.whole_components < NEVER:
             parts.append(f"whole components above {self.whole_components:g}")
         if self.unsure_enhancement > 0.0:

@@ -31,7 +31,7 @@ from rediffinet.task import Task, regions_of
 from rediffinet.training.data import TrainingCase
 from rediffinet.training.scoring import FOUND, Row, load_found, rows_of
 
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998)
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.995)
 COMPONENTS = (0.1, 0.15, 0.2, 0.3, 0.5)
 
 

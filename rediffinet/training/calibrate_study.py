@@ -8,7 +8,7 @@ from typing import Any
 
 from rediffinet.errors import ConfigError
 from rediffinet.files import write_atomically
-from rediffinet.method.recipe import NEVER, Calibration, Decision, Recipe, SmallComponents
+from rediffinet.method.recipe import NEVER, Calibration, Decision, PerRegion, Recipe, SmallComponents
 from rediffinet.method.uncertainty import Reliability
 from rediffinet.metrics import find_protocol
 from rediffinet.scoring.scores import ORDER
@@ -76,14 +76,17 @@ def calibrate_study(
     small_components: SmallComponents | None = None,
     whole_components: float | None = NEVER,
     unsure_enhancement: float | None = 0.0,
+    thresholds: PerRegion | None = None,
+    reach_mm: float | None = None,
     masks: Path | None = None,
     missing: bool = False,
     stage: Stage | None = None,
 ) -> Calibrated:
     """Choose the decision and fit the uncertainty of a model that refines; see docs/crossval.md for the files.
 
-    small_components: None is that of the study. whole_components, unsure_enhancement: None chooses them too. First
-    unsure_enhancement is chosen, then whole_components, then the thresholds, each given those before it. masks: a
+    small_components: None is that of the study. whole_components, unsure_enhancement, thresholds: None chooses them
+    too. First unsure_enhancement is chosen, then whole_components, then the thresholds, each given those before it; the
+    thresholds for masks made elsewhere are always chosen. reach_mm: see Decision. masks: a
     folder of label maps of another program, for which a decision of their own is chosen. missing: score the cases
     without each contrast too, with the decision of the other folds. Raises TrainingError when the study is not finished
     for this model, or the model refines nothing.
@@ -92,6 +95,7 @@ def calibrate_study(
     recipe, found = gather(pieces)
     if small_components is not None:
         recipe = recipe.with_decision(recipe.decision.changed(small_components=small_components))
+    recipe = recipe.with_decision(recipe.decision.changed(reach_mm=reach_mm))
     regions = recipe.task.region_names
     seen = [enhancing_of(recipe, one) for one in found] if unsure_enhancement is None else []
 
@@ -100,19 +104,17 @@ def calibrate_study(
             return unsure_enhancement
         return choose_unsure_enhancement([one for one in seen if one.fold != fold])
 
-    choices = _Choices(recipe, found, whole_components)
+    choices = _Choices(recipe, found, whole_components, thresholds)
     chosen = choices.choose(None, unsure(None))
     per_fold = {fold: choices.choose(fold, unsure(fold)) for fold in sorted({one.fold for one in found})}
     before_rows, after_rows = choices.scored(per_fold)
     curve, before, after = calibrate_doubt(doubts(recipe, found, per_fold))
     folder = study.out / FOLDER
     folder.mkdir(exist_ok=True)
-    table = [
-        {**row, "threshold": str(threshold)}
-        for threshold, rows in choices.swept(chosen.unsure_enhancement, chosen.whole_components).items()
-        for row in rows
-    ]
-    write_rows(folder / f"{model}-sweep.csv", table, (*ORDER, "threshold"))
+    if thresholds is None:
+        swept = choices.swept(chosen.unsure_enhancement, chosen.whole_components)
+        table = [{**row, "threshold": str(threshold)} for threshold, rows in swept.items() for row in rows]
+        write_rows(folder / f"{model}-sweep.csv", table, (*ORDER, "threshold"))
     write_rows(folder / f"{model}.csv", [*before_rows, *after_rows])
     metrics: dict[str, Any] = {
         "protocol": find_protocol(task=recipe.task).name,
@@ -157,11 +159,12 @@ def calibrate_study(
 
 @dataclass(frozen=True, eq=False)
 class _Choices:
-    """Decisions on what was found; every sweep is made once. whole_components: None chooses it too."""
+    """Decisions on what was found; every sweep is made once. whole_components, thresholds: None chooses them too."""
 
     recipe: Recipe
     found: Sequence[Found]
     whole_components: float | None
+    thresholds: PerRegion | None = None
     _swept: dict[tuple[float, float], dict[float, list[Row]]] = field(default_factory=dict)
     _components: dict[float, dict[float, list[Row]]] = field(default_factory=dict)
 
@@ -187,7 +190,7 @@ class _Choices:
             if limit not in self._components:
                 self._components[limit] = sweep_components(self.recipe, self.found, self.made(limit, NEVER))
             whole = choose_whole_components(without(self._components[limit], fold), regions)
-        thresholds = choose_thresholds(without(self.swept(limit, whole), fold), regions)
+        thresholds = self.thresholds or choose_thresholds(without(self.swept(limit, whole), fold), regions)
         return self.made(limit, whole).changed(thresholds=thresholds)
 
     def scored(self, per_fold: Mapping[int, Decision]) -> tuple[list[Row], list[Row]]:

@@ -299,3 +299,38 @@ def test_a_given_mask_has_a_decision_of_its_own(recipe_of: Any) -> None:
     assert np.array_equal(labels(both, None), labels(recipe, None)), "the own baseline is decided as before"
     assert np.array_equal(labels(recipe, given), labels(recipe.with_decision(recipe.decision), given))
     assert not np.array_equal(labels(recipe, given), labels_of(given))
+
+
+def test_flips_reach_no_farther_than_allowed(recipe_of: Any) -> None:
+    """A slab of tumour, and Δ̂ that doubts every voxel: what changes is the rim, on both sides."""
+    recipe = recipe_of().model_copy(update={"spacing_mm": ONE})
+    recipe = recipe.with_decision(recipe.decision.changed(reach_mm=2.0, small_components={"min_voxels": 0}))
+    p = np.full((3, 12, 10, 10), 0.1, np.float32)
+    p[0, :6] = 0.9  # of core and enhancing tumour there is none, so nothing of them can be near
+    done = decode(
+        recipe, Inferred(p, found(np.full_like(p, 0.8))), spacing_mm=ONE, shape=p.shape[1:], postprocess=False
+    )
+    whole = done.labels > 0
+    assert whole[:4].all() and not whole[4:6].any() and whole[6:8].all() and not whole[8:].any()
+    assert not done.regions[1:].any()
+
+
+@pytest.mark.parametrize("doubted", [0.1, 0.9])
+def test_a_piece_too_small_stays_away_however_it_is_flipped(recipe_of: Any, doubted: float) -> None:
+    """A false piece just under the limit, whose rim Δ̂ would make larger than it."""
+    recipe = recipe_of().model_copy(update={"spacing_mm": ONE})
+    limits = {"min_voxels": 30, "min_fraction": 0.0}
+    p = np.full((3, 24, 12, 12), 0.1, np.float32)
+    p[0, :8] = 0.9
+    p[0, 15:18, 4:7, 4:7] = 0.9  # 27 voxels
+    delta = np.zeros_like(p)
+    delta[0, 13:20, 2:9, 2:9] = 0.8
+    delta[0, 15:18, 4:7, 4:7] = doubted
+    answers = {}
+    for reach in (None, 2.0):
+        own = recipe.with_decision(recipe.decision.changed(reach_mm=reach, small_components=limits))
+        answers[reach] = decode(own, Inferred(p, found(delta)), spacing_mm=ONE, shape=p.shape[1:], postprocess=True)
+    assert answers[None].labels[13:].any(), "without a reach it grows over the limit"
+    assert not answers[2.0].labels[13:].any() and not answers[2.0].baseline[13:].any()
+    assert answers[2.0].removed_voxels == 27
+    np.testing.assert_array_equal(answers[2.0].labels[:13], answers[None].labels[:13])

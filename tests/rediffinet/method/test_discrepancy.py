@@ -3,8 +3,16 @@
 import itertools
 
 import numpy as np
+import pytest
+from scipy import ndimage
 
-from rediffinet.method.discrepancy import discrepancy, doubted_components, refined_probability, wrong_probability
+from rediffinet.method.discrepancy import (
+    discrepancy,
+    doubted_components,
+    near_boundary,
+    refined_probability,
+    wrong_probability,
+)
 
 
 def test_discrepancy_is_where_baseline_and_truth_differ() -> None:
@@ -75,3 +83,19 @@ def test_corners_connect() -> None:
     expected = mask.copy()
     expected[4:] = False
     assert np.array_equal(doubted_components(mask, delta, 0.2), expected)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.5, 2.5)])
+@pytest.mark.parametrize("reach", [1.0, 2.0, 3.3, 50.0])
+def test_near_a_boundary_against_the_distance_transform(spacing: tuple[float, float, float], reach: float) -> None:
+    rng = np.random.default_rng(7)
+    for shape, share in (((9, 12, 11), 0.03), ((13, 8, 10), 0.5), ((10, 9, 12), 0.97)):
+        mask = rng.random(shape) < share
+        distance = np.maximum(
+            ndimage.distance_transform_edt(mask, spacing), ndimage.distance_transform_edt(~mask, spacing)
+        )
+        assert np.array_equal(near_boundary(mask, reach, spacing), distance <= reach)
+
+
+def test_nothing_is_near_a_region_without_a_voxel() -> None:
+    assert not near_boundary(np.zeros((4, 5, 6), bool), 3.0, (1.0, 1.0, 1.0)).any()

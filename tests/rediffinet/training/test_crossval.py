@@ -250,6 +250,7 @@ def test_masks_made_elsewhere_and_missing_contrasts_are_scored_on_their_own(
     written = read_calibration(study.out / "calibrated", "rediffinet")
     given = written.metrics["given_masks"]
     assert given["cases"] == 2 and all(given["baseline"][r]["dice"]["mean"] == 1.0 for r in ("WT", "TC", "ET"))
+    assert written.decision.adding == (0.5, 0.5, NEVER) and written.decision.reach_mm == written.given.reach_mm == 2.0
     assert written.given == Decision(**given["decision"]) and written.given.adding == (NEVER,) * 3
     # nothing can be better than the truth; the rule on small components is for the refined map alone
     assert all(given["refined"][r]["dice"]["mean"] > 0.99 for r in ("WT", "TC", "ET"))
