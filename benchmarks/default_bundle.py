@@ -1,51 +1,69 @@
 """Make the default bundle from labelled cases: cross-validate, calibrate out of fold, export all folds as one.
 
-    python benchmarks/default_bundle.py --data DIR --study STUDY --out BUNDLE [--processes 2]
+    python benchmarks/default_bundle.py --data DIR --masks DIR --study STUDY --out BUNDLE [--processes 2]
 
-Four studies of the same folds, one after the other. STUDY/first trains baselines; those of STUDY/second begin with the
-weights of the first, those of STUDY/third with the weights of the second, and refiners begin with those. The baselines
-of STUDY/averaged are the means of the second and the third (`rediff average`), and its refiners begin with those of the
-third. Every piece that is finished is skipped and an interrupted one resumed, so the command may be stopped and started
-at any time. `STUDY/averaged/calibrated` then holds the scores of every case by the networks that had not seen it,
-`BUNDLE` the mean of the networks of all folds with the thresholds and the uncertainty chosen on those cases.
+Studies of the same folds, one after the other. STUDY/first trains baselines; those of STUDY/second begin with the
+weights of the first, those of STUDY/third with the weights of the second. The baselines of STUDY/averaged are the means
+of the second and the third (`rediff average`), those of STUDY/windows-first go on from there, and its correctors learn
+in windows of 1 mm on what these baselines say of cases that they have not seen. STUDY/windows has the same baselines,
+and correctors that go on from those of windows-first. Every piece that is finished is skipped and an interrupted one
+resumed, so the command may be stopped and started at any time. `STUDY/windows/calibrated` then holds the scores of
+every case by the networks that had not seen it, `BUNDLE` the mean of the networks of all folds.
 """
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-MODEL = "rediffinet"
+MODEL = "discrepancy-unet"
 FOLDS = 4
-MIN_FRACTION = "0.1"
+CHECKPOINT = "checkpoint.safetensors"
+CALIBRATION = (
+    "--min-fraction",
+    "0.1",
+    "--unsure-enhancement",
+    "auto",
+    "--thresholds",
+    "0.5",
+    "--reach",
+    "2",
+    "--missing",
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--masks", type=Path, help="Label maps of another program, CASE*.nii.gz, to learn from too.")
     parser.add_argument("--study", type=Path, default=Path("study"))
     parser.add_argument("--out", type=Path, default=Path("bundle"))
-    parser.add_argument("--name", default="glioma-2mm-v4")
+    parser.add_argument("--name", default="glioma-v5")
     parser.add_argument("--processes", type=int, default=2, help="Each with one thread.")
     given = parser.parse_args()
     if given.data is None:
         print("no data: give --data, a folder of labelled cases; it trains for hours")
         return
-    first, second, third, study = (given.study / name for name in ("first", "second", "third", "averaged"))
+    first, second, third, averaged = (given.study / name for name in ("first", "second", "third", "averaged"))
+    begun, study = given.study / "windows-first", given.study / "windows"
     cache = ("--cache", given.study / "cache")
-    crossvalidate(given, first, "unet", *cache)
-    crossvalidate(given, second, "unet", *cache, "--begin-with", first)
-    crossvalidate(given, third, "unet", *cache, "--begin-with", second)
-    crossvalidate(given, third, MODEL, *cache)
+    crossvalidate(given, first, "unet", "glioma-2mm-first", *cache)
+    crossvalidate(given, second, "unet", "glioma-2mm-second", *cache, "--begin-with", first)
+    crossvalidate(given, third, "unet", "glioma-2mm-third", *cache, "--begin-with", second)
     folds = [Path("seed0") / f"fold{fold}" for fold in range(FOLDS)]
     for run in (fold / "unet" for fold in folds):
-        if not (study / run / "checkpoint.safetensors").exists():
-            finish(start("average", second / run, third / run, "--out", study / run))
-    crossvalidate(given, study, "unet", *cache)  # nothing is trained, they are scored
-    crossvalidate(given, study, MODEL, *cache, "--begin-with", third)
-    calibration = ("calibrate", study, "--data", given.data, "--model", MODEL, "--min-fraction", MIN_FRACTION)
-    calibration += ("--unsure-enhancement", "auto", "--whole-components", "auto")
+        if not (averaged / run / CHECKPOINT).exists():
+            finish(start("average", second / run, third / run, "--out", averaged / run))
+    crossvalidate(given, averaged, "unet", "glioma-2mm-averaged", *cache)  # nothing is trained, they are scored
+    masks = () if given.masks is None else ("--masks", given.masks)
+    crossvalidate(given, begun, MODEL, "glioma-windows-first", *cache, *masks, "--begin-with", averaged)
+    for run in (fold / "unet" for fold in folds):
+        if not (study / run / CHECKPOINT).exists():
+            shutil.copytree(begun / run, study / run, dirs_exist_ok=True)
+    crossvalidate(given, study, MODEL, "glioma-windows", *cache, *masks, "--begin-with", begun)
+    calibration = ("calibrate", study, "--data", given.data, "--model", MODEL, *CALIBRATION, *masks)
     finish(start(*calibration, *cache))
     runs = [study / fold for fold in folds]
     export = (
@@ -58,10 +76,10 @@ def main() -> None:
     finish(start(*export))
 
 
-def crossvalidate(given: argparse.Namespace, out: Path, model: str, *more: object) -> None:
-    """A model on all folds with the preset of that study, by as many processes as were asked for."""
+def crossvalidate(given: argparse.Namespace, out: Path, model: str, preset: str, *more: object) -> None:
+    """A model on all folds with a preset, by as many processes as were asked for."""
     command = ["crossval", "--data", given.data, "--out", out, "--models", model, "--folds", FOLDS, *more]
-    command += ["--preset", f"glioma-2mm-{out.name}"]
+    command += ["--preset", preset]
     workers = [start(*command) for _ in range(given.processes)]
     if any(worker.wait() != 0 for worker in workers):
         sys.exit(f"the cross-validation in {out} did not end well; start the command again to go on")
