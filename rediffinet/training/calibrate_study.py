@@ -86,7 +86,7 @@ def calibrate_study(
 
     small_components: None is that of the study. whole_components, unsure_enhancement, thresholds: None chooses them
     too. First unsure_enhancement is chosen, then whole_components, then the thresholds, each given those before it; the
-    thresholds for masks made elsewhere are always chosen. reach_mm: see Decision. masks: a
+    thresholds and whole_components for masks made elsewhere are always chosen. reach_mm: see Decision. masks: a
     folder of label maps of another program, for which a decision of their own is chosen. missing: score the cases
     without each contrast too, with the decision of the other folds. Raises TrainingError when the study is not finished
     for this model, or the model refines nothing.
@@ -127,7 +127,7 @@ def calibrate_study(
     }
     given = None
     if masks is not None:
-        elsewhere = _Choices(recipe, found_with_masks(pieces, masks, study.inference, stage), whole_components)
+        elsewhere = _Choices(recipe, found_with_masks(pieces, masks, study.inference, stage), None)
         given = elsewhere.choose(None, chosen.unsure_enhancement)
         folds = sorted({one.fold for one in elsewhere.found})
         was, now = elsewhere.scored({fold: elsewhere.choose(fold, per_fold[fold].unsure_enhancement) for fold in folds})
