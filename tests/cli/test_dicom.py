@@ -94,6 +94,30 @@ def test_dicom_objects_need_dicom_input(rediff: Any, phantoms: Path) -> None:
     assert "DICOM input" in done.err
 
 
+def test_a_prepared_study_passes_through(rediff: Any, toy_bundle: Any, make_toy_images: Any, tmp_path: Path) -> None:
+    import nibabel as nib
+
+    images, affine = make_toy_images().astype(int), np.diag([-1.0, -1, 1, 1])
+    for number, (contrast, image) in enumerate(zip(("t1n", "t1c", "t2w", "t2f"), images, strict=True), 1):
+        helpers().write_single(tmp_path / "study", image, affine, contrast, number)
+    done = rediff("prepare", tmp_path / "study", "-o", tmp_path / "case", "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert report["passed_through"]
+    for contrast, image in zip(("t1n", "t1c", "t2w", "t2f"), images, strict=True):
+        written = nib.load(tmp_path / "case" / report["outputs"][contrast])
+        assert np.array_equal(np.asarray(written.dataobj), image)
+        assert np.allclose(written.affine, affine)
+    arguments = ("--bundle", toy_bundle.path, *QUICK)
+    one = rediff("segment", tmp_path / "study", "--dicom-seg", "-o", tmp_path / "out", *arguments)
+    assert one.code == 0, one.err
+    native = nib.load(tmp_path / "out" / json.loads(one.out)["outputs"]["seg-t1c"])
+    two = rediff("segment", tmp_path / "case", "-o", tmp_path / "two", *arguments)
+    assert two.code == 0, two.err
+    direct = nib.load(tmp_path / "two" / json.loads(two.out)["outputs"]["segmentation"])
+    assert np.count_nonzero(native.dataobj) == np.count_nonzero(direct.dataobj) > 0
+
+
 def test_dicom_without_preparation_says_what_to_do(rediff: Any, study: Path, tmp_path: Path) -> None:
     done = rediff("segment", study, "-o", tmp_path / "out")
     assert done.code == 2
