@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rediffinet.clinic.bench import Contestant
 
 
@@ -22,21 +24,24 @@ def bench(
     """Show how fast a case is on this machine, beside what others would run: turn by turn, with quality and memory."""
     import tempfile
 
+    from rediffinet.bundle import open_bundle
     from rediffinet.cli.progress import stages
     from rediffinet.clinic.bench import as_json, as_rows, contest, describe
     from rediffinet.files import write_atomically
     from rediffinet.phantom import write_phantoms
     from rediffinet.reports.formats import markdown_table
 
+    opened = open_bundle(bundle)
+    task = opened.manifest.recipe.task
     with tempfile.TemporaryDirectory() as made, stages() as stage:
         if case is None:
             stage("making a phantom", 0, 1)
-            write_phantoms(Path(made), 1, seed=7, tumour="enhancing")
+            write_phantoms(Path(made), 1, seed=7, tumour="enhancing", task=task)
         folder = case or next(path for path in Path(made).iterdir() if path.is_dir())
-        contestants = [*ours(bundle, engine, threads), *(others(bundle, threads) if peers else ())]
+        contestants = [*ours(opened.precisions, bundle, engine, threads), *(others(bundle, threads) if peers else ())]
         done = iter(range(len(contestants) * (turns + 2)))
         standings = contest(
-            folder, contestants, turns, lambda what: stage(what, next(done, 0), len(contestants) * (turns + 2))
+            folder, contestants, turns, lambda what: stage(what, next(done, 0), len(contestants) * (turns + 2)), task
         )
     header, rows = as_rows(standings)
     machine = "; ".join(f"{key} {value}" for key, value in describe().items())
@@ -50,12 +55,10 @@ def bench(
         write_atomically(out / "bench.md", text.encode(), parents=True)
 
 
-def ours(bundle: Path | None, engine: str | None, threads: str | None) -> "list[Contestant]":
-    """Every engine and precision that needs no file beyond the bundle's, at each number of threads."""
-    from rediffinet.bundle import open_bundle
+def ours(has: "Sequence[str]", bundle: Path | None, engine: str | None, threads: str | None) -> "list[Contestant]":
+    """Every engine and precision of those a bundle has, and bf16, which needs no file, at each number of threads."""
     from rediffinet.clinic.bench import Contestant
 
-    has = open_bundle(bundle).precisions
     pairs = [
         ("openvino", "fp32"),
         ("openvino", "bf16"),

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from rediffinet.clinic.bench import Measured, Run
+from rediffinet.clinic.bench import Measured, Turn
 from rediffinet.errors import ConfigError
 from rediffinet.io.cases import Case
-from rediffinet.method.normalise import brain_box
+from rediffinet.method.preparation import crop_box
 from rediffinet.method.windows import plan_windows
 
 STEPS, SAMPLES = 10, 10
@@ -35,7 +35,7 @@ NNUNET_FEATURES = (32, 64, 128, 256, 320, 320)
 Shape = tuple[int, int, int]
 
 
-def published(case: Case, *, threads: int | None = None, window: Shape = PAPER_WINDOW, narrow: int = 1) -> Run:
+def published(case: Case, *, threads: int | None = None, window: Shape = PAPER_WINDOW, narrow: int = 1) -> Turn:
     """One window's baseline, conditioner and denoiser call, times the windows, steps and samples of a case.
 
     narrow: divides the networks' channels, for a trial.
@@ -71,7 +71,7 @@ def published(case: Case, *, threads: int | None = None, window: Shape = PAPER_W
     return run
 
 
-def nnunet(case: Case, *, mirroring: bool, threads: int | None = None, patch: Shape = NNUNET_PATCH) -> Run:
+def nnunet(case: Case, *, mirroring: bool, threads: int | None = None, patch: Shape = NNUNET_PATCH) -> Turn:
     """nnU-Net's predictor on one patch of the case, times its own number of patches. Raises ImportError without it."""
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -117,7 +117,7 @@ def nnunet(case: Case, *, mirroring: bool, threads: int | None = None, patch: Sh
     return run
 
 
-def monai(case: Case, *, bundle: str | None, threads: int | None = None) -> Run:
+def monai(case: Case, *, bundle: str | None, threads: int | None = None) -> Turn:
     """MONAI's sliding window over the bundle's baseline graph in torch functions: same network, weights and overlap."""
     from monai.inferers.utils import sliding_window_inference
 
@@ -157,5 +157,5 @@ def _threads(threads: int | None) -> None:
 
 def _brain(case: Case) -> Shape:
     """Voxels of the box of the brain, which is what all of them crop to."""
-    x, y, z = (part.stop - part.start for part in brain_box(np.asarray(case.images)))
+    x, y, z = (part.stop - part.start for part in crop_box(np.asarray(case.images)))
     return x, y, z

@@ -19,10 +19,10 @@ from rediffinet.engines import open_engine
 from rediffinet.engines.base import Buffer, Graph, TensorSpec
 from rediffinet.errors import ConfigError, ExportError, RediffError
 from rediffinet.export.precision import Arrays, outermost_convolutions, to_fp16, to_int8
-from rediffinet.files import file_sha256
+from rediffinet.files import file_sha256, write_atomically
 from rediffinet.io.cases import Case
+from rediffinet.metrics import region_dice
 from rediffinet.segmenter import Labels, Segmenter, SegmentOptions
-from rediffinet.task import regions_of
 
 Stage = Callable[[str, int, int], None]
 Lower = Literal["fp16", "bf16", "int8"]
@@ -49,7 +49,7 @@ def parse_precisions(text: str) -> tuple[Lower, ...]:
 
 
 @dataclass
-class Calibration:
+class Recorded:
     """What segmenting the calibration cases in fp32 gave: labels per case, and recorded inputs per graph."""
 
     cases: Sequence[Case]
@@ -57,9 +57,9 @@ class Calibration:
     inputs: dict[str, list[Arrays]] = field(default_factory=dict)
 
 
-def calibrate(bundle: Bundle, cases: Sequence[Case]) -> Calibration:
+def record(bundle: Bundle, cases: Sequence[Case]) -> Recorded:
     """Segment the cases in fp32 and keep, per case, up to `KEPT` inputs of every graph, drawn evenly from its calls."""
-    found = Calibration(cases)
+    found = Recorded(cases)
     # More steps than the default perhaps takes, so that the denoiser is also met at smaller t.
     diffusion = bundle.manifest.recipe.diffusion
     several = SegmentOptions(steps=min(max(4, diffusion.steps), diffusion.train_steps) if diffusion else None)
@@ -140,36 +140,37 @@ def add_precisions(
     for precision in precisions:
         measuring_engine(precision)  # before the long part
     tell("calibration", 0, 1)
-    calibration = calibrate(bundle, cases)
+    recorded = record(bundle, cases)
     made = bundle
     written: list[Path] = []
     try:
         for index, precision in enumerate(precisions):
             tell(f"precision {precision}", index, len(precisions))
-            made = _add(made, precision, calibration, written)
+            made = _add(made, precision, recorded, written)
     except BaseException:
         for path in written:
             path.unlink(missing_ok=True)
         raise
     content = made.manifest.model_dump_json(indent=2) + "\n"
-    (bundle.path / MANIFEST).write_text(content, encoding="utf-8")
+    write_atomically(bundle.path / MANIFEST, content.encode())
     tell("precision", len(precisions), len(precisions))
     return made
 
 
-def _add(bundle: Bundle, precision: Lower, calibration: Calibration, written: list[Path]) -> Bundle:
+def _add(bundle: Bundle, precision: Lower, recorded: Recorded, written: list[Path]) -> Bundle:
     """The bundle with this precision, after its gate. int8 is tried in all layers, then without the outermost ones."""
     for keep_outermost in (False, True):
         made = bundle
         if precision != "bf16":
-            made = _with_variants(bundle, precision, calibration, written, keep_outermost=keep_outermost)
-        gate = _gate(made, precision, calibration)
+            made = _with_variants(bundle, precision, recorded, written, keep_outermost=keep_outermost)
+        gate = _gate(made, precision, recorded)
         if np.min(gate.dice) >= gate.limit:  # NaN would not pass
             gates = {**made.manifest.precision_gate, precision: gate}
             return _replaced(made, precision_gate=gates)
         if precision != "int8":
             break
-    regions = ", ".join(f"{name} {dice:.4f}" for name, dice in zip(("WT", "TC", "ET"), gate.dice, strict=True))
+    names = bundle.manifest.recipe.task.region_names
+    regions = ", ".join(f"{name} {dice:.4f}" for name, dice in zip(names, gate.dice, strict=True))
     message = (
         f"precision gate, {precision} in {gate.engine}: Dice against the fp32 result is {regions} over "
         f"{len(gate.cases)} calibration cases, expected at least {gate.limit} for each. The bundle was not written; "
@@ -179,7 +180,7 @@ def _add(bundle: Bundle, precision: Lower, calibration: Calibration, written: li
 
 
 def _with_variants(
-    bundle: Bundle, precision: Lower, calibration: Calibration, written: list[Path], *, keep_outermost: bool
+    bundle: Bundle, precision: Lower, recorded: Recorded, written: list[Path], *, keep_outermost: bool
 ) -> Bundle:
     entries = {}
     for name, entry in bundle.manifest.graphs.items():
@@ -191,8 +192,8 @@ def _with_variants(
             to_fp16(source, target)
         else:
             full = outermost_convolutions(source) if keep_outermost else ()
-            to_int8(source, target, calibration.inputs[name], full)
-        entries[name] = _measured(bundle, name, entry, precision, target, calibration.inputs[name], full)
+            to_int8(source, target, recorded.inputs[name], full)
+        entries[name] = _measured(bundle, name, entry, precision, target, recorded.inputs[name], full)
     return _replaced(bundle, graphs=entries)
 
 
@@ -233,29 +234,23 @@ def _measured(
     return entry.model_copy(update={"variants": variants | {precision: variant.model_copy(update={"parity": parity})}})
 
 
-def _gate(bundle: Bundle, precision: Lower, calibration: Calibration) -> PrecisionGate:
+def _gate(bundle: Bundle, precision: Lower, recorded: Recorded) -> PrecisionGate:
     """Segment the calibration cases in this precision and compare with the fp32 labels."""
     task = bundle.manifest.recipe.task
     scores = []
     engine = measuring_engine(precision)
     with Segmenter(bundle, engine, precision=precision) as segmenter:
-        for case, expected in zip(calibration.cases, calibration.labels, strict=True):
+        for case, expected in zip(recorded.cases, recorded.labels, strict=True):
             got = segmenter.segment(case).crop_labels
-            scores.append(_dice(regions_of(got, task), regions_of(expected, task)))
+            scores.append(list(region_dice(got, expected, task).values()))
     table = np.array(scores)
     return PrecisionGate(
         engine=engine,
-        cases=tuple(case.name for case in calibration.cases),
+        cases=tuple(case.name for case in recorded.cases),
         dice=tuple(table.mean(axis=0).tolist()),
         worst=tuple(table.min(axis=0).tolist()),
         limit=LIMITS[precision],
     )
-
-
-def _dice(a: np.ndarray, b: np.ndarray) -> list[float]:  # type: ignore[type-arg]
-    """Dice of each region (R, X, Y, Z); 1 where both are empty."""
-    sums = [(int(np.count_nonzero(x & y)), int(x.sum()) + int(y.sum())) for x, y in zip(a, b, strict=True)]
-    return [2.0 * both / total if total else 1.0 for both, total in sums]
 
 
 def _replaced(bundle: Bundle, **changes: object) -> Bundle:

@@ -31,7 +31,7 @@ MAY_IMPORT = {  # each room itself, and errors and files, which all but ext may 
         "task",
         "training",
     },
-    "clinic": {"bundle", "engines", "io", "report", "result", "segmenter", "task"},
+    "clinic": {"bundle", "engines", "io", "metrics", "report", "result", "segmenter", "task"},
     "prepare": {"bundle", "engines", "ext", "io", "report", "result", "task"},
     "export": {
         "bundle",
@@ -39,6 +39,7 @@ MAY_IMPORT = {  # each room itself, and errors and files, which all but ext may 
         "engines",
         "io",
         "method",
+        "metrics",
         "nets",
         "phantom",
         "prepare",
@@ -70,8 +71,6 @@ MAY_IMPORT = {  # each room itself, and errors and files, which all but ext may 
 OF_ENGINES = {"method", "nets", "training", "bundle"}
 """What takes from the engines what every engine is (engines.base), and none of them."""
 SHARED = {"errors", "files"}
-OLD = {"labels"}
-"""What is on its way out and may be imported by whom it is."""
 CORE = set(MAY_IMPORT) - {"cli", "export", "training", "nets", "reports", "engines", "ext"}
 RUNTIME = {"numpy", "nibabel", "typer", "click", "rich", "pydantic", "PIL"}
 HEAVY = ("torch", "monai", "onnx", "onnxruntime", "openvino", "tensorrt", "scipy", "matplotlib")
@@ -143,14 +142,14 @@ IMPORTS = [found for name, path in KNOWN.items() for found in imports(name, path
 def light(module: str) -> bool:
     """Whether a module must import with the runtime dependencies alone."""
     return (
-        group(module) in {*CORE, *OLD, "rediffinet", "cli", "ext", "engines", "reports"}
+        group(module) in {*CORE, "rediffinet", "cli", "ext", "engines", "reports"}
         and not BACKENDS.match(module)
         and not SERVICE.match(module)
     )
 
 
 def test_every_room_is_on_the_map() -> None:
-    assert {group(name) for name in KNOWN} - OLD - {"rediffinet"} == set(MAY_IMPORT)
+    assert {group(name) for name in KNOWN} - {"rediffinet"} == set(MAY_IMPORT)
     assert len(IMPORTS) > len(KNOWN)
 
 
@@ -158,10 +157,10 @@ def test_directions() -> None:
     wrong = []
     for found in IMPORTS:
         here, there = group(found.importer), group(found.module)
-        if not found.module.startswith("rediffinet.") or here == there or here in OLD or here == "rediffinet":
+        if not found.module.startswith("rediffinet.") or here == there or here == "rediffinet":
             continue
         shared = there in SHARED and here not in ("ext", "errors")
-        if there not in MAY_IMPORT[here] and not shared and there not in OLD:
+        if there not in MAY_IMPORT[here] and not shared:
             wrong.append(str(found))
     assert not wrong
 

@@ -28,7 +28,7 @@ from rediffinet.engines.base import Array, Buffer, Device, Engine, Graph, GraphS
 from rediffinet.engines.tensorrt.build import DTYPES, BuildOptions, Log, aot_targets, build, find_module
 from rediffinet.engines.tensorrt.cuda import Block, Cuda, GpuMemoryError, Launches
 from rediffinet.engines.tensorrt.inspect import profile_shapes
-from rediffinet.engines.tensorrt.plans import Machine, PlanSet, find_plans, rebuild
+from rediffinet.engines.tensorrt.plans import PlanHost, PlanSet, find_plans, rebuild
 from rediffinet.errors import EngineError, ExportError, OutputError
 from rediffinet.files import cache_folder, write_atomically
 
@@ -79,7 +79,7 @@ class TensorRtEngine(Engine):
         # TensorRT-RTX has no float32 convolution of volumes for Turing; plans in fp32 are rewritten (export/turing.py).
         if known and gpu.capability < (8, 0):
             self.probe = PROBE_2D, (1,) * 4
-        self.machine = Machine(self.trt.__name__, self.version, gpu.name, gpu.capability)
+        self.host = PlanHost(self.trt.__name__, self.version, gpu.name, gpu.capability)
         self.log = Log(self.trt)
         try:
             with self.cuda.enqueue():
@@ -99,11 +99,11 @@ class TensorRtEngine(Engine):
         if spec.compiled is None:
             return TensorRtGraph(spec, self, self._compile(spec, model), None)
         digest = hashlib.sha256(model).hexdigest()
-        plans = find_plans(spec.compiled, spec.name, digest, spec.precision, self.machine)
+        plans = find_plans(spec.compiled, spec.name, digest, spec.precision, self.host)
         return TensorRtGraph(spec, self, plans.read(spec.name), plans)
 
     def _compile(self, spec: GraphSpec, model: bytes) -> bytes:
-        target = self.machine.target if aot_targets(self.trt) else None
+        target = self.host.target if aot_targets(self.trt) else None
         try:
             with self.cuda.enqueue():
                 self.cuda.trim()

@@ -140,7 +140,7 @@ def list_plans(folder: Path) -> list[PlanSet]:
 
 
 @dataclass(frozen=True)
-class Machine:
+class PlanHost:
     """What runs plans here: the module, its version, the GPU."""
 
     module: str
@@ -166,8 +166,8 @@ class Machine:
         return f"built for {key.target}"
 
 
-def find_plans(folder: Path, graph: str, graph_sha256: str, precision: str, machine: Machine) -> PlanSet:
-    """The plans of a graph that run on this machine.
+def find_plans(folder: Path, graph: str, graph_sha256: str, precision: str, host: PlanHost) -> PlanSet:
+    """The plans of a graph that run on this host.
 
     Raises `EngineError` that lists what is there, why it does not fit, and the command that builds what is missing.
     """
@@ -176,7 +176,7 @@ def find_plans(folder: Path, graph: str, graph_sha256: str, precision: str, mach
         found = read_plans(source.parent)
         if found.key.precision != precision:
             continue
-        reason = machine.refuses(found.key)
+        reason = host.refuses(found.key)
         if reason is None and graph not in found.plans:
             reason = f"it has no graph '{graph}'"
         elif reason is None and found.plans[graph].graph_sha256 != graph_sha256:
@@ -185,9 +185,9 @@ def find_plans(folder: Path, graph: str, graph_sha256: str, precision: str, mach
             return found
         reasons.append(f"- {found.path.name}: {reason}")
     listed = "\n".join(reasons) or f"- there is none in {precision} under {folder}"
-    wanted = PlanKey(machine.module, machine.version, machine.target, precision, 1)
+    wanted = PlanKey(host.module, host.version, host.target, precision, 1)
     message = (
-        f"graph '{graph}': no plan for {machine.module} {machine.version} on {machine.gpu} in {precision}:\n{listed}\n"
+        f"graph '{graph}': no plan for {host.module} {host.version} on {host.gpu} in {precision}:\n{listed}\n"
         f"{rebuild(folder, wanted)}"
     )
     raise EngineError(message)

@@ -19,13 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.engines.machine import describe_processor
-from rediffinet.io.cases import Case, load_case, load_labels
+from rediffinet.io.cases import Case, load_case, load_label_map
+from rediffinet.io.conventions import Conventions
+from rediffinet.io.geometry import to_canonical
 from rediffinet.io.naming import find_labels
+from rediffinet.metrics import region_dice
 from rediffinet.report import peak_rss_mb
+from rediffinet.task import DEFAULT_TASK, TASKS, Task
 
 Labels = npt.NDArray[np.uint8]
 Told = Callable[[str], None]
-REGIONS = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3, 4)}
 PACKAGES = ("rediffinet", "onnxruntime", "openvino", "torch", "monai", "nnunetv2", "numpy")
 
 
@@ -33,7 +36,7 @@ PACKAGES = ("rediffinet", "onnxruntime", "openvino", "torch", "monai", "nnunetv2
 class Measured:
     """One turn. seconds: of what was run; times: how often the whole case needs that, where it was not run in full.
 
-    stages: seconds of the parts of the case. labels: uint8 (X, Y, Z) on the case's grid, None where weights are random.
+    stages: seconds of the parts of the case. labels: uint8 (X, Y, Z) of the case, None for random weights.
     """
 
     seconds: float
@@ -42,7 +45,7 @@ class Measured:
     labels: Labels | None = None
 
 
-class Run(Protocol):
+class Turn(Protocol):
     """A contestant that is ready: one call is one turn."""
 
     def __call__(self) -> Measured:
@@ -76,7 +79,7 @@ class Standing:
     peak_rss_mb: float = 0.0
 
 
-def segmenter_run(case: Case, *, bundle: str | None, engine: str, precision: str, threads: int | None) -> Run:
+def segmenter_run(case: Case, *, bundle: str | None, engine: str, precision: str, threads: int | None) -> Turn:
     """Our own: the whole case by a bundle on an engine, without reading and writing."""
     from rediffinet.segmenter import Segmenter
 
@@ -87,25 +90,29 @@ def segmenter_run(case: Case, *, bundle: str | None, engine: str, precision: str
         result = segmenter.segment(case)
         took = time.perf_counter() - started
         stages = {"baseline": result.report.seconds.baseline, "refine": result.report.seconds.refine}
-        return Measured(took, stages=stages, labels=result.labels)
+        return Measured(took, stages=stages, labels=to_canonical(result.labels, case.grid))
 
     return run
 
 
 def contest(
-    folder: Path, contestants: Sequence[Contestant], turns: int, tell: Told = lambda what: None
+    folder: Path,
+    contestants: Sequence[Contestant],
+    turns: int,
+    tell: Told = lambda what: None,
+    task: Task = TASKS[DEFAULT_TASK],
 ) -> list[Standing]:
     """Prepare every contestant in a process of its own, then let them take turns; the first turn is not counted.
 
-    folder: a case folder; its label map, where there is one, is what quality is measured against.
+    folder: a case folder; its label map, where there is one, is what quality is measured against. task: of the bundle.
     """
-    labels = find_labels(folder)
-    reference = load_labels(labels)[0] if labels is not None else None
+    labels = find_labels(folder, task)
+    reference = load_label_map(labels, Conventions(task)) if labels is not None else None
     context = multiprocessing.get_context("spawn")
     workers = []
     for contestant in contestants:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, folder, contestant), daemon=True)
+        process = context.Process(target=_work, args=(theirs, folder, contestant, task), daemon=True)
         process.start()
         theirs.close()
         workers.append((contestant, process, ours))
@@ -137,16 +144,17 @@ def contest(
             if process.is_alive():
                 process.kill()
     return [
-        _standing(c, found[c.name], why_not.get(c.name, ""), memory.get(c.name, 0.0), reference) for c in contestants
+        _standing(c, found[c.name], why_not.get(c.name, ""), memory.get(c.name, 0.0), reference, task)
+        for c in contestants
     ]
 
 
-def _work(pipe: Connection, folder: Path, contestant: Contestant) -> None:
+def _work(pipe: Connection, folder: Path, contestant: Contestant, task: Task) -> None:
     """A contestant's process: None when it is ready, then for each "go" a (Measured, peak RSS), or why it cannot."""
     try:
-        case = load_case(folder)
+        case = load_case(folder, task=task)
         module, _, function = contestant.make.partition(":")
-        run: Run = getattr(importlib.import_module(module), function)(case, **contestant.arguments)
+        run: Turn = getattr(importlib.import_module(module), function)(case, **contestant.arguments)
         pipe.send(None)
         while pipe.recv() == "go":
             pipe.send((run(), peak_rss_mb()))
@@ -158,7 +166,12 @@ def _work(pipe: Connection, folder: Path, contestant: Contestant) -> None:
 
 
 def _standing(
-    contestant: Contestant, turns: Sequence[Measured], why_not: str, memory: float, reference: Labels | None
+    contestant: Contestant,
+    turns: Sequence[Measured],
+    why_not: str,
+    memory: float,
+    reference: Labels | None,
+    task: Task,
 ) -> Standing:
     if why_not or not turns:
         return Standing(contestant.name, contestant.note, why_not)
@@ -167,20 +180,9 @@ def _standing(
     stages = {
         stage: statistics.median(measured.stages[stage] * measured.times for measured in turns) for stage in last.stages
     }
-    quality = dice(last.labels, reference) if last.labels is not None and reference is not None else {}
+    quality = region_dice(last.labels, reference, task) if last.labels is not None and reference is not None else {}
     spread = statistics.median(seconds), min(seconds), max(seconds)
     return Standing(contestant.name, contestant.note, "", len(turns), *spread, stages, quality, memory)
-
-
-def dice(labels: Labels, reference: Labels) -> dict[str, float]:
-    """Dice of WT, TC and ET; 1 where both are empty. ET may be 3 or 4 in either."""
-    found = {}
-    for region, members in REGIONS.items():
-        held = (*members, 4) if 3 in members else members
-        a, b = np.isin(labels, held), np.isin(reference, held)
-        total = int(a.sum()) + int(b.sum())
-        found[region] = 2.0 * int((a & b).sum()) / total if total else 1.0
-    return found
 
 
 def describe() -> dict[str, str]:
@@ -209,7 +211,7 @@ def as_rows(standings: Sequence[Standing]) -> tuple[tuple[str, ...], list[tuple[
         "seconds (shortest–longest)",
         "× the first",
         "baseline s",
-        "Dice WT / TC / ET",
+        f"Dice {' / '.join(first.dice if first else ())}",
         "peak MB",
         "",
     )

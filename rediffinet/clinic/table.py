@@ -23,7 +23,7 @@ SHARE = 0.05
 
 
 @dataclass
-class Row:
+class CaseRow:
     """One case. state: waiting, done or failed; volumes: ml by region; log, report, html: paths from the folder."""
 
     case: str
@@ -52,7 +52,7 @@ class CohortTable:
         self.log = folder / f"cohort{suffix}.log"
         self._folder = folder
         self._regions = tuple(regions)
-        self._rows = {id(given): Row(_name(given), given.source) for given in inputs}
+        self._rows = {id(given): CaseRow(_name(given), given.source) for given in inputs}
         self._next = 0.0
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ class CohortTable:
         states = [row.state for row in self._rows.values()]
         return {state: states.count(state) for state in ("waiting", "done", "failed")}
 
-    def _tell(self, row: Row, outcome: Outcome) -> None:
+    def _tell(self, row: CaseRow, outcome: Outcome) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         what: list[Any] = [now, row.case, "skipped" if outcome.skipped else row.state]
         if outcome.report is not None:

@@ -26,12 +26,10 @@ from rediffinet.io.geometry import (
     to_canonical,
     to_input_grid,
 )
-from rediffinet.io.labelmap import whole_labels
 from rediffinet.io.naming import case_name, check_name, find_cases, find_contrasts, find_labels, printable
-from rediffinet.io.nifti import NiftiSource, Volume, form_warnings, new_header, read_nifti, write_nifti
+from rediffinet.io.nifti import Image, NiftiSource, form_warnings, new_header, read_nifti, write_nifti
 from rediffinet.io.source import Map, Read, Source, SourceImage
-from rediffinet.labels import BRATS_2021, BRATS_2023, CONTRASTS, LabelSchema
-from rediffinet.task import DEFAULT_TASK, TASKS, Task, listed
+from rediffinet.task import DEFAULT_TASK, TASKS, Task
 
 __all__ = [
     "Case",
@@ -44,16 +42,9 @@ __all__ = [
     "find_labels",
     "load_case",
     "load_label_map",
-    "load_labels",
-    "recognise_schema",
     "to_input_grid",
     "write_nifti",
 ]
-
-EXPECTED_LABELS = (
-    "0, 1, 2, 3 (BraTS 2023) or 0, 1, 2, 4 (BraTS 2022 and before); labels 3 and 4 together are those of BraTS 2024 "
-    "post-treatment, which is not supported"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +67,7 @@ class Case:
     affine: Affine
     source: Source
     warnings: tuple[CaseWarning, ...] = ()
-    contrasts: tuple[str, ...] = CONTRASTS
+    contrasts: tuple[str, ...] = TASKS[DEFAULT_TASK].contrasts
     load_seconds: float = 0.0
     missing: tuple[str, ...] = ()
 
@@ -225,33 +216,6 @@ def load_label_map(
     return np.ascontiguousarray(to_canonical(labels, volume.grid))
 
 
-def load_labels(path: str | PathLike[str], grid: Grid | None = None) -> tuple[npt.NDArray[np.uint8], LabelSchema]:
-    """Load a label map as uint8 (X, Y, Z) in canonical orientation, values as stored, and recognise its schema.
-
-    ET = 4 means BraTS ≤ 2022; a map without ET is the same in both schemas and counts as BraTS 2023. A grid that was
-    rounded on its way, up to a tenth of a voxel from `grid`, is taken for it.
-
-    Raises:
-        CaseError: the file cannot be read.
-        LabelError: the map is not on `grid` (checked when given), or holds values of neither schema.
-    """
-    volume = read_nifti(path)
-    if grid is not None and not grid_distance_mm(volume.grid, grid) <= close_enough_mm(grid):
-        raise LabelError(grids_differ("The label map", "the images", volume.grid, grid, str(volume.path)))
-    labels = whole_labels(volume.voxels, str(volume.path), EXPECTED_LABELS)
-    schema = recognise_schema(labels, str(volume.path))
-    return np.ascontiguousarray(to_canonical(labels, volume.grid)), schema
-
-
-def recognise_schema(labels: npt.NDArray[Any], where: str) -> LabelSchema:
-    """The schema of a label map; `where` is its place in the message. Raises LabelError for values of neither."""
-    values = np.unique(labels)
-    for schema in (BRATS_2023, BRATS_2021):
-        if np.isin(values, (0, *schema.values)).all():
-            return schema
-    raise LabelError(f"{where} holds the values {listed(values)}.\nExpected {EXPECTED_LABELS}.")
-
-
 def grids_differ(one: str, other: str, grid: Grid, other_grid: Grid, where: str) -> str:
     """What is said of two grids that are not the same, with the distance and the two affines."""
 
@@ -313,12 +277,12 @@ def _numbers(array: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
     raise CaseError(f"{what} {reason}.\nExpected real numbers in an array, such as float32 or int16.")
 
 
-def _source(contrast: str, volume: Volume) -> SourceImage:
+def _source(contrast: str, volume: Image) -> SourceImage:
     path = printable(str(volume.path))
     return SourceImage(contrast, path, volume.sha256, volume.grid.shape, spacing_mm(volume.grid.affine))
 
 
-def _same_grid(volumes: Mapping[str, Volume]) -> list[CaseWarning]:
+def _same_grid(volumes: Mapping[str, Image]) -> list[CaseWarning]:
     """Raises CaseError where contrasts lie on different grids; returns what was put down to rounding."""
     (name, first), *others = volumes.items()
     rounded = {}
@@ -335,7 +299,7 @@ def _same_grid(volumes: Mapping[str, Volume]) -> list[CaseWarning]:
     return [rounded_grid(f"The grid of {', '.join(rounded)} {verb} from that of {name} by", max(rounded.values()))]
 
 
-def _fill(out: npt.NDArray[np.float32], volume: Volume | None) -> None:
+def _fill(out: npt.NDArray[np.float32], volume: Image | None) -> None:
     if volume is None:  # a contrast that the examination lacks
         out[:] = 0.0
         return

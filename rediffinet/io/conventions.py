@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.errors import LabelError
-from rediffinet.io.labelmap import whole_labels
 from rediffinet.task import TASKS, Task, converted, fitting_conventions, fitting_hint, listed
 
 _OLDER, _NEWER = TASKS["glioma-2021"], TASKS["glioma-2023"]
 _MANY = 32
+ROUNDING = 1e-3
+"""How far a value may lie from a whole number: a map that was stored as scaled integers comes back as 2.99998."""
 
 
 class ConventionError(LabelError):
@@ -90,6 +91,33 @@ def alternatives(task: Task) -> tuple[Task, ...]:
         if task.name == known.name or (same and task.name not in TASKS):
             return (task, other)
     return (task,)
+
+
+def whole_labels(voxels: npt.NDArray[Any], where: str) -> npt.NDArray[np.uint8]:
+    """Voxels (…) of any real type → uint8, in the same memory order; what lies within 1e-3 of an integer is rounded.
+
+    `where` names the map in errors.
+
+    Raises:
+        LabelError: a value is no whole number, or not between 0 and 255.
+    """
+    if voxels.dtype == np.uint8:
+        return voxels
+    if voxels.dtype.kind not in "fiub":
+        raise LabelError(f"{where} holds {voxels.dtype} values.\nExpected whole numbers from 0 to 255.")
+    with np.errstate(invalid="ignore"):
+        whole = np.rint(voxels) if voxels.dtype.kind == "f" else voxels
+        wrong = ~((whole >= 0) & (whole <= 255))
+        if voxels.dtype.kind == "f":
+            wrong |= ~(np.abs(voxels - whole) <= ROUNDING)
+        if wrong.any():
+            message = (
+                f"{where} holds the values {listed(np.unique(voxels))}.\n"
+                f"Expected whole numbers from 0 to 255. This is no label map: {int(wrong.sum())} voxels, the first of "
+                f"them {listed(voxels[wrong][:1])}, hold no whole number from 0 to 255."
+            )
+            raise LabelError(message)
+        return whole.astype(np.uint8)
 
 
 def present(labels: npt.NDArray[np.uint8]) -> list[int]:

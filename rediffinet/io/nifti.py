@@ -30,7 +30,7 @@ _GEOMETRY_FIELDS = (
 
 
 @dataclass(frozen=True, eq=False)
-class Volume:
+class Image:
     """One NIfTI file: voxels (X, Y, Z) in the stored order and type with scaling applied, its grid, header and hash.
 
     warnings: what had to be assumed to read it.
@@ -62,7 +62,7 @@ class NiftiSource:
         return {".nii.gz": gzipped(encoded)}
 
 
-def read_nifti(path: str | os.PathLike[str]) -> Volume:
+def read_nifti(path: str | os.PathLike[str]) -> Image:
     """Read a 3-D `.nii` or `.nii.gz`; trailing axes of length 1 are dropped.
 
     Raises:
@@ -88,7 +88,7 @@ def read_nifti(path: str | os.PathLike[str]) -> Volume:
     if voxels.dtype.kind not in "fiub":
         message = f"{path} holds {voxels.dtype} voxels.\nExpected one real number per voxel; save it as a scalar image."
         raise CaseError(message)
-    return Volume(path, hashlib.sha256(stored).hexdigest(), voxels, Grid(shape, affine), image.header, warnings)
+    return Image(path, hashlib.sha256(stored).hexdigest(), voxels, Grid(shape, affine), image.header, warnings)
 
 
 def new_header(affine: Affine) -> nib.Nifti1Header:

@@ -69,13 +69,19 @@ def prepare(
     held: bool (X, Y, Z), what must not be cut off besides the brain, such as a mask made elsewhere. missing: contrasts
     of which there is no image. Raises CaseError for images that hold no brain or a contrast that cannot be normalised.
     """
+    box = crop_box(images, held)
+    crop = normalise(images[(slice(None), *box)], how.normalisation, how.task.contrasts, missing)
+    return Prepared(box, spacing_mm, how.spacing_mm, crop, to_spacing(crop, spacing_mm, how.spacing_mm))
+
+
+def crop_box(images: Volume, held: npt.NDArray[np.bool_] | None = None) -> Box:
+    """What of a case (C, X, Y, Z) is worked on: the box of the brain, and of what is held besides; see `prepare`."""
     box = brain_box(images)
     if held is not None and held.any():
         kept = held.copy()
         kept[box] = True
         box = brain_box(kept[None].astype(np.float32))
-    crop = normalise(images[(slice(None), *box)], how.normalisation, how.task.contrasts, missing)
-    return Prepared(box, spacing_mm, how.spacing_mm, crop, to_spacing(crop, spacing_mm, how.spacing_mm))
+    return box
 
 
 def to_spacing(volume: Volume, spacing_mm: Spacing, wanted_mm: Spacing) -> Volume:

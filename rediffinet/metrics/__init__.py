@@ -1,6 +1,6 @@
 """Segmentation metrics of known definition: overlap, surface distances, lesion-wise BraTS scores."""
 
-from rediffinet.metrics.cases import RegionScores, evaluate_case
+from rediffinet.metrics.cases import RegionScores, evaluate_case, region_dice
 from rediffinet.metrics.lesionwise import LesionScores, lesionwise
 from rediffinet.metrics.masks import average_surface_distance, dice, hausdorff, hd95, normalised_surface_dice
 from rediffinet.metrics.protocols import PROTOCOLS, Protocol, find_protocol
@@ -18,4 +18,5 @@ __all__ = [
     "hd95",
     "lesionwise",
     "normalised_surface_dice",
+    "region_dice",
 ]

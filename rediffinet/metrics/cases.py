@@ -13,7 +13,7 @@ from rediffinet.metrics.masks import DEFINITIONS, Spacing, check_spacing, dice, 
 from rediffinet.metrics.protocols import Protocol, find_protocol
 from rediffinet.metrics.reducers import share_within
 from rediffinet.metrics.regions import region_pairs
-from rediffinet.task import DEFAULT_TASK, TASKS, Task
+from rediffinet.task import DEFAULT_TASK, TASKS, Task, regions_of
 
 _Mask = npt.NDArray[np.bool_]
 Presence = Literal["both", "missed", "invented", "absent"]
@@ -70,6 +70,14 @@ def evaluate_case(
     with ThreadPoolExecutor(threads) as pool:
         scores = list(pool.map(lambda pair: _score(pair[0], pair[1], spacing_mm, rules), pairs))
     return dict(zip(task.region_names, scores, strict=True))
+
+
+def region_dice(
+    pred_labels: npt.NDArray[np.integer], ref_labels: npt.NDArray[np.integer], task: Task = TASKS[DEFAULT_TASK]
+) -> dict[str, float]:
+    """Dice of each region of the task in two label maps (X, Y, Z), without other scores; 1 where it is in neither."""
+    both = zip(regions_of(pred_labels, task), regions_of(ref_labels, task), strict=True)
+    return dict(zip(task.region_names, (dice(pred, ref) for pred, ref in both), strict=True))
 
 
 def _score(pred: _Mask, ref: _Mask, spacing_mm: Spacing, rules: Protocol) -> RegionScores:

@@ -1,7 +1,7 @@
 """What graphs a network has, and with what inputs and outputs: one row per kind of network.
 
 Training builds from it, the engine in memory and the export run what it lists, and a bundle's files are held against
-it. A new kind of network is one module and one row of `ROWS`.
+it. A new kind of network is one module and one row of `BUILDERS`.
 """
 
 from collections.abc import Callable, Mapping
@@ -54,7 +54,7 @@ class NetGraph:
 
 
 @dataclass(frozen=True)
-class Row:
+class Builder:
     """How a network is built from its configuration, and the graphs of a built one for a window.
 
     mirror: a baseline's answer is the mean with that of the mirrored window.
@@ -66,7 +66,7 @@ class Row:
 
 def build_network(kind: ModelKind, config: UNetConfig | RefinerConfig, task: Task) -> nn.Module:
     """A freshly initialised network of a model. Raises ConfigError for a configuration that makes none."""
-    return ROWS[kind.network].build(kind, config, task)
+    return BUILDERS[kind.network].build(kind, config, task)
 
 
 def network_graphs(
@@ -74,7 +74,7 @@ def network_graphs(
 ) -> tuple[NetGraph, ...]:
     """The graphs of a network, or of an ensemble of such, on windows of that many voxels."""
     shapes = _Shapes(window, len(task.contrasts), len(task.regions), kind.condition_channels(task))
-    return ROWS[kind.network].graphs(shapes, net, mirror)
+    return BUILDERS[kind.network].graphs(shapes, net, mirror)
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ def _build_refiner(kind: ModelKind, config: RefinerConfig, task: Task) -> nn.Mod
     return Refiner(config, len(task.regions))
 
 
-ROWS: Mapping[Network, Row] = {
-    "baseline": Row(_build_baseline, _baseline),
-    "corrector": Row(_build_corrector, _corrector),
-    "refiner": Row(_build_refiner, _refiner),
+BUILDERS: Mapping[Network, Builder] = {
+    "baseline": Builder(_build_baseline, _baseline),
+    "corrector": Builder(_build_corrector, _corrector),
+    "refiner": Builder(_build_refiner, _refiner),
 }

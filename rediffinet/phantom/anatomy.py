@@ -16,7 +16,7 @@ BOX_MM = np.array([144.0, 180.0, 142.0])  # extent of the box that holds every b
 
 
 @dataclass(frozen=True)
-class Grid:
+class BrainGrid:
     """Voxels of the brain box: `shape` voxels, `scale` voxels per mm of a full-size brain."""
 
     shape: Shape
@@ -31,19 +31,19 @@ class Grid:
             z[None, None, :].astype(np.float32),
         )
 
-    def coarse(self) -> "Grid":
+    def coarse(self) -> "BrainGrid":
         """Half the resolution where that is still fine enough to draw a gyrus, with the same corners."""
         if self.scale < 0.75:
             return self
         shape = tuple((n + 1) // 2 for n in self.shape)
-        return Grid((shape[0], shape[1], shape[2]), self.scale * (shape[1] - 1) / (self.shape[1] - 1))
+        return BrainGrid((shape[0], shape[1], shape[2]), self.scale * (shape[1] - 1) / (self.shape[1] - 1))
 
 
 @dataclass(frozen=True)
 class Head:
     """Hull of one brain on the coarse grid: individual coordinates and depths below the surface (mm)."""
 
-    grid: Grid
+    grid: BrainGrid
     coords: tuple[Field, Field, Field]
     cerebrum: Field
     cerebellum: Field
@@ -84,7 +84,7 @@ def _smooth_max(a: Field, b: Field, k: float) -> Field:
     return np.asarray(np.maximum(a, b) + h * h * np.float32(k / 4), np.float32)
 
 
-def make_head(rng: np.random.Generator, grid: Grid) -> Head:
+def make_head(rng: np.random.Generator, grid: BrainGrid) -> Head:
     """Draw the outline of one brain: size, proportions and a noise-deformed surface."""
     grid = grid.coarse()
     size = rng.uniform([0.90, 0.90, 0.94], [1.01, 1.01, 1.02]).astype(np.float32)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rediffinet.errors import ConfigError, OutputError
 from rediffinet.files import new_files, new_folder
-from rediffinet.phantom.anatomy import BOX_MM, Grid, make_head
+from rediffinet.phantom.anatomy import BOX_MM, BrainGrid, make_head
 from rediffinet.phantom.fields import Shape, streams
 from rediffinet.phantom.lesions import Tumour, grow, plan_lesions, push_aside
 from rediffinet.phantom.parts import check_drawable, with_regions
@@ -72,7 +72,7 @@ def make_phantom(
 
     scale = min(1.0, *(0.97 * n / mm for n, mm in zip(shape, BOX_MM, strict=True)))
     box = [min(int(np.ceil(mm * scale)) + 1, n) for n, mm in zip(shape, BOX_MM, strict=True)]
-    grid = Grid((box[0], box[1], box[2]), scale)
+    grid = BrainGrid((box[0], box[1], box[2]), scale)
     head = make_head(anatomy_rng, grid)
     lesions = plan_lesions(plan_rng, head, tumour)
     tissues = make_tissues(anatomy_rng, head, grid, push_aside(head.coords, head, lesions))

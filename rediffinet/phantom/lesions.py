@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rediffinet.errors import ConfigError
-from rediffinet.phantom.anatomy import Grid, Head
+from rediffinet.phantom.anatomy import BrainGrid, Head
 from rediffinet.phantom.fields import Field, Shape, ramp, relu, smooth_noise
 from rediffinet.phantom.tissues import Tissues
 
@@ -125,7 +125,7 @@ def _threshold(field: Field, candidates: NDArray[np.bool_], count: float) -> flo
     return float(np.partition(values, k)[k])
 
 
-def _window(grid: Grid, centre: tuple[float, float, float], reach_mm: float) -> tuple[slice, slice, slice]:
+def _window(grid: BrainGrid, centre: tuple[float, float, float], reach_mm: float) -> tuple[slice, slice, slice]:
     slices = []
     for axis, c, n in zip(grid.axes(), centre, grid.shape, strict=True):
         hit = np.flatnonzero(np.abs(axis.ravel() - c) <= reach_mm)
@@ -147,7 +147,7 @@ def _irregular_radius(rng: np.random.Generator, rel: list[Field], shape: Shape, 
     return np.asarray(far, np.float32)
 
 
-def grow(rng: np.random.Generator, grid: Grid, tissues: Tissues, lesions: list[Lesion]) -> Growth:
+def grow(rng: np.random.Generator, grid: BrainGrid, tissues: Tissues, lesions: list[Lesion]) -> Growth:
     """Grow every lesion in the anatomy: a lobed core, a rim of uneven thickness, edema that follows white matter."""
     labels = np.zeros(grid.shape, np.uint8)
     soft = {name: np.zeros(grid.shape, np.float32) for name in ("edema", "necrosis", "enhancing")}
@@ -197,7 +197,7 @@ def grow(rng: np.random.Generator, grid: Grid, tissues: Tissues, lesions: list[L
 
 
 def _necrosis(
-    rng: np.random.Generator, grid: Grid, lesion: Lesion, core: NDArray[np.bool_], far: Field
+    rng: np.random.Generator, grid: BrainGrid, lesion: Lesion, core: NDArray[np.bool_], far: Field
 ) -> tuple[NDArray[np.bool_], Field]:
     """Non-enhancing part of the core and the signed depth (mm) into it; the rest of the core enhances."""
     shape: Shape = far.shape

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rediffinet.phantom.anatomy import Grid
+from rediffinet.phantom.anatomy import BrainGrid
 from rediffinet.phantom.fields import Field, blur, smooth_noise, thick_slices
 from rediffinet.phantom.lesions import Growth
 from rediffinet.phantom.tissues import Tissues
@@ -94,7 +94,7 @@ class Textures:
     fine: Field
 
 
-def draw_textures(rng: np.random.Generator, grid: Grid) -> Textures:
+def draw_textures(rng: np.random.Generator, grid: BrainGrid) -> Textures:
     """Draw the unevenness of one patient's tissue, at scales of 12, 9 and 3.2 mm."""
     return Textures(
         smooth_noise(rng, grid.shape, 12 * grid.scale),
@@ -104,7 +104,7 @@ def draw_textures(rng: np.random.Generator, grid: Grid) -> Textures:
 
 
 def acquire(
-    rng: np.random.Generator, grid: Grid, contrast: Contrast, tissues: Tissues, growth: Growth, textures: Textures
+    rng: np.random.Generator, grid: BrainGrid, contrast: Contrast, tissues: Tissues, growth: Growth, textures: Textures
 ) -> NDArray[np.float32]:
     """One image of the box in whole scanner units: at least 1 in the brain and exactly 0 outside."""
     c = contrast

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from rediffinet.phantom.anatomy import Grid, Head, deep_grey_depth, folds, sylvian_distance, ventricle_depth
+from rediffinet.phantom.anatomy import BrainGrid, Head, deep_grey_depth, folds, sylvian_distance, ventricle_depth
 from rediffinet.phantom.fields import Field, blur, ramp, relu, resample, smooth_noise
 
 Coords = tuple[Field, Field, Field]
@@ -113,7 +113,7 @@ def _vessels(rng: np.random.Generator, head: Head, inner: Coords, parts: _Parts,
     return np.minimum(blur(np.asarray(every, np.float32), 0.4), 1)
 
 
-def make_tissues(rng: np.random.Generator, head: Head, grid: Grid, inner: Coords) -> Tissues:
+def make_tissues(rng: np.random.Generator, head: Head, grid: BrainGrid, inner: Coords) -> Tissues:
     """Fill the hull with tissues. `inner` are the coordinates of the inside, moved by the mass effect of lesions."""
     atrophy = float(rng.beta(2, 3))
     cortex_mm = float(rng.uniform(2.7, 3.6))

@@ -10,8 +10,7 @@ from rediffinet.errors import OutputError
 from rediffinet.files import new_files
 from rediffinet.io.geometry import to_input_grid
 from rediffinet.io.naming import case_name
-from rediffinet.io.nifti import Volume as Image
-from rediffinet.io.nifti import read_nifti, write_nifti
+from rediffinet.io.nifti import Image, read_nifti, write_nifti
 from rediffinet.prepare.names import find_raw
 from rediffinet.prepare.picture import save_picture
 from rediffinet.prepare.pipeline import Prepared

@@ -14,8 +14,7 @@ from rediffinet.engines import open_engine
 from rediffinet.errors import CaseError, LabelError
 from rediffinet.io.cases import Case
 from rediffinet.io.geometry import GRID_SAME_MM, close_enough_mm, grid_distance_mm
-from rediffinet.io.nifti import NiftiSource, new_header
-from rediffinet.io.nifti import Volume as Image
+from rediffinet.io.nifti import Image, NiftiSource, new_header
 from rediffinet.io.source import SourceImage
 from rediffinet.prepare.brain import extract_brain
 from rediffinet.prepare.brain_bundle import open_brain_bundle

@@ -23,7 +23,7 @@ SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """B against A. `dropped`: pairs (seed, fold, case) that one of the two lacks; `rows`: see `Row`."""
+    """B against A. `dropped`: pairs (seed, fold, case) that one of the two lacks; `rows`: see `Compared`."""
 
     a: str
     b: str
@@ -34,11 +34,11 @@ class Comparison:
     cases: int
     dropped: int
     bootstrap: Bootstrap
-    rows: tuple["Row", ...]
+    rows: tuple["Compared", ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Compared:
     """One metric of one region in one fold, or pooled; the values (n,) of each case are kept for figures."""
 
     metric: str
@@ -108,7 +108,9 @@ def compare(a: Results, b: Results, *, common: bool = False, bootstrap: Bootstra
                 pairs = [key for key in shared if fold is None or key[1] == fold]
                 values = [_per_case({key: table[key][region] for key in pairs}, metric) for table in tables]
                 paired = compare_pairs(values[0], values[1], tail, bootstrap)
-                rows.append(Row(metric, region, POOLED if fold is None else str(fold), paired, values[0], values[1]))
+                rows.append(
+                    Compared(metric, region, POOLED if fold is None else str(fold), paired, values[0], values[1])
+                )
     return Comparison(
         a=a.models[0],
         b=b.models[0],

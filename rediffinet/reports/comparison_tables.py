@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rediffinet.files import write_atomically
-from rediffinet.reports.comparison import POOLED, TAILS, Comparison, Row
+from rediffinet.reports.comparison import POOLED, TAILS, Compared, Comparison
 from rediffinet.reports.formats import Cells, markdown_table
 from rediffinet.reports.statistics import Bounds
 from rediffinet.scoring.scores import to_csv
@@ -153,7 +153,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
     write_atomically(path, content.encode())
 
 
-def _table(rows: list[Row]) -> str:
+def _table(rows: list[Compared]) -> str:
     header = (
         *("metric", "region", "fold", "n", "mean A", "mean B", "B − A", "interval", "change %", "interval"),
         *("better/worse/same", "t-test p", "Shapiro-Wilk p", "Wilcoxon p", "note"),

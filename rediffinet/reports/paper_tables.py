@@ -38,7 +38,7 @@ Number = tuple[float, float | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """One model: `origin` is ours, published or change; `numbers` lacks what does not exist."""
 
     model: str
@@ -56,7 +56,7 @@ class PaperTable:
     name: str
     title: str
     places: tuple[Place, ...]
-    groups: tuple[tuple[Row, ...], ...]
+    groups: tuple[tuple[TableRow, ...], ...]
     notes: tuple[str, ...]
 
 
@@ -107,8 +107,8 @@ def all_folds_table(results: Results) -> PaperTable:
     both = [row for row in (ours[BASELINE], ours[REFINED]) if row.folds]
     seeds = min((row.seeds or 0 for row in both), default=0)
     change_rows = (
-        Row(change, "change", seeds or None, ours[REFINED].folds, ours[REFINED].cases, changes),
-        Row(
+        TableRow(change, "change", seeds or None, ours[REFINED].folds, ours[REFINED].cases, changes),
+        TableRow(
             change,
             "published",
             None,
@@ -187,7 +187,7 @@ def _in_order(first: Iterable[str], others: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*first, *others]))
 
 
-def _our_row(model: str, scores: Iterable[Score], places: Iterable[Place], *, over_folds: bool) -> Row:
+def _our_row(model: str, scores: Iterable[Score], places: Iterable[Place], *, over_folds: bool) -> TableRow:
     own = [score for score in scores if score.key.model == model]
     folds = sorted({score.key.fold for score in own})
     numbers: dict[Place, Number] = {}
@@ -197,7 +197,7 @@ def _our_row(model: str, scores: Iterable[Score], places: Iterable[Place], *, ov
         numbers[place] = float(np.mean(means)), deviation
     seeds = len({score.key.seed for score in own})
     cases = len({(score.key.fold, score.key.case) for score in own})
-    return Row(model, "ours", seeds or None, tuple(folds), cases or None, numbers)
+    return TableRow(model, "ours", seeds or None, tuple(folds), cases or None, numbers)
 
 
 def _mean_over_cases(scores: Iterable[Score], place: Place) -> float:
@@ -209,18 +209,18 @@ def _mean_over_cases(scores: Iterable[Score], place: Place) -> float:
     return float(np.mean([np.mean(values) for values in by_case.values()]))
 
 
-def _published_rows(table: int, models: Iterable[str], places: Sequence[Place]) -> tuple[Row, ...]:
+def _published_rows(table: int, models: Iterable[str], places: Sequence[Place]) -> tuple[TableRow, ...]:
     """A row for each model with a published number, and one for all others."""
     rows, without = [], []
     for model in (model for model in models if model in MODELS):
         cells = {place: published.CELLS.get((table, model, *place)) for place in places}
         numbers = {place: cell for place, cell in cells.items() if cell is not None}
         if numbers:
-            rows.append(Row(model, "published", None, (), None, numbers))
+            rows.append(TableRow(model, "published", None, (), None, numbers))
         else:
             without.append(model)
     if without:
-        rows.append(Row(", ".join(without) if rows else "all models", "published", None, (), None, {}))
+        rows.append(TableRow(", ".join(without) if rows else "all models", "published", None, (), None, {}))
     return tuple(rows)
 
 
@@ -228,7 +228,7 @@ def _change(before: float, after: float) -> Number:
     return 100.0 * (after / before - 1.0), None
 
 
-def _notes(definition: str, rows: Iterable[Row], scores: Iterable[Score]) -> list[str]:
+def _notes(definition: str, rows: Iterable[TableRow], scores: Iterable[Score]) -> list[str]:
     """What holds for both tables: definition, seeds, sources, and where rows are not of the same cases."""
     ours = [row for row in rows if row.folds]
     seeds = sorted({row.seeds or 0 for row in ours})
@@ -257,7 +257,7 @@ def _header(places: Iterable[Place]) -> Cells:
     return ("model", "seeds", "folds", "cases", *(f"{NAMES[metric]} {region}" for metric, region in places))
 
 
-def _cells(row: Row, places: Iterable[Place]) -> Cells:
+def _cells(row: TableRow, places: Iterable[Place]) -> Cells:
     label = f"{row.model} (published)" if row.origin == "published" else row.model
     folds = ABSENT
     if row.folds:
@@ -268,7 +268,7 @@ def _cells(row: Row, places: Iterable[Place]) -> Cells:
     return (label, *counts, *(_number(row, place, is_change) for place in places))
 
 
-def _number(row: Row, place: Place, is_change: bool) -> str:
+def _number(row: TableRow, place: Place, is_change: bool) -> str:
     if place not in row.numbers:
         return NOT_AVAILABLE if row.origin == "published" else ABSENT
     mean, deviation = row.numbers[place]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from rediffinet.reports.comparison import POOLED, Comparison, Row
+from rediffinet.reports.comparison import POOLED, Compared, Comparison
 from rediffinet.reports.comparison_tables import NAMES
 from rediffinet.reports.drawing import new_figure, write_figure
 from rediffinet.reports.statistics import scipy_stats
@@ -33,7 +33,7 @@ def write_quantile_plot(comparison: Comparison, path: Path) -> None:
     write_figure(figure, path)
 
 
-def _draw(panel: Any, row: Row) -> None:
+def _draw(panel: Any, row: Compared) -> None:
     differences = row.values_b - row.values_a
     panel.tick_params(labelsize=7)
     p = row.paired.shapiro_p

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from rediffinet.errors import CaseError, LabelError, RediffError
 from rediffinet.io.conventions import ConventionError, Conventions
 from rediffinet.io.geometry import GRID_CLOSE_VOXELS, GRID_SAME_MM, close_enough_mm, corner_distance_mm, spacing_mm
-from rediffinet.io.nifti import Volume, read_nifti
+from rediffinet.io.nifti import Image, read_nifti
 from rediffinet.metrics import Protocol, RegionScores, evaluate_case, find_protocol
 from rediffinet.scoring.confusion import confusion, exchange_hint
 from rediffinet.scoring.pairs import Pair
@@ -157,7 +157,7 @@ def _conventions(rules: Rules) -> tuple[Conventions, Conventions]:
     return Conventions(rules.task, rules.predictions), Conventions(rules.task, rules.references)
 
 
-def _check_grids(predicted: Volume, reference: Volume) -> tuple[str, ...]:
+def _check_grids(predicted: Image, reference: Image) -> tuple[str, ...]:
     """Nothing, or how far apart the two grids are where that can be put up with."""
     ours, theirs = predicted.grid, reference.grid
     if ours.shape != theirs.shape:

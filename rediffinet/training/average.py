@@ -10,7 +10,7 @@ import torch
 from rediffinet.errors import OutputError, TrainingError
 from rediffinet.training.checkpoint import CHECKPOINT, save_best
 from rediffinet.training.loop import check_folder
-from rediffinet.training.run import Run, open_run
+from rediffinet.training.run import Averaged, Run, open_run
 
 
 def average_runs(folders: Sequence[Path], out: Path) -> Path:
@@ -35,10 +35,11 @@ def average_runs(folders: Sequence[Path], out: Path) -> Path:
         name: torch.stack([other[name] for other in weights]).mean(dim=0) if value.is_floating_point() else value
         for name, value in weights[-1].items()
     }
-    provenance = {**last.provenance, "averaged": [{"checkpoint_sha256": run.sha256, "steps": run.step} for run in runs]}
+    averaged = tuple(Averaged(checkpoint_sha256=run.sha256, steps=run.step) for run in runs)
+    provenance = last.provenance.model_copy(update={"averaged": averaged})
     out.mkdir(parents=True, exist_ok=True)
     config = json.loads(last.config.model_dump_json())
-    save_best(path, mean, {"config": config, "step": last.step, "provenance": provenance})
+    save_best(path, mean, {"config": config, "step": last.step, "provenance": provenance.to_dict()})
     return path
 
 
@@ -48,8 +49,8 @@ def _check(runs: Sequence[Run]) -> None:
         message = f"average: got {len(runs)} run, expected two or more, the last of which began with the one before"
         raise TrainingError(message)
     for before, run in pairwise(runs):
-        begun = run.provenance.get("begun_with", {}).get("sha256")
-        if begun != before.sha256:
+        begun = run.provenance.begun_with
+        if begun is None or begun.sha256 != before.sha256:
             message = (
                 f"{run.path} did not begin with {before.path}, so that the mean of their weights is no network that "
                 "answers. Give runs in the order of training, each begun with the one before (`begin_with`)."

@@ -29,7 +29,7 @@ from rediffinet.method.uncertainty import LEAST, Reliability, UncertaintyCurve, 
 from rediffinet.metrics import dice
 from rediffinet.task import Task, regions_of
 from rediffinet.training.data import TrainingCase
-from rediffinet.training.scoring import FOUND, Row, load_found, rows_of
+from rediffinet.training.scoring import FOUND, ScoreRow, load_found, rows_of
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.995)
 COMPONENTS = (0.1, 0.15, 0.2, 0.3, 0.5)
@@ -50,7 +50,7 @@ class Found:
     reference: npt.NDArray[np.uint8]
     spacing_mm: Spacing
     given: npt.NDArray[np.bool_] | None = None
-    scored: dict[bytes, list[Row]] = field(default_factory=dict, compare=False, repr=False)
+    scored: dict[bytes, list[ScoreRow]] = field(default_factory=dict, compare=False, repr=False)
 
     def decoded(self, recipe: Recipe, decision: Decision) -> Decoded:
         """What this decision makes of it, at the case's own voxels."""
@@ -63,17 +63,17 @@ class Found:
             postprocess=True,
         )
 
-    def rows(self, recipe: Recipe, decision: Decision) -> list[Row]:
+    def rows(self, recipe: Recipe, decision: Decision) -> list[ScoreRow]:
         """Scores with this decision, in rows that name the recipe's model."""
         return self._rows(self.decoded(recipe, decision).labels, recipe.task, recipe.model)
 
-    def baseline_rows(self, recipe: Recipe, decision: Decision) -> list[Row]:
+    def baseline_rows(self, recipe: Recipe, decision: Decision) -> list[ScoreRow]:
         """Scores of the baseline after the same postprocessing, in rows that name 'unet'."""
         labels = self.decoded(recipe, decision).baseline
         assert labels is not None, "a model that refines a baseline"
         return self._rows(labels, recipe.task, "unet")
 
-    def _rows(self, labels: npt.NDArray[np.uint8], task: Task, model: str) -> list[Row]:
+    def _rows(self, labels: npt.NDArray[np.uint8], task: Task, model: str) -> list[ScoreRow]:
         key = hashlib.sha256(labels.tobytes()).digest()
         if key not in self.scored:
             self.scored[key] = rows_of(
@@ -91,26 +91,26 @@ def found_by(folder: Path, case: TrainingCase, prior: npt.NDArray[np.floating] |
     return Inferred(None if prior is None else prior.astype(np.float32), load_found(path))
 
 
-def sweep(recipe: Recipe, cases: Iterable[Found], decision: Decision) -> dict[float, list[Row]]:
+def sweep(recipe: Recipe, cases: Iterable[Found], decision: Decision) -> dict[float, list[ScoreRow]]:
     """Scores of every case at each of `THRESHOLDS` and `NEVER`, the same one for all regions and both directions."""
-    swept: dict[float, list[Row]] = {threshold: [] for threshold in (*THRESHOLDS, NEVER)}
+    swept: dict[float, list[ScoreRow]] = {threshold: [] for threshold in (*THRESHOLDS, NEVER)}
     for found in cases:
         for threshold, rows in swept.items():
             rows += found.rows(recipe, decision.changed(thresholds=(threshold,) * len(recipe.task.regions)))
     return swept
 
 
-def sweep_components(recipe: Recipe, cases: Iterable[Found], decision: Decision) -> dict[float, list[Row]]:
+def sweep_components(recipe: Recipe, cases: Iterable[Found], decision: Decision) -> dict[float, list[ScoreRow]]:
     """Scores of every case with whole components flipped, and nothing else, at each of `COMPONENTS` and `NEVER`."""
     unflipped = (NEVER,) * len(recipe.task.regions)
     decisions = {
         limit: decision.changed(thresholds=unflipped, whole_components=limit) for limit in (*COMPONENTS, NEVER)
     }
-    swept: dict[float, list[Row]] = {limit: [] for limit in decisions}
+    swept: dict[float, list[ScoreRow]] = {limit: [] for limit in decisions}
     for found in cases:
         assert found.inferred.probability is not None and found.inferred.found is not None, "a model that flips"
         mask = recipe.mask(found.inferred.probability)
-        done: dict[bytes, list[Row]] = {}  # most cases are one component, whatever the limit
+        done: dict[bytes, list[ScoreRow]] = {}  # most cases are one component, whatever the limit
         for limit, rows in swept.items():
             left_out = left_out_of(recipe, decisions[limit], mask, found.inferred.found).tobytes()
             if left_out not in done:
@@ -119,7 +119,7 @@ def sweep_components(recipe: Recipe, cases: Iterable[Found], decision: Decision)
     return swept
 
 
-def choose_whole_components(swept: Mapping[float, Sequence[Row]], regions: Sequence[str]) -> float:
+def choose_whole_components(swept: Mapping[float, Sequence[ScoreRow]], regions: Sequence[str]) -> float:
     """The doubt at which flipping whole components gains most over all regions; `NEVER` if it gains nowhere.
 
     Cases with more than one large component are few, and most limits do the same to them. Of those that do equally
@@ -139,7 +139,7 @@ def choose_whole_components(swept: Mapping[float, Sequence[Row]], regions: Seque
     return equal[len(equal) // 2]
 
 
-def choose_thresholds(swept: Mapping[float, Sequence[Row]], regions: Sequence[str]) -> PerRegion:
+def choose_thresholds(swept: Mapping[float, Sequence[ScoreRow]], regions: Sequence[str]) -> PerRegion:
     """The threshold that gains most over the regions that it helps; `NEVER` for a region that it does not.
 
     swept: scores of the same cases at every threshold, the baseline's under `NEVER`. A threshold helps a region when
@@ -213,7 +213,7 @@ def choose_unsure_enhancement(cases: Sequence[Enhancing]) -> float:
     return max((0.0, *((below + above) / 2.0 for below, above in pairwise(confidences))), key=score)
 
 
-def without(swept: Mapping[float, Sequence[Row]], fold: int | None) -> dict[float, list[Row]]:
+def without(swept: Mapping[float, Sequence[ScoreRow]], fold: int | None) -> dict[float, list[ScoreRow]]:
     """The rows of all other folds at every threshold; all rows for None."""
     return {threshold: [row for row in rows if row["fold"] != str(fold)] for threshold, rows in swept.items()}
 
@@ -275,7 +275,7 @@ def check_model(model: str) -> None:
         raise TrainingError(message)
 
 
-def _means(rows: Sequence[Row], region: str) -> _Means:
+def _means(rows: Sequence[ScoreRow], region: str) -> _Means:
     chosen = [row for row in rows if row["region"] == region]
     columns = ("dice", "surface_dice_1mm", "hd95_mm")
     return _Means(*(mean(float(row[column]) for row in chosen) for column in columns))

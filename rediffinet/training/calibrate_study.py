@@ -28,7 +28,7 @@ from rediffinet.training.calibrate import (
 from rediffinet.training.crossval import Study, finished, gather
 from rediffinet.training.otherwise import found_with_masks, found_without
 from rediffinet.training.out_of_fold import Stage
-from rediffinet.training.scoring import Row, summary, write_rows
+from rediffinet.training.scoring import ScoreRow, summary, write_rows
 
 FOLDER = "calibrated"
 
@@ -165,14 +165,14 @@ class _Choices:
     found: Sequence[Found]
     whole_components: float | None
     thresholds: PerRegion | None = None
-    _swept: dict[tuple[float, float], dict[float, list[Row]]] = field(default_factory=dict)
-    _components: dict[float, dict[float, list[Row]]] = field(default_factory=dict)
+    _swept: dict[tuple[float, float], dict[float, list[ScoreRow]]] = field(default_factory=dict)
+    _components: dict[float, dict[float, list[ScoreRow]]] = field(default_factory=dict)
 
     def made(self, limit: float, whole: float) -> Decision:
         """The recipe's decision, with these limits."""
         return self.recipe.decision.changed(unsure_enhancement=limit, whole_components=whole)
 
-    def swept(self, limit: float, whole: float) -> dict[float, list[Row]]:
+    def swept(self, limit: float, whole: float) -> dict[float, list[ScoreRow]]:
         """Scores at every threshold."""
         if (limit, whole) not in self._swept:
             self._swept[limit, whole] = sweep(self.recipe, self.found, self.made(limit, whole))
@@ -193,7 +193,7 @@ class _Choices:
         thresholds = self.thresholds or choose_thresholds(without(self.swept(limit, whole), fold), regions)
         return self.made(limit, whole).changed(thresholds=thresholds)
 
-    def scored(self, per_fold: Mapping[int, Decision]) -> tuple[list[Row], list[Row]]:
+    def scored(self, per_fold: Mapping[int, Decision]) -> tuple[list[ScoreRow], list[ScoreRow]]:
         """Scores before and after, each case with the decision of its fold."""
         before = [row for one in self.found for row in one.baseline_rows(self.recipe, per_fold[one.fold])]
         return before, [row for one in self.found for row in one.rows(self.recipe, per_fold[one.fold])]

@@ -39,11 +39,12 @@ from rediffinet.training.records import (
     LOG_COLUMNS,
     VALIDATION,
     VALIDATION_COLUMNS,
+    Record,
     RegionScore,
-    Row,
     read_rows,
     write_rows,
 )
+from rediffinet.training.run import Provenance
 from rediffinet.training.state import MEASURED, State, new_state, restore_state
 
 LOG_EVERY = 10
@@ -122,7 +123,7 @@ def check_folder(out: Path, *, resume: bool) -> None:
 def run_training(
     objective: Objective,
     out: Path,
-    provenance: dict[str, Any],
+    provenance: Provenance,
     *,
     resume: bool = False,
     progress: Progress | None = None,
@@ -131,9 +132,9 @@ def run_training(
 ) -> Path:
     """Train to the end and return the path of the checkpoint.
 
-    provenance: JSON-ready facts about the data (cases trained on and held out, hashes of baselines), kept in the
-    checkpoint. place: by default that of a process alone; of several the main one writes, and `out` is a folder that
-    all see. validate: scores every `validate_every` steps and at the end; the best network is kept.
+    provenance: kept in the checkpoint. place: by default that of a process alone; of several the main one writes, and
+    `out` is a folder that all see. validate: scores every `validate_every` steps and at the end; the best network is
+    kept.
 
     Raises OutputError when `out` holds a run already and `resume` is false, TrainingError when the run to resume has
     another configuration or other data, or when the loss is no longer a number, ConfigError when the processes cannot
@@ -148,7 +149,7 @@ def run_training(
         state = restore_state(objective, path, provenance, place) if path.exists() else new_state(objective, place)
         files = _Files(out, config, provenance, *_read_tables(out, state.step))
     settings = json.loads(config.model_dump_json(exclude={"device"}))
-    named = {key: value for key, value in provenance.items() if key not in MEASURED}
+    named = {key: value for key, value in provenance.to_dict().items() if key not in MEASURED}
     check_agreement(place, {"configuration": settings, "data set": named, "checkpoint step": state.step})
     if place.main:
         text = json.dumps(json.loads(config.model_dump_json()), indent=2)
@@ -188,16 +189,16 @@ class _Files:
 
     out: Path
     config: TrainConfig
-    provenance: dict[str, Any]
-    log: list[Row]
-    validation: list[Row]
+    provenance: Provenance
+    log: list[Record]
+    validation: list[Record]
 
 
-def _read_tables(out: Path, step: int) -> tuple[list[Row], list[Row]]:
+def _read_tables(out: Path, step: int) -> tuple[list[Record], list[Record]]:
     return read_rows(out / LOG, LOG_COLUMNS, step), read_rows(out / VALIDATION, VALIDATION_COLUMNS, step)
 
 
-def _validate(state: State, validate: Validate, rows: list[Row]) -> None:
+def _validate(state: State, validate: Validate, rows: list[Record]) -> None:
     """Score the averaged weights; note the rows, and whether they are the best yet."""
     model = copy.deepcopy(state.model)
     model.load_state_dict(state.ema)
@@ -230,7 +231,7 @@ def _metadata(files: _Files, state: State) -> dict[str, Any]:
     return {
         "config": json.loads(files.config.model_dump_json()),
         "step": state.step,
-        "provenance": files.provenance,
+        "provenance": files.provenance.to_dict(),
         "machine": {"device": str(state.place.device), "name": str(state.place), "torch": torch.__version__},
         "losses": state.losses,
         "best": state.best,

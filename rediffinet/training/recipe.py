@@ -47,7 +47,7 @@ class InferenceSettings:
 
 
 @dataclass(frozen=True)
-class Pair:
+class RunPair:
     """The runs that make a model: the one that is conditioned, and the baseline; None where the model has no such."""
 
     refiner: Run | None
@@ -70,7 +70,7 @@ def graphs_of(config: TrainConfig, network: Any) -> tuple[NetGraph, ...]:
     return network_graphs(find_model(config.model), network, config.network_window, config.task, mirror=config.mirror)
 
 
-def pair_runs(run: Run | None, baseline: Run | None) -> Pair:
+def pair_runs(run: Run | None, baseline: Run | None) -> RunPair:
     """Which of two runs is what: `run` is that of the model, `baseline` that of the baseline it refines.
 
     The baseline itself is a model too, given as either. Raises ExportError that names the run that is missing, that is
@@ -91,7 +91,7 @@ def pair_runs(run: Run | None, baseline: Run | None) -> Pair:
         message = f"{run.path} is a run of '{kind.name}', which refines no baseline. Leave {baseline.path} out."
         raise ExportError(message)
     if baseline is None:
-        return Pair(run, None) if kind.condition else Pair(None, run)
+        return RunPair(run, None) if kind.condition else RunPair(None, run)
     if baseline.config.model != "unet":
         message = f"{baseline.path} is a run of '{baseline.config.model}', expected one of 'unet' for the baseline"
         raise ExportError(message)
@@ -103,20 +103,20 @@ def pair_runs(run: Run | None, baseline: Run | None) -> Pair:
                 f"{getattr(baseline.config, what)}. Train both alike."
             )
             raise ExportError(message)
-    return Pair(run, baseline)
+    return RunPair(run, baseline)
 
 
-def provenance(pair: Pair) -> dict[str, Any]:
+def provenance(pair: RunPair) -> dict[str, Any]:
     """Where the networks come from: JSON-ready, by role."""
     runs = {"baseline": pair.baseline, "refiner": pair.refiner}
     return {role: run.described() for role, run in runs.items() if run is not None}
 
 
-def recipe_of(pair: Pair, settings: InferenceSettings | None = None) -> Recipe:
+def recipe_of(pair: RunPair, settings: InferenceSettings | None = None) -> Recipe:
     """How the networks of the runs are run. Raises ConfigError when more steps are asked for than were trained."""
     runs = [run for run in (pair.refiner, pair.baseline) if run is not None]
     configs = [run.config for run in runs]
-    known = [run.provenance["intensities"] for run in runs if "intensities" in run.provenance]
+    known = [run.provenance.intensities for run in runs if run.provenance.intensities is not None]
     # what images looked like to any network of the model; None for runs of before this was kept
     intensities = widest_ranges(known) if len(known) == len(runs) else None
     return make_recipe(configs[0], None if len(configs) == 1 else configs[1], settings, intensities)

@@ -13,7 +13,7 @@ LOG = "log.csv"
 LOG_COLUMNS = ("step", "loss", "learning_rate", "seconds", "waiting_seconds")
 VALIDATION = "validation.csv"
 VALIDATION_COLUMNS = ("step", "region", "dice", "hd95_mm")
-Row = list[Any]
+Record = list[Any]
 
 
 class RegionScore(NamedTuple):
@@ -24,7 +24,7 @@ class RegionScore(NamedTuple):
     hd95_mm: float
 
 
-def read_rows(path: Path, columns: Sequence[str], step: int) -> list[Row]:
+def read_rows(path: Path, columns: Sequence[str], step: int) -> list[Record]:
     """Rows up to the checkpoint's step, later ones will be made again; 0 in columns that an older file lacks.
 
     Empty without a file. Raises TrainingError when it is not one of ours.

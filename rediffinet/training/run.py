@@ -12,12 +12,74 @@ from torch import nn
 
 from rediffinet.errors import TrainingError
 from rediffinet.method.models import find_model
+from rediffinet.nets.config import Frozen
 from rediffinet.nets.ensemble import as_one
 from rediffinet.nets.graphs import build_network
 from rediffinet.training.checkpoint import BEST, CHECKPOINT, part, read_checkpoint
 from rediffinet.training.config import TrainConfig, read_config
 from rediffinet.training.data import patient_of
 from rediffinet.trust import widest_ranges
+
+
+class Begun(Frozen):
+    """The run whose weights another began with, None for an ensemble of such, and the patients that it had seen."""
+
+    sha256: str | None = None
+    patients: tuple[str, ...] = ()
+
+
+class Averaged(Frozen):
+    """A run whose weights are part of a mean."""
+
+    checkpoint_sha256: str
+    steps: int
+
+
+class Taught(Frozen):
+    """A baseline whose answers a refiner learnt from."""
+
+    sha256: str
+    fold: int | None
+
+
+class Member(Frozen):
+    """What tells a member of an ensemble from the others. begun_with: the checkpoint it began with."""
+
+    checkpoint_sha256: str
+    seed: int
+    fold: int | None
+    held_out: tuple[str, ...]
+    averaged: tuple[Averaged, ...] = ()
+    begun_with: str | None = None
+
+
+class Provenance(Frozen):
+    """Where the weights of a run come from, as it stands in its checkpoint and in a bundle's manifest.
+
+    trained_on, held_out: names of cases. patients: of cases whose name does not tell. intensities: what the images
+    trained on looked like (rediffinet.trust); None for runs of before this was kept.
+    """
+
+    trained_on: tuple[str, ...]
+    held_out: tuple[str, ...]
+    folds: int
+    fold: int | None
+    patients: dict[str, str] | None = None
+    intensities: dict[str, tuple[float, float]] | None = None
+    baselines: tuple[Taught, ...] = ()
+    begun_with: Begun | None = None
+    averaged: tuple[Averaged, ...] = ()
+    members: tuple[Member, ...] = ()
+
+    @property
+    def seen_patients(self) -> frozenset[str]:
+        """Patients whose labels the run, or one it began with, was trained on."""
+        own = ((self.patients or {}).get(name, patient_of(name)) for name in self.trained_on)
+        return frozenset(own) | frozenset(self.begun_with.patients if self.begun_with else ())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, without what there is not."""
+        return self.model_dump(mode="json", exclude_defaults=True)
 
 
 @dataclass(frozen=True)
@@ -30,7 +92,7 @@ class Run:
     path: Path
     config: TrainConfig
     model: nn.Module
-    provenance: dict[str, Any]
+    provenance: Provenance
     step: int
     sha256: str
     members: int = 1
@@ -38,9 +100,7 @@ class Run:
     @property
     def seen_patients(self) -> frozenset[str]:
         """Patients whose labels this run, or one it began with, was trained on."""
-        named = self.provenance.get("patients", {})
-        own = (named.get(name, patient_of(name)) for name in self.provenance["trained_on"])
-        return frozenset(own) | frozenset(self.provenance.get("begun_with", {}).get("patients", ()))
+        return self.provenance.seen_patients
 
     def described(self) -> dict[str, Any]:
         """Provenance for a bundle's manifest: JSON-ready."""
@@ -49,7 +109,7 @@ class Run:
             "steps": self.step,
             "checkpoint_sha256": self.sha256,
             "config": json.loads(self.config.model_dump_json()),
-            **self.provenance,
+            **self.provenance.to_dict(),
         }
 
 
@@ -70,12 +130,13 @@ def open_run(folder: Path, checkpoint: Literal["last", "best"] = "last") -> Run:
         config = read_config(metadata["config"])
         model = build_network(find_model(config.model), config.network, config.task)
         model.load_state_dict(part(tensors, "ema"))
+        provenance = Provenance.model_validate(metadata["provenance"])
     except (ValidationError, RuntimeError) as error:
         message = f"checkpoint {path} does not fit this version of rediffinet: {error}"
         raise TrainingError(message) from None
     model.eval()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Run(folder, config, model, metadata["provenance"], metadata["step"], digest)
+    return Run(folder, config, model, provenance, metadata["step"], digest)
 
 
 MAY_DIFFER = frozenset({"seed", "fold"})
@@ -97,33 +158,32 @@ def merge_runs(runs: Sequence[Run]) -> Run:
             raise TrainingError(message)
     if len(runs) == 1:
         return first
-    trained = sorted({name for run in runs for name in run.provenance["trained_on"]})
-    provenance = {
-        **first.provenance,
-        "trained_on": trained,
-        "held_out": [],
+    sources = [run.provenance for run in runs]
+    patients = sorted({patient for run in runs for patient in run.seen_patients})
+    ranges = [source.intensities for source in sources if source.intensities is not None]
+    changes = {
+        "trained_on": tuple(sorted({name for source in sources for name in source.trained_on})),
+        "held_out": (),
         "fold": None,
-        "members": [_member(run) for run in runs],
+        "members": tuple(_member(run) for run in runs),
+        "averaged": (),
+        "begun_with": Begun(patients=tuple(patients)) if any(source.begun_with for source in sources) else None,
+        "intensities": widest_ranges(ranges) if len(ranges) == len(runs) else None,
     }
-    provenance.pop("averaged", None)
-    if any("begun_with" in run.provenance for run in runs):
-        patients = sorted({patient for run in runs for patient in run.seen_patients})
-        provenance["begun_with"] = {"patients": patients}
-    ranges = [run.provenance["intensities"] for run in runs if "intensities" in run.provenance]
-    if len(ranges) == len(runs):
-        provenance["intensities"] = widest_ranges(ranges)
+    provenance = first.provenance.model_copy(update=changes)
     digest = hashlib.sha256("".join(run.sha256 for run in runs).encode()).hexdigest()
     model = as_one([run.model for run in runs]).eval()
     config = first.config.model_copy(update={"fold": None})
     return Run(first.path, config, model, provenance, first.step, digest, len(runs))
 
 
-def _member(run: Run) -> dict[str, Any]:
-    """What tells a member of an ensemble from the others: JSON-ready."""
-    held_out = run.provenance["held_out"]
-    told = {"checkpoint_sha256": run.sha256, "seed": run.config.seed, "fold": run.config.fold, "held_out": held_out}
-    if "averaged" in run.provenance:
-        told["averaged"] = run.provenance["averaged"]
-    if "begun_with" in run.provenance:
-        told["begun_with"] = run.provenance["begun_with"]["sha256"]
-    return told
+def _member(run: Run) -> Member:
+    source = run.provenance
+    return Member(
+        checkpoint_sha256=run.sha256,
+        seed=run.config.seed,
+        fold=run.config.fold,
+        held_out=source.held_out,
+        averaged=source.averaged,
+        begun_with=source.begun_with.sha256 if source.begun_with else None,
+    )

@@ -14,7 +14,7 @@ from rediffinet.io.cases import find_labels, load_case, load_label_map
 from rediffinet.io.conventions import Conventions
 from rediffinet.method.decode import decode
 from rediffinet.method.inference import Inferred, Loaded, infer, plan_sampling
-from rediffinet.method.normalise import brain_box
+from rediffinet.method.preparation import crop_box
 from rediffinet.method.refine import Discrepancy
 from rediffinet.method.resample import Spacing
 from rediffinet.metrics import evaluate_case, find_protocol
@@ -29,7 +29,7 @@ from rediffinet.training.run import Run
 
 SCORES = "scores.csv"
 FOUND = "found"
-Row = dict[str, str]
+ScoreRow = dict[str, str]
 
 
 def score_run(
@@ -48,7 +48,7 @@ def score_run(
     """
     loaded = open_in_memory(run, baseline, settings)
     plan = plan_sampling(loaded.recipe)
-    rows: list[Row] = []
+    rows: list[ScoreRow] = []
     (folder / FOUND).mkdir(parents=True, exist_ok=True)
     with loaded.engine:
         for index, case in enumerate(cases):
@@ -93,10 +93,10 @@ def reference_of(case: TrainingCase, task: Task) -> tuple[npt.NDArray[np.uint8],
     path = find_labels(case.folder, task)
     assert path is not None, "a case of a training set has labels"
     labels = load_label_map(path, Conventions(task), original.grid)
-    return labels[brain_box(original.images)], original.spacing_mm
+    return labels[crop_box(original.images)], original.spacing_mm
 
 
-def case_rows(loaded: Loaded, inferred: Inferred, case: TrainingCase, run: Run) -> list[Row]:
+def case_rows(loaded: Loaded, inferred: Inferred, case: TrainingCase, run: Run) -> list[ScoreRow]:
     """A row for each region and one for their mean."""
     task = loaded.recipe.task
     labels, spacing_mm = reference_of(case, task)
@@ -113,7 +113,7 @@ def rows_of(
     seed: int,
     fold: int | None,
     case: str,
-) -> list[Row]:
+) -> list[ScoreRow]:
     """Scores of one label map against the reference, both (X, Y, Z) with the task's labels, by the task's protocol.
 
     A row for each region and one for their mean, as text: the table of scores of `scoring.scores`.
@@ -124,7 +124,7 @@ def rows_of(
     return [as_text(row) for row in (*rows, average_row(rows))]
 
 
-def summary(rows: Sequence[Row], regions: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
+def summary(rows: Sequence[ScoreRow], regions: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
     """{region: {score: {"mean", "sd"}}} over the cases, for the regions and their mean; JSON-ready."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for region in (*regions, AVERAGE):
@@ -137,12 +137,12 @@ def summary(rows: Sequence[Row], regions: Sequence[str]) -> dict[str, dict[str, 
     return found
 
 
-def write_rows(path: Path, rows: Sequence[Row], columns: Sequence[str] = ORDER) -> None:
+def write_rows(path: Path, rows: Sequence[ScoreRow], columns: Sequence[str] = ORDER) -> None:
     """Write a CSV whole; a column that a row of an earlier version lacks is empty."""
     write_table(path, columns, [[row.get(column, "") for column in columns] for row in rows])
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[ScoreRow]:
     """Rows of a CSV by column name."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

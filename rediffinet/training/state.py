@@ -1,6 +1,5 @@
 """What training carries from step to step, fresh or from a checkpoint."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +14,7 @@ from rediffinet.training.config import read_config
 from rediffinet.training.distributed import Place, lone_place
 from rediffinet.training.objective import Objective
 from rediffinet.training.optimizer import make_optimizer
+from rediffinet.training.run import Provenance
 
 MEASURED = frozenset({"intensities"})
 """Provenance that is computed from the cases: older checkpoints lack it, other machines round it otherwise."""
@@ -54,7 +54,7 @@ def new_state(objective: Objective, place: Place | None = None) -> State:
     return State(model, average, optimizer, network, place)
 
 
-def restore_state(objective: Objective, path: Path, provenance: dict[str, Any], place: Place | None = None) -> State:
+def restore_state(objective: Objective, path: Path, provenance: Provenance, place: Place | None = None) -> State:
     """The state of a checkpoint. Raises TrainingError when it belongs to another configuration or other data.
 
     What is about the machine alone may differ (MACHINE_FIELDS), the number of processes too. A field that did not
@@ -75,7 +75,7 @@ def restore_state(objective: Objective, path: Path, provenance: dict[str, Any], 
         )
         message = f"`resume=True`: {path} has another configuration ({changes}). Use the same settings or a new `out`."
         raise TrainingError(message)
-    changed = _changed_provenance(metadata["provenance"], json.loads(json.dumps(provenance)))
+    changed = _changed_provenance(metadata["provenance"], provenance.to_dict())
     if changed:
         message = f"`resume=True`: {path} was trained on other data ({changed}). Give the same data or a new `out`."
         raise TrainingError(message)

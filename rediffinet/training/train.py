@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -17,7 +16,7 @@ from rediffinet.training.distributed import Place, lone_place, together
 from rediffinet.training.loop import Progress, Validate, check_folder, run_training
 from rediffinet.training.objectives import make_objective
 from rediffinet.training.out_of_fold import Stage, collect_priors, out_of_fold
-from rediffinet.training.run import Run, open_run
+from rediffinet.training.run import Begun, Provenance, Run, Taught, open_run
 from rediffinet.training.validation import HeldOut, check_validation, make_validation
 from rediffinet.trust import intensity_profile, profile_ranges
 
@@ -139,7 +138,7 @@ class _Job:
     held_out: list[TrainingCase]
     runs: list[Run]
     beginning: Run | None
-    provenance: dict[str, Any]
+    provenance: Provenance
 
 
 def _fill_cache(config: TrainConfig, data: Sequence[Path], cache: Path, place: Place) -> None:
@@ -198,22 +197,21 @@ def _read(
             "never split. Give more data, or fewer `folds`."
         )
         raise TrainingError(message)
-    provenance: dict[str, Any] = {
-        "trained_on": [case.name for case in kept],
-        "held_out": [case.name for case in held_out],
-        "folds": config.folds,
-        "fold": config.fold,
-    }
-    if patients:
-        provenance["patients"] = {case.name: case.patient for case in cases if case.name in patients}
     check_dataset(cases, folds, config.preparation, *(() if config.fold is None else (config.fold,)))
     profiles = [intensity_profile(case.image, config.normalisation.background, config.task.contrasts) for case in kept]
-    provenance["intensities"] = profile_ranges(profiles)
-    if kind.refines:
-        provenance["baselines"] = [{"sha256": run.sha256, "fold": run.config.fold} for run in runs]
     beginning = None if begin_with is None else _open_beginning(begin_with, config, held_out)
-    if beginning is not None:
-        provenance["begun_with"] = {"sha256": beginning.sha256, "patients": sorted(beginning.seen_patients)}
+    provenance = Provenance(
+        trained_on=tuple(case.name for case in kept),
+        held_out=tuple(case.name for case in held_out),
+        folds=config.folds,
+        fold=config.fold,
+        patients={case.name: case.patient for case in cases if case.name in (patients or {})} or None,
+        intensities=profile_ranges(profiles),
+        baselines=tuple(Taught(sha256=run.sha256, fold=run.config.fold) for run in runs),
+        begun_with=None
+        if beginning is None
+        else Begun(sha256=beginning.sha256, patients=tuple(sorted(beginning.seen_patients))),
+    )
     if config.validate_every:
         check_validation(config, held_out, runs)
     return _Job(kept, held_out, runs, beginning, provenance)

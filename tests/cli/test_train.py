@@ -48,7 +48,7 @@ def test_trains_and_prints_the_checkpoint(data: Path, tmp_path: Path) -> None:
     config = run.config
     assert (config.model, config.fold, config.folds, config.seed, config.steps) == ("unet", 1, 2, 4, 2)
     assert config.unet.features == (4, 8)
-    assert len(run.provenance["held_out"]) == 1 and run.step == 2
+    assert len(run.provenance.held_out) == 1 and run.step == 2
     again = invoke("--model", "unet", "--data", data, "--out", out, *SMALL_SET)
     assert isinstance(again.exception, OutputError) and "`resume=True`" in str(again.exception)
     other = invoke("--model", "unet", "--data", data, "--out", out, "--resume", *SMALL_SET)

@@ -27,7 +27,7 @@ def runs() -> dict[str, Any]:
     from rediffinet.nets.refiner import Refiner
     from rediffinet.nets.unet import UNet
     from rediffinet.training.config import resolve_config
-    from rediffinet.training.run import Run
+    from rediffinet.training.run import Provenance, Run
 
     torch.manual_seed(11)
     made = {}
@@ -37,7 +37,7 @@ def runs() -> dict[str, Any]:
         for parameter in net.parameters():  # as after training: no two norms alike, no shift zero
             if parameter.ndim == 1:
                 parameter.data += 0.1 * torch.randn_like(parameter)
-        provenance = {"trained_on": ["BraTS-GLI-00001-000"], "held_out": [], "folds": 5, "fold": None}
+        provenance = Provenance(trained_on=("BraTS-GLI-00001-000",), held_out=(), folds=5, fold=None)
         made[model] = Run(Path(model), config, net.eval(), provenance, 3, "ab" * 32)
     return made
 

@@ -22,7 +22,7 @@ from rediffinet.training.config import applies, resolve_config
 from rediffinet.training.memory import open_in_memory
 from rediffinet.training.objectives import make_objective
 from rediffinet.training.recipe import pair_runs, recipe_of
-from rediffinet.training.run import Run
+from rediffinet.training.run import Provenance, Run
 
 WINDOW = (16, 16, 16)
 SIZES = {
@@ -40,7 +40,7 @@ def make_run(model: str, **changes: Any) -> Run:
     for parameter in net.parameters():
         if parameter.ndim == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
-    provenance = {"trained_on": ["BraTS-GLI-00001-000"], "held_out": [], "folds": 5, "fold": None}
+    provenance = Provenance(trained_on=("BraTS-GLI-00001-000",), held_out=(), folds=5, fold=None)
     return Run(Path(model), config, net, provenance, 3, "ab" * 32)
 
 

@@ -17,7 +17,7 @@ from rediffinet.bundle import Bundle, file_sha256, open_bundle
 from rediffinet.engines import open_engine
 from rediffinet.errors import BundleError, ConfigError, EngineError, ExportError
 from rediffinet.export import variants
-from rediffinet.export.variants import add_precisions, calibrate, parse_precisions
+from rediffinet.export.variants import add_precisions, parse_precisions, record
 from rediffinet.io.cases import Case
 from rediffinet.phantom import make_phantom
 from rediffinet.segmenter import Segmenter
@@ -67,7 +67,7 @@ def test_lists_of_precisions() -> None:
 
 
 def test_calibration_records_what_the_graphs_are_fed(bundle: Any, case: Case) -> None:
-    found = calibrate(bundle, [case])
+    found = record(bundle, [case])
     assert set(found.inputs) == set(NAMES)
     for name, inputs in found.inputs.items():
         wanted = {tensor.name for tensor in bundle.graph(name).inputs}
@@ -170,9 +170,3 @@ def test_int8_is_tried_again_without_the_outermost_layers(
     assert all(entry.variants["int8"].float32_layers for entry in made.manifest.graphs.values())
     stored = json.loads((copied.path / "manifest.json").read_text())
     assert stored["graphs"]["denoiser"]["variants"]["int8"]["float32_layers"]
-
-
-def test_dice_of_regions() -> None:
-    a, b = np.zeros((3, 2, 2, 2), bool), np.zeros((3, 2, 2, 2), bool)
-    a[0, 0, 0, :], b[0, 0, :, 0], b[2] = True, True, True
-    assert variants._dice(a, b) == [0.5, 1.0, 0.0]

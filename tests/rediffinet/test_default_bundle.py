@@ -9,8 +9,10 @@ import pytest
 
 from rediffinet import Segmenter, SegmentOptions, load_case
 from rediffinet.bundle import INTENDED_USE, default_bundle, open_bundle
-from rediffinet.io.cases import find_labels, load_labels
+from rediffinet.io.cases import find_labels, load_label_map
+from rediffinet.io.conventions import Conventions
 from rediffinet.phantom import write_phantoms
+from rediffinet.task import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,7 +93,7 @@ def test_the_readme_example_runs_as_printed(tmp_path, monkeypatch):
 def test_it_finds_the_tumour_of_a_full_size_phantom(segmenter, tmp_path):
     (folder,) = write_phantoms(tmp_path, 1, 1)
     case = load_case(folder)
-    reference, _ = load_labels(find_labels(folder), case.grid)
+    reference = load_label_map(find_labels(folder), Conventions(TASKS["glioma-2023"]), case.grid)
     result = segmenter.segment(case, options=SegmentOptions(samples=1))
     found = np.zeros(reference.shape, bool)
     found[result.box] = result.crop_labels > 0
@@ -105,7 +107,7 @@ def test_it_segments_a_real_case(segmenter, real_data):
     if not folder.is_dir():
         pytest.skip(f"{folder} is missing")
     case = load_case(folder)
-    reference, _ = load_labels(find_labels(folder), case.grid)
+    reference = load_label_map(find_labels(folder), Conventions(TASKS["glioma-2023"]), case.grid)
     result = segmenter.segment(case)
     found = np.zeros(reference.shape, bool)
     found[result.box] = result.crop_labels > 0

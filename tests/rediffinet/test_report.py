@@ -12,9 +12,10 @@ import pytest
 import rediffinet
 from rediffinet.clinic.cohort import CaseInput, Order, segment_case
 from rediffinet.io.outputs import OutputChoice
-from rediffinet.labels import CONTRASTS
 from rediffinet.report import Report, peak_rss_mb
 from rediffinet.segmenter import Segmenter
+
+CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 
 FIELDS = {
     "bundle": {"name", "sha256", "model"},

@@ -12,7 +12,7 @@ from rediffinet.clinic.viewer.corrections import Correction, read_corrections
 from rediffinet.errors import CaseError, LabelError, RediffError
 from rediffinet.io.geometry import corner_distance_mm
 from rediffinet.io.naming import find_contrasts, find_labels
-from rediffinet.io.nifti import FORM_TOLERANCE_MM, Volume, read_nifti
+from rediffinet.io.nifti import FORM_TOLERANCE_MM, Image, read_nifti
 
 SCHEMAS = ("rediffinet-report/",)
 REPORT_END = "-report.json"
@@ -190,7 +190,7 @@ def _find_reference(given: Path | None, images: Path, refined: Path) -> tuple[Pa
     return path.resolve(), []
 
 
-def _check_same_grid(reference: Volume, refined: Volume) -> None:
+def _check_same_grid(reference: Image, refined: Image) -> None:
     mine, other = refined.grid, reference.grid
     if mine.shape == other.shape and corner_distance_mm(mine.shape, mine.affine, other.affine) <= FORM_TOLERANCE_MM:
         return

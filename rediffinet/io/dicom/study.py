@@ -10,7 +10,7 @@ from rediffinet.errors import CaseError
 from rediffinet.io.dicom.choose import choose_series, guess
 from rediffinet.io.dicom.files import Series, read_series
 from rediffinet.io.dicom.volume import Stack, read_volume, stack_frames
-from rediffinet.io.nifti import Volume
+from rediffinet.io.nifti import Image
 from rediffinet.io.sequences import CONTRASTS, aligned
 
 
@@ -20,7 +20,7 @@ class Study:
 
     name: str
     stacks: dict[str, Stack]
-    volumes: dict[str, Volume]
+    volumes: dict[str, Image]
 
 
 def read_study(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from rediffinet.errors import CaseError
 from rediffinet.io.dicom.files import Series, find_value
 from rediffinet.io.geometry import Grid
-from rediffinet.io.nifti import Volume, new_header
+from rediffinet.io.nifti import Image, new_header
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SAME_DIRECTION = 1e-3
@@ -82,7 +82,7 @@ def stack_frames(series: Series) -> Stack:
     return Stack(series, tuple(frames), grid)
 
 
-def read_volume(stack: Stack) -> Volume:
+def read_volume(stack: Stack) -> Image:
     """The voxels (X, Y, Z) float32 in the scanner's units. path: a name without any text of the headers.
 
     Raises CaseError for pixels that cannot be decoded; it names the transfer syntax.
@@ -110,7 +110,7 @@ def read_volume(stack: Stack) -> Volume:
             slope, intercept = _rescale(dataset, index)
             voxels[:, :, k] = pixels[index].T.astype(np.float32) * slope + intercept
     name = hashlib.sha256(stack.series.uid.encode()).hexdigest()[:12]
-    return Volume(
+    return Image(
         Path(f"dicom-series-{stack.series.number}-{name}"),
         digest.hexdigest(),
         voxels,

@@ -17,8 +17,9 @@ from rediffinet.clinic.inputs import Shard
 from rediffinet.clinic.table import CohortTable
 from rediffinet.errors import CaseError, ConfigError, OutputError
 from rediffinet.io.outputs import OutputChoice
-from rediffinet.labels import CONTRASTS
 from rediffinet.segmenter import Segmenter, SegmentOptions
+
+CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 
 
 def copy(source: Path, folder: Path, name: str) -> Path:

@@ -15,8 +15,9 @@ from rediffinet.clinic.cohort import list_inputs, segment_cohort
 from rediffinet.clinic.on_ray import segment_on_ray
 from rediffinet.clinic.workers import Opening
 from rediffinet.errors import CaseError, ConfigError
-from rediffinet.labels import CONTRASTS
 from rediffinet.segmenter import Segmenter
+
+CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow

@@ -17,8 +17,9 @@ from rediffinet.clinic.case import Order
 from rediffinet.clinic.cohort import list_inputs, segment_cohort
 from rediffinet.clinic.workers import Opening, segment_in_processes
 from rediffinet.errors import BundleError, CaseError
-from rediffinet.labels import CONTRASTS
 from rediffinet.segmenter import Segmenter
+
+CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 
 PROGRAM = "from rediffinet.cli.main import main; main()"
 

@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from rediffinet.errors import LabelError, OutputError
-from rediffinet.io.cases import Case, find_cases, find_labels, load_case, load_labels
+from rediffinet.io.cases import Case, find_cases, find_labels, load_case, load_label_map
+from rediffinet.io.conventions import Conventions
 from rediffinet.io.geometry import to_canonical
 from rediffinet.io.nifti import read_nifti
-from rediffinet.labels import BRATS_2021, BRATS_2023, CONTRASTS
+from rediffinet.task import TASKS
+
+CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
+BRATS_2023, BRATS_2021 = TASKS["glioma-2023"], TASKS["glioma-2021"]
 
 SHAPE = (20, 22, 18)
 BRATS = np.array([[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1.0]])
@@ -214,7 +218,7 @@ def test_the_same_file_twice_warns(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "schema"),
+    ("values", "convention"),
     [
         ((0, 1, 2, 3), BRATS_2023),
         ((0, 1, 2, 4), BRATS_2021),
@@ -224,38 +228,55 @@ def test_the_same_file_twice_warns(tmp_path):
     ],
 )
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_the_label_schema_is_recognised(tmp_path, values, schema, dtype):
+def test_the_label_convention_is_recognised(tmp_path, values, convention, dtype):
     labels = np.random.default_rng(0).choice(values, SHAPE).astype(dtype)
     affine = np.diag([1, 1, 1, 1.0])
     nib.save(nib.Nifti1Image(labels, affine), tmp_path / "X-seg.nii.gz")
-    loaded, found = load_labels(tmp_path / "X-seg.nii.gz", Case.from_arrays("X", brains(), affine).grid)
-    assert found == schema
+    conventions = Conventions(BRATS_2023)
+    grid = Case.from_arrays("X", brains(), affine).grid
+    loaded = load_label_map(tmp_path / "X-seg.nii.gz", conventions, grid)
+    assert conventions.decided == convention
     assert loaded.dtype == np.uint8
-    assert np.array_equal(loaded, labels[::-1, ::-1])
+    assert np.array_equal(loaded, np.where(labels == 4, 3, labels)[::-1, ::-1])
 
 
-@pytest.mark.parametrize("values", [(0, 1, 2, 3, 4), (0, 255), (0, 0.5), (0, -1), (0, np.nan)])
-def test_other_label_values_are_refused(tmp_path, values):
+BRATS_NUMBERS = r"Expected 0 and NCR = 1, ED = 2, ET = 3 .* or 0 and NCR = 1, ED = 2, ET = 4"
+WHOLE_NUMBERS = "Expected whole numbers from 0 to 255"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((0, 1, 2, 3, 4), BRATS_NUMBERS),
+        ((0, 255), BRATS_NUMBERS),
+        ((0, 0.5), WHOLE_NUMBERS),
+        ((0, -1), WHOLE_NUMBERS),
+        ((0, np.nan), WHOLE_NUMBERS),
+    ],
+)
+def test_other_label_values_are_refused(tmp_path, values, expected):
     labels = np.resize(np.array(values, np.float32), SHAPE)
     nib.save(nib.Nifti1Image(labels, BRATS), tmp_path / "X-seg.nii.gz")
-    with pytest.raises(LabelError, match="Expected 0, 1, 2, 3"):
-        load_labels(tmp_path / "X-seg.nii.gz")
+    with pytest.raises(LabelError, match=expected):
+        load_label_map(tmp_path / "X-seg.nii.gz", Conventions(BRATS_2023))
 
 
 def test_labels_on_another_grid_are_refused(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.uint8), np.eye(4)), tmp_path / "X-seg.nii.gz")
     with pytest.raises(LabelError, match="different grids"):
-        load_labels(tmp_path / "X-seg.nii.gz", Case.from_arrays("X", brains(), BRATS).grid)
+        grid = Case.from_arrays("X", brains(), BRATS).grid
+        load_label_map(tmp_path / "X-seg.nii.gz", Conventions(BRATS_2023), grid)
 
 
 def test_real_cases_load_with_their_labels(real_data: Path):
     for folder in find_cases(real_data)[::10]:
         case = load_case(folder)
-        labels, schema = load_labels(find_labels(folder), case.grid)
+        conventions = Conventions(BRATS_2023)
+        labels = load_label_map(find_labels(folder), conventions, case.grid)
         assert case.name == folder.name
         assert case.images.shape == (4, 240, 240, 155)
         assert nib.aff2axcodes(case.affine) == ("L", "P", "S")
-        assert schema == BRATS_2023
+        assert conventions.decided == BRATS_2023
         assert labels.any()
         assert not set(codes(case)) - {"partial-contrast"}
 
@@ -274,10 +295,10 @@ def test_odd_real_cases_load(real_data: Path):
     twin = real_data / "BraTS2021_01485"
     if twin.is_dir():
         folder = odd / "BraTS2021_01485"
-        old, _ = load_labels(find_labels(folder), found["BraTS2021_01485"].grid)
-        new, schema = load_labels(find_labels(twin))
-        assert schema == BRATS_2023
-        assert np.array_equal(np.where(old == 4, 3, old), new)
+        old, new = Conventions(BRATS_2023), Conventions(BRATS_2023)
+        labels = load_label_map(find_labels(folder), old, found["BraTS2021_01485"].grid)
+        assert np.array_equal(labels, load_label_map(find_labels(twin), new))
+        assert (old.decided, new.decided) == (BRATS_2021, BRATS_2023)
 
 
 def test_to_canonical_is_a_view(tmp_path):

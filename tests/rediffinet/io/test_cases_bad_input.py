@@ -9,7 +9,8 @@ import pytest
 
 from rediffinet.errors import CaseError
 from rediffinet.io.cases import Case, load_case
-from rediffinet.labels import CONTRASTS
+
+CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 
 SHAPE = (12, 13, 14)
 AFFINE = np.diag([-1, -1, 1, 1.0])

@@ -13,7 +13,8 @@ from scipy.spatial.transform import Rotation
 from rediffinet.errors import CaseError
 from rediffinet.io.cases import Case, load_case, to_input_grid, write_nifti
 from rediffinet.io.geometry import Grid, check_affine, corner_distance_mm, to_canonical
-from rediffinet.labels import CONTRASTS
+
+CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 
 SIGNED_PERMUTATIONS = [
     np.eye(3)[list(order)] * np.array(signs)

@@ -10,9 +10,10 @@ from rediffinet.errors import CaseError, OutputError
 from rediffinet.io.cases import Case, load_case
 from rediffinet.io.naming import case_name, find_cases, find_contrasts, find_labels, printable
 from rediffinet.io.outputs import OutputChoice, check_output, save_result
-from rediffinet.labels import CONTRASTS
 from rediffinet.report import Report
 from rediffinet.segmenter import Segmenter
+
+CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 
 NNUNET = tuple(f"_000{number}" for number in range(4))
 NEW = tuple(f"-{contrast}" for contrast in CONTRASTS)

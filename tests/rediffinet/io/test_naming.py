@@ -6,7 +6,8 @@ import pytest
 
 from rediffinet.errors import CaseError, LabelError
 from rediffinet.io.naming import case_name, find_cases, find_contrasts, find_labels, parse_channels
-from rediffinet.labels import CONTRASTS
+
+CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 
 CONVENTIONS = {
     "brats2023": [

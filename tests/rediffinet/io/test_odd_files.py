@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from rediffinet.errors import CaseError, LabelError
-from rediffinet.io.cases import Case, load_case, load_labels
+from rediffinet.io.cases import Case, load_case, load_label_map
 from rediffinet.io.checks import RESAMPLING, check_spacing
+from rediffinet.io.conventions import Conventions, whole_labels
 from rediffinet.io.geometry import GRID_SAME_MM, Grid, corner_distance_mm
-from rediffinet.io.labelmap import whole_labels
 from rediffinet.io.nifti import read_nifti
-from rediffinet.labels import CONTRASTS
+from rediffinet.task import TASKS
+
+CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 
 SHAPE = (20, 22, 18)
 BRATS = np.array([[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1.0]])
@@ -44,6 +46,10 @@ def edit(path: Path, **fields: Any) -> None:
     for name, value in fields.items():
         header[name] = value
     path.write_bytes(header.binaryblock + content[len(header.binaryblock) :])
+
+
+def load_labels(path: Path, grid: Grid | None = None) -> np.ndarray:
+    return load_label_map(path, Conventions(TASKS["glioma-2023"]), grid)
 
 
 def codes(case: Case) -> list[str]:
@@ -113,7 +119,7 @@ def test_labels_stored_as_scaled_integers(tmp_path: Path, dtype: type, slope: fl
         with pytest.raises(LabelError, match=r"holds the values 0, 0\.9\d+"):
             load_labels(tmp_path / "X-seg.nii")
     else:
-        assert np.array_equal(load_labels(tmp_path / "X-seg.nii")[0], labels)
+        assert np.array_equal(load_labels(tmp_path / "X-seg.nii"), labels)
 
 
 @pytest.mark.parametrize("error", [9e-4, -9e-4, 1e-7])
@@ -186,7 +192,7 @@ def test_grids_less_than_a_tenth_of_a_voxel_apart(tmp_path: Path, mm: float) -> 
     case = load_case(save(tmp_path, [BRATS, BRATS, shifted(mm), BRATS]))
     assert codes(case) == ["grids-rounded"] and "The grid of t2w differs from that of t1n" in case.warnings[0].message
     nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.uint8), shifted(mm)), tmp_path / "X-seg.nii")
-    assert load_labels(tmp_path / "X-seg.nii", case.grid)[0].shape == SHAPE
+    assert load_labels(tmp_path / "X-seg.nii", case.grid).shape == SHAPE
 
 
 @pytest.mark.parametrize("mm", [0.101, -0.2, 1.0])

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from rediffinet.io.cases import Case, load_case
-from rediffinet.labels import CONTRASTS
 from rediffinet.method.normalise import brain_box, normalise
 from rediffinet.phantom import Phantom, make_phantom
 from rediffinet.trust import TrustSettings, check_intensities
+
+CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 
 RNG = np.random.default_rng(0)
 

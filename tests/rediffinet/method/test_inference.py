@@ -9,11 +9,11 @@ from rediffinet.bundle import open_bundle
 from rediffinet.engines import open_engine
 from rediffinet.errors import ConfigError
 from rediffinet.io.cases import Case
-from rediffinet.labels import labels_to_regions
 from rediffinet.method.inference import Loaded, infer, plan_sampling
 from rediffinet.method.models import MODELS
 from rediffinet.method.normalise import brain_box, normalise
 from rediffinet.segmenter import Segmenter, SegmentOptions
+from rediffinet.task import TASKS, regions_of
 
 WINDOW = (10, 8, 12)
 
@@ -153,5 +153,5 @@ def test_numbers_out_of_range(make_toy_bundle: Any, model: str, numbers: dict[st
 
 def test_regions_of_the_label_map_are_nested(toy: Any, toy_case: Case) -> None:
     with Segmenter.open(toy.path, "onnxruntime", threads=1) as segmenter:
-        wt, tc, et = labels_to_regions(segmenter.segment(toy_case).crop_labels)
+        wt, tc, et = regions_of(segmenter.segment(toy_case).crop_labels, TASKS["glioma-2023"])
     assert (et <= tc).all() and (tc <= wt).all()

@@ -7,15 +7,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from rediffinet.labels import labels_to_regions
 from rediffinet.metrics import hd95
+from rediffinet.task import TASKS, regions_of
 
 
 def pairs(real_data: Path):
     for path in sorted((real_data.parent / "masks").glob("*-other-model.nii.gz")):
         case = path.name.removesuffix("-other-model.nii.gz")
         files = path, real_data / case / f"{case}-seg.nii.gz"
-        pred, ref = (labels_to_regions(np.asanyarray(nib.load(file).dataobj)) for file in files)
+        pred, ref = (regions_of(np.asanyarray(nib.load(file).dataobj), TASKS["glioma-2023"]) for file in files)
         for region, a, b in zip(("WT", "TC", "ET"), pred, ref, strict=True):
             if a.any() and b.any():
                 yield f"{case} {region}", a, b

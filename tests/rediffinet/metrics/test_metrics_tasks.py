@@ -5,7 +5,16 @@ import pytest
 from scipy import ndimage
 
 from rediffinet.errors import ConfigError, LabelError
-from rediffinet.metrics import PROTOCOLS, dice, evaluate_case, find_protocol, hd95, lesionwise, normalised_surface_dice
+from rediffinet.metrics import (
+    PROTOCOLS,
+    dice,
+    evaluate_case,
+    find_protocol,
+    hd95,
+    lesionwise,
+    normalised_surface_dice,
+    region_dice,
+)
 from rediffinet.metrics.protocols import task_of_protocol
 from rediffinet.task import TASKS, LesionRules
 
@@ -55,6 +64,13 @@ def test_a_cavity_is_no_tumour():
         "ET": "absent",
         "RC": "invented",
     }
+
+
+def test_dice_of_nested_regions():
+    a, b = (np.uint8(values).reshape(5, 1, 1) for values in ([0, 1, 2, 3, 3], [0, 1, 0, 3, 2]))
+    assert region_dice(a, b) == pytest.approx({"WT": 6 / 7, "TC": 4 / 5, "ET": 2 / 3})
+    assert region_dice(0 * a, 0 * b) == {"WT": 1.0, "TC": 1.0, "ET": 1.0}
+    assert region_dice(0 * a, b) == {"WT": 0.0, "TC": 0.0, "ET": 0.0}
 
 
 def test_surface_dice_of_what_is_missing():

@@ -11,7 +11,7 @@ from scipy.ndimage import affine_transform
 from scipy.spatial.transform import Rotation
 
 from rediffinet.io.geometry import Grid
-from rediffinet.io.nifti import Volume, new_header, write_nifti
+from rediffinet.io.nifti import Image, new_header, write_nifti
 from rediffinet.phantom import HeadPhantom, make_head_phantom
 
 CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
@@ -23,7 +23,7 @@ class Scanned:
     """Four series of one head, and for each where the head was moved to: world of the phantom → world of the series."""
 
     head: HeadPhantom
-    images: dict[str, Volume]
+    images: dict[str, Image]
     moves: dict[str, np.ndarray]
 
 
@@ -65,7 +65,7 @@ def scan(head: HeadPhantom, seed: int) -> Scanned:
         seen = slab(image, head.affine, grid, move)
         seen += rng.normal(0, 0.01 * seen.max(), seen.shape)
         voxels = np.clip(np.rint(seen), 0, None).astype(np.int16)
-        images[contrast] = Volume(Path(f"{contrast}.nii.gz"), contrast * 16, voxels, grid, new_header(affine))
+        images[contrast] = Image(Path(f"{contrast}.nii.gz"), contrast * 16, voxels, grid, new_header(affine))
         moves[contrast] = move
     return Scanned(head, images, moves)
 

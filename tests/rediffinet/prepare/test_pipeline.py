@@ -10,14 +10,13 @@ import pytest
 from rediffinet.errors import CaseError, ConfigError, LabelError
 from rediffinet.io.cases import Case
 from rediffinet.io.geometry import Grid
-from rediffinet.io.nifti import Volume, new_header
-from rediffinet.labels import labels_to_regions
+from rediffinet.io.nifti import Image, new_header
 from rediffinet.prepare.checks import check_brain, check_series
 from rediffinet.prepare.native import to_native, which_series
 from rediffinet.prepare.pipeline import Prepared, already_prepared, prepare
 from rediffinet.prepare.report import BrainInfo, SeriesInfo, SpaceInfo, to_rows
 from rediffinet.prepare.space import Space, resample
-from rediffinet.task import DEFAULT_TASK, TASKS
+from rediffinet.task import DEFAULT_TASK, TASKS, regions_of
 
 pytest.importorskip("SimpleITK", reason="needs the extra [prepare]")
 
@@ -42,9 +41,7 @@ def prepared(scanned: Any) -> Prepared:
 def with_truth(scanned: Any) -> Prepared:
     """Prepared with the brain that the phantom has."""
     fixed = scanned.images["t1c"]
-    brain = Volume(
-        Path("brain.nii.gz"), "b" * 64, mask_on(scanned, "t1c", scanned.head.brain), fixed.grid, fixed.header
-    )
+    brain = Image(Path("brain.nii.gz"), "b" * 64, mask_on(scanned, "t1c", scanned.head.brain), fixed.grid, fixed.header)
     return prepare("P1", scanned.images, brain_mask=brain)
 
 
@@ -120,9 +117,8 @@ def result_of(prepared: Prepared, labels: np.ndarray, probability: np.ndarray) -
 def test_labels_come_back_to_every_series_where_the_tumour_is(with_truth: Prepared, scanned: Any) -> None:
     """The phantom's truth goes through the way back alone, the registration's error included."""
     space = Space(with_truth.brain.shape, with_truth.case.affine)
-    soft = np.stack(
-        [resample(region, scanned.head.affine, space) for region in labels_to_regions(scanned.head.labels).astype("f4")]
-    )
+    truth = regions_of(scanned.head.labels, TASKS[DEFAULT_TASK]).astype("f4")
+    soft = np.stack([resample(region, scanned.head.affine, space) for region in truth])
     regions = soft > 0.5
     labels = np.where(regions[2], 3, np.where(regions[1], 1, np.where(regions[0], 2, 0))).astype(np.uint8)
     natives = to_native(result_of(with_truth, labels, soft), with_truth.report, list(scanned.images))
@@ -216,7 +212,7 @@ def test_limits_of_a_brain_mask(changes: dict[str, Any], code: str) -> None:
     assert not check_brain("t1c", BrainInfo.model_validate(good))
 
 
-def cut(image: Volume, low: float, high: float, axis: int = 2) -> Volume:
+def cut(image: Image, low: float, high: float, axis: int = 2) -> Image:
     """The part of an image between two shares of an axis."""
     size = image.grid.shape[axis]
     first, last = int(low * size), int(high * size)
@@ -235,7 +231,7 @@ def test_images_that_trigger_the_warnings(scanned: Any) -> None:
     images["t2f"] = replace(images["t2f"], voxels=rng.integers(0, 900, images["t2f"].grid.shape).astype(np.int16))
     inside = mask_on(scanned, "t1c", scanned.head.brain)[:, :, : fixed.grid.shape[2]]
     inside[: inside.shape[0] // 2] = False
-    mask = Volume(Path("half.nii.gz"), "c" * 64, inside, fixed.grid, fixed.header)
+    mask = Image(Path("half.nii.gz"), "c" * 64, inside, fixed.grid, fixed.header)
     found = {(one.code, one.contrast) for one in prepare("P1", images, brain_mask=mask).report.warnings}
     assert ("partial-coverage", "t2w") in found
     assert ("registration-doubtful", "t2f") in found
@@ -249,7 +245,7 @@ def test_bad_input(scanned: Any) -> None:
         prepare("P1", {key: image for key, image in images.items() if key != "t2f"})
     with pytest.raises(CaseError, match="one slice"):
         prepare("P1", images | {"t2w": cut(images["t2w"], 0.0, 1 / 30)})
-    other = Volume(Path("m.nii.gz"), "", images["t2w"].voxels > 10, images["t2w"].grid, None)
+    other = Image(Path("m.nii.gz"), "", images["t2w"].voxels > 10, images["t2w"].grid, None)
     with pytest.raises(LabelError, match="another grid"):
         prepare("P1", images, brain_mask=other)
     with pytest.raises(LabelError, match="empty"):

@@ -54,18 +54,19 @@ def test_it_is_the_last_run_in_all_else_and_says_what_it_is_made_of(path: list[P
     average_runs(path[:2], tmp_path / "mean")
     run, first, last = open_run(tmp_path / "mean"), open_run(path[0]), open_run(path[1])
     assert run.config == last.config and run.step == last.step and run.seen_patients == last.seen_patients
-    assert run.provenance["averaged"] == [
+    told = run.provenance.to_dict()
+    assert told.pop("averaged") == [
         {"checkpoint_sha256": first.sha256, "steps": 3},
         {"checkpoint_sha256": last.sha256, "steps": 3},
     ]
-    assert {key: value for key, value in run.provenance.items() if key != "averaged"} == last.provenance
+    assert told == last.provenance.to_dict()
 
 
 def test_training_goes_on_from_it(phantoms: Path, path: list[Path], tmp_path: Path) -> None:
     average_runs(path[:2], tmp_path / "mean")
     train(config(), [phantoms], tmp_path / "more", begin_with=tmp_path / "mean")
-    began = open_run(tmp_path / "more").provenance["begun_with"]
-    assert began["sha256"] == open_run(tmp_path / "mean").sha256
+    began = open_run(tmp_path / "more").provenance.begun_with
+    assert began is not None and began.sha256 == open_run(tmp_path / "mean").sha256
     with pytest.raises(TrainingError, match="other data"):
         train(config(learning_rate=2e-2), [phantoms], tmp_path / "mean", resume=True, begin_with=path[0])
 

@@ -14,9 +14,11 @@ pytest.importorskip("torch", reason="training needs torch (extra 'train')")
 pytest.importorskip("monai", reason="the U-Net needs monai (extra 'train')")
 
 from rediffinet.errors import ConfigError, OutputError, TrainingError
-from rediffinet.io.cases import find_labels, load_case, load_labels
+from rediffinet.io.cases import find_labels, load_case, load_label_map
+from rediffinet.io.conventions import Conventions
 from rediffinet.method.recipe import NEVER, Decision
 from rediffinet.metrics import dice
+from rediffinet.task import TASKS
 from rediffinet.training import crossval
 from rediffinet.training.crossval import Piece, Study, crossvalidate, piece_config, plan_pieces
 from rediffinet.training.run import open_run
@@ -101,7 +103,7 @@ def test_every_case_is_scored_once_by_a_model_that_has_not_seen_it(done: tuple[S
     for row in rows:
         run = open_run(Piece(0, int(row["fold"]), row["model"]).folder(study))
         assert folds[row["case"]]["fold"] == int(row["fold"])
-        assert row["case"] in run.provenance["held_out"] and row["case"] not in run.provenance["trained_on"]
+        assert row["case"] in run.provenance.held_out and row["case"] not in run.provenance.trained_on
 
 
 def test_scores_are_those_of_the_bundle_on_the_same_case(done: tuple[Study, list[str]], tmp_path: Path) -> None:
@@ -115,11 +117,11 @@ def test_scores_are_those_of_the_bundle_on_the_same_case(done: tuple[Study, list
     folder = study.out / "seed0" / "fold0"
     settings = ExportSettings(steps=study.inference.steps, samples=study.inference.samples)
     bundle = export_bundle(open_run(folder / "rediffinet"), open_run(folder / "unet"), tmp_path / "bundle", settings)
-    name = open_run(folder / "unet").provenance["held_out"][0]
+    name = open_run(folder / "unet").provenance.held_out[0]
     case = load_case(study.data[0] / name)
     path = find_labels(study.data[0] / name)
     assert path is not None
-    reference, _ = load_labels(path, case.grid)
+    reference = load_label_map(path, Conventions(TASKS["glioma-2023"]), case.grid)
     with Segmenter(bundle, "onnxruntime") as segmenter:
         result = segmenter.segment(case)
     full = np.zeros(case.images.shape[1:], np.uint8)
@@ -271,7 +273,7 @@ def test_a_study_begins_with_the_weights_of_another(
     crossvalidate(second)
     for piece in plan_pieces(second):
         begun, before = open_run(piece.folder(second)), open_run(piece.folder(first))
-        assert begun.provenance["begun_with"]["sha256"] == before.sha256
+        assert begun.provenance.begun_with.sha256 == before.sha256
         own = before.model.state_dict()
         assert all(np.allclose(value, own[name], atol=1e-5) for name, value in begun.model.state_dict().items())
     elsewhere = study_of(phantoms, tmp_path / "wrong", begin_with=tmp_path / "nothing", cache=first.cache)

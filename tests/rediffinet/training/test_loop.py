@@ -26,9 +26,10 @@ from rediffinet.training.loop import advance, learning_rate, run_training
 from rediffinet.training.objective import Objective
 from rediffinet.training.objectives import BaselineObjective, RefinerObjective
 from rediffinet.training.records import RegionScore
+from rediffinet.training.run import Provenance
 from rediffinet.training.state import new_state
 
-PROVENANCE = {"trained_on": ["one", "two"], "held_out": [], "folds": 5, "fold": None}
+PROVENANCE = Provenance(trained_on=("one", "two"), held_out=(), folds=5, fold=None)
 SMALL = {
     "unet": {"unet": {"features": (4, 8), "window": (16, 16, 16), "stem_stride": 1}},
     "rediffinet": {
@@ -219,7 +220,7 @@ def test_log_and_config_tell_the_run(make_objective: Callable[..., Objective], t
     assert float(rows[1]["learning_rate"]) == learning_rate(task.config, 12)
     assert TrainConfig.model_validate(json.loads((tmp_path / "config.json").read_text())) == task.config
     metadata = read_checkpoint(tmp_path / CHECKPOINT)[1]
-    assert metadata["provenance"] == PROVENANCE
+    assert metadata["provenance"] == {"trained_on": ["one", "two"], "held_out": [], "folds": 5, "fold": None}
     assert sorted(path.name for path in tmp_path.iterdir()) == [CHECKPOINT, "config.json", "log.csv"]
 
 
@@ -261,11 +262,11 @@ def test_resume_with_another_configuration_names_the_keys(task: BaselineObjectiv
 def test_resume_with_other_data_names_the_cases(task: BaselineObjective, tmp_path: Path) -> None:
     run_training(task, tmp_path, PROVENANCE)
     with pytest.raises(TrainingError) as error:
-        run_training(task, tmp_path, {**PROVENANCE, "trained_on": ["one", "three"]}, resume=True)
+        run_training(task, tmp_path, PROVENANCE.model_copy(update={"trained_on": ("one", "three")}), resume=True)
     message = str(error.value)
     assert "trained_on" in message and "two" in message and "three" in message and "held_out" not in message
     with pytest.raises(TrainingError, match="fold: checkpoint has None, got 1"):
-        run_training(task, tmp_path, {**PROVENANCE, "fold": 1}, resume=True)
+        run_training(task, tmp_path, PROVENANCE.model_copy(update={"fold": 1}), resume=True)
 
 
 def test_what_is_measured_on_the_cases_does_not_keep_a_run_from_going_on(
@@ -273,7 +274,7 @@ def test_what_is_measured_on_the_cases_does_not_keep_a_run_from_going_on(
 ) -> None:
     run_training(task, tmp_path, PROVENANCE)
     for value in (1.0, 1.0000001):
-        run_training(task, tmp_path, {**PROVENANCE, "intensities": [value]}, resume=True)
+        run_training(task, tmp_path, PROVENANCE.model_copy(update={"intensities": {"t1n": (0.0, value)}}), resume=True)
 
 
 class Exploding(BaselineObjective):
@@ -394,7 +395,7 @@ def test_a_checkpoint_of_before_a_setting_existed_can_be_resumed(
     with pytest.raises(Killed):
         run_training(make_objective(), tmp_path / "run", PROVENANCE, progress=kill_at(3))
     tensors, metadata = read_checkpoint(path)
-    old = {"config": dict(metadata["config"]), "step": 2, "provenance": PROVENANCE}
+    old = {"config": dict(metadata["config"]), "step": 2, "provenance": PROVENANCE.to_dict()}
     for key in ("validate_every", "accumulate", "device", "loader_threads", "timeout_s", "fold_seed"):
         del old["config"][key]
     save_file(tensors, path, {"rediffinet": json.dumps(old)})

@@ -25,7 +25,7 @@ from rediffinet.training.config import applies, resolve_config
 from rediffinet.training.memory import ModuleEngine, open_in_memory
 from rediffinet.training.objectives import make_objective
 from rediffinet.training.recipe import InferenceSettings, pair_runs, plain_decision, provenance, recipe_of
-from rediffinet.training.run import Run, merge_runs
+from rediffinet.training.run import Averaged, Provenance, Run, merge_runs
 
 WINDOW = (16, 16, 24)
 SIZES = {
@@ -41,7 +41,7 @@ def make_run(model: str, seed: int = 0, **changes: Any) -> Run:
     given = {**SIZES, **changes}
     config = resolve_config(model, changes={key: given[key] for key in given if applies(MODELS[model], key)})
     net = make_objective(config, []).build().eval()
-    provenance = {"trained_on": ["BraTS-GLI-00001-000"], "held_out": [], "folds": 5, "fold": None}
+    provenance = Provenance(trained_on=("BraTS-GLI-00001-000",), held_out=(), folds=5, fold=None)
     return Run(Path(f"runs/{model}"), config, net, provenance, 2, "ab" * 32)
 
 
@@ -201,12 +201,13 @@ def test_the_engine_knows_its_modules_and_closes() -> None:
 def member(model: str, index: int, **changes: Any) -> Run:
     """An untrained run of a fold, with its own weights and cases."""
     run = make_run(model, index, fold=index, **changes)
-    provenance = {
-        **run.provenance,
-        "trained_on": [f"case-{index}", "case-9"],
-        "held_out": [f"held-{index}"],
-        "intensities": {"t1n": [0.1 - index, 0.2 + index]},
-    }
+    provenance = Provenance(
+        trained_on=(f"case-{index}", "case-9"),
+        held_out=(f"held-{index}",),
+        folds=5,
+        fold=None,
+        intensities={"t1n": (0.1 - index, 0.2 + index)},
+    )
     config = run.config.model_copy(update={"seed": index})
     return replace(run, config=config, provenance=provenance, sha256=f"{index}" * 64)
 
@@ -249,11 +250,12 @@ def test_runs_of_all_folds_make_one_model(model: str, image: np.ndarray) -> None
 def test_what_the_members_are_averages_of_is_told_of_each() -> None:
     def averaged(index: int) -> Run:
         run = member("unet", index)
-        return replace(run, provenance={**run.provenance, "averaged": [{"checkpoint_sha256": str(index), "steps": 3}]})
+        parts = (Averaged(checkpoint_sha256=str(index), steps=3),)
+        return replace(run, provenance=run.provenance.model_copy(update={"averaged": parts}))
 
     provenance = merge_runs([averaged(0), averaged(1)]).provenance
-    assert "averaged" not in provenance
-    assert [one["averaged"][0]["checkpoint_sha256"] for one in provenance["members"]] == ["0", "1"]
+    assert "averaged" not in provenance.to_dict()
+    assert [one["averaged"][0]["checkpoint_sha256"] for one in provenance.to_dict()["members"]] == ["0", "1"]
 
 
 def test_runs_that_make_no_ensemble() -> None:

@@ -28,7 +28,7 @@ from rediffinet.training.checkpoint import CHECKPOINT, part, read_checkpoint
 from rediffinet.training.config import TrainConfig, resolve_config
 from rediffinet.training.data import TrainingCase, load_training_cases
 from rediffinet.training.out_of_fold import out_of_fold, predict_probability
-from rediffinet.training.run import Run, open_run
+from rediffinet.training.run import Begun, Run, open_run
 from rediffinet.training.train import train
 
 UNET = {"unet": {"features": (4, 8), "window": (32, 32, 32), "stem_stride": 2}}
@@ -71,18 +71,18 @@ def names(phantoms: Path) -> list[str]:
 
 def test_folds_share_the_cases_out(phantoms: Path, baselines: list[Path]) -> None:
     opened = [open_run(folder) for folder in baselines]
-    held = [set(run.provenance["held_out"]) for run in opened]
+    held = [set(run.provenance.held_out) for run in opened]
     assert held[0] | held[1] == set(names(phantoms)) and not held[0] & held[1]
     assert len(held[0]) == len(held[1]) == 2
     for fold, run in enumerate(opened):
-        assert set(run.provenance["trained_on"]) == set(names(phantoms)) - held[fold]
-        assert run.seen_patients == {name[:-4] for name in run.provenance["trained_on"]}
-        assert (run.provenance["fold"], run.provenance["folds"], run.config.fold) == (fold, 2, fold)
+        assert set(run.provenance.trained_on) == set(names(phantoms)) - held[fold]
+        assert run.seen_patients == {name[:-4] for name in run.provenance.trained_on}
+        assert (run.provenance.fold, run.provenance.folds, run.config.fold) == (fold, 2, fold)
 
 
 def test_without_a_fold_all_cases_are_used(phantoms: Path, refiner: Path) -> None:
     run = open_run(refiner)
-    assert run.provenance["trained_on"] == names(phantoms) and run.provenance["held_out"] == []
+    assert list(run.provenance.trained_on) == names(phantoms) and run.provenance.held_out == ()
 
 
 def test_an_opened_run_holds_the_averaged_weights(baselines: list[Path], refiner: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_kill_while_predicting_leaves_no_half_prediction(
 
 
 def test_the_refiner_trains_on_the_baselines_predictions(refiner: Path, baselines: list[Path], phantoms: Path) -> None:
-    held = {name: open_run(folder) for folder in baselines for name in open_run(folder).provenance["held_out"]}
+    held = {name: open_run(folder) for folder in baselines for name in open_run(folder).provenance.held_out}
     files = sorted((refiner / "out_of_fold").iterdir())
     assert [file.name.rsplit("-", 1)[0] for file in files] == names(phantoms)
     cases = load_training_cases([phantoms], refiner_config().preparation)
@@ -243,14 +243,14 @@ def test_a_baseline_must_be_a_unet_normalised_alike(
 def test_a_refiner_on_a_single_baseline_names_the_cases_it_has_seen(
     phantoms: Path, baselines: list[Path], tmp_path: Path
 ) -> None:
-    seen = open_run(baselines[0]).provenance["trained_on"]
+    seen = open_run(baselines[0]).provenance.trained_on
     with pytest.raises(TrainingError) as error:
         train(refiner_config(), [phantoms], tmp_path / "run", baselines=baselines[:1])
     assert all(name in str(error.value) for name in seen) and "2 training cases" in str(error.value)
     assert not (tmp_path / "run").exists()
     # with the fold of that baseline turned round there is nothing left that it has seen
     train(refiner_config(fold=1), [phantoms], tmp_path / "run", baselines=baselines[:1])
-    assert set(open_run(tmp_path / "run").provenance["held_out"]) == set(seen)
+    assert set(open_run(tmp_path / "run").provenance.held_out) == set(seen)
 
 
 def test_bad_data_is_reported_before_anything_is_made(phantoms: Path, tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_a_run_begins_with_the_weights_of_another(
     begun, first = open_run(tmp_path / "more"), open_run(baselines[0])
     for name, value in first.model.state_dict().items():
         torch.testing.assert_close(begun.model.state_dict()[name], value, atol=1e-6, rtol=0)
-    assert begun.provenance["begun_with"] == {"sha256": first.sha256, "patients": sorted(first.seen_patients)}
+    assert begun.provenance.begun_with == Begun(sha256=first.sha256, patients=tuple(sorted(first.seen_patients)))
     train(unet_config(**{**still, "fold": None}), [phantoms], tmp_path / "all", begin_with=baselines[0])
     assert open_run(tmp_path / "all").seen_patients == {name[:-4] for name in names(phantoms)}
     out = tmp_path / "refined"
@@ -291,7 +291,7 @@ def test_a_run_begins_with_the_weights_of_another(
         baselines=baselines,
         begin_with=_fold_0(refiner, phantoms, baselines, tmp_path),
     )
-    assert "begun_with" in open_run(out).provenance
+    assert open_run(out).provenance.begun_with is not None
 
 
 def _fold_0(refiner: Path, phantoms: Path, baselines: list[Path], folder: Path) -> Path:

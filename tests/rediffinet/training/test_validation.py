@@ -65,7 +65,7 @@ def held_out(phantoms: Path, baselines: list[Path]) -> list[TrainingCase]:
     """The cases of fold 0."""
     run = open_run(baselines[0])
     cases = load_training_cases([phantoms], run.config.preparation)
-    return [case for case in cases if case.name in run.provenance["held_out"]]
+    return [case for case in cases if case.name in run.provenance.held_out]
 
 
 def as_labels(regions: np.ndarray) -> np.ndarray:
