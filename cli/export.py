@@ -90,11 +90,9 @@ def export(
             f"({entry.parity.onnxruntime_tolerance:.0e})"
         )
     for lower, gate in bundle.manifest.precision_gate.items():
-        dice = ", ".join(f"{value:.4f}" for value in gate.dice)
-        typer.echo(
-            f"{lower}: Dice of WT, TC, ET against fp32 {dice} (limit {gate.limit}), "
-            f"{len(gate.cases)} cases in {gate.engine}"
-        )
+        regions = bundle.manifest.recipe.task.region_names
+        dice = ", ".join(f"{name} {value:.4f}" for name, value in zip(regions, gate.dice, strict=True))
+        typer.echo(f"{lower}: Dice against fp32 {dice} (limit {gate.limit}), {len(gate.cases)} cases in {gate.engine}")
     if trt:
         with stages() as stage:
             outcomes = build_plans(bundle, plans, stage)

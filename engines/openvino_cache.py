@@ -15,7 +15,7 @@ from typing import Any
 
 from rediffinet.engines.base import TensorSpec
 from rediffinet.errors import OutputError
-from rediffinet.files import cache_folder, write_atomically
+from rediffinet.files import cache_folder, file_sha256, write_atomically
 
 KEPT = 32
 """Files in the cache; those that were used longest ago go."""
@@ -28,8 +28,7 @@ class CompiledGraphs:
     """What was compiled from one ONNX file with these settings."""
 
     def __init__(self, model: Path, settings: Mapping[str, Any]) -> None:
-        with model.open("rb") as stream:
-            self._model = hashlib.file_digest(stream, "sha256").hexdigest()
+        self._model = file_sha256(model)
         self._settings = json.dumps(settings, sort_keys=True, default=str)
 
     def signature(self) -> Signature | None:

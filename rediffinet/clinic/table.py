@@ -15,8 +15,8 @@ from rediffinet.clinic.case import Outcome
 from rediffinet.clinic.inputs import CaseInput
 from rediffinet.errors import OutputError, RediffError
 from rediffinet.files import write_atomically
+from rediffinet.task import DEFAULT_TASK, TASKS
 
-REGIONS = ("WT", "TC", "ET")
 SCHEMA = "rediffinet-cohort/1"
 SHARE = 0.05
 """The share of time that may go into writing the table: a table of ten thousand rows is not written for every case."""
@@ -44,20 +44,18 @@ class CohortTable:
     What is done is told by the reports of the cases alone; the table is for people and for pandas.
     """
 
-    def __init__(
-        self, folder: Path, inputs: Sequence[CaseInput], *, suffix: str = "", regions: Sequence[str] = REGIONS
-    ) -> None:
+    def __init__(self, folder: Path, inputs: Sequence[CaseInput], *, suffix: str = "") -> None:
         self.csv = folder / f"cohort{suffix}.csv"
         self.json = folder / f"cohort{suffix}.json"
         self.log = folder / f"cohort{suffix}.log"
         self._folder = folder
-        self._regions = tuple(regions)
+        self._regions = (inputs[0].task if inputs else TASKS[DEFAULT_TASK]).region_names
         self._rows = {id(given): CaseRow(_name(given), given.source) for given in inputs}
         self._next = 0.0
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            message = f"output folder {folder} cannot be made: {error.strerror or error}. Give another with -o."
+            message = f"output folder {folder} cannot be made: {error.strerror or error}. Give another `out`."
             raise OutputError(message) from None
         self.write()
 

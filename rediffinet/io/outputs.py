@@ -172,7 +172,8 @@ def _images(result: "Result", names: dict[str, str]) -> Iterator[tuple[str, byte
     if "uncertainty" in names:
         yield "uncertainty", _stored(result, Map(result.uncertainty, "probability that the label is wrong"))
     if "probabilities" in names:
-        yield "probabilities", _stored(result, Map(result.probabilities, "probabilities of WT, TC, ET"))
+        regions = ", ".join(result.task.region_names)
+        yield "probabilities", _stored(result, Map(result.probabilities, f"probabilities of {regions}"))
     if "preview" in names:
         from rediffinet.io.preview import encode_preview
 

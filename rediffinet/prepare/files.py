@@ -55,14 +55,14 @@ def check_case_folder(folder: Path, case: str, images: Mapping[str, Image], *, o
     raw = [image.path for image in images.values() if image.path.parent.resolve() == folder.resolve()]
     if raw:
         message = f"{folder} holds {raw[0].name}, which is to be prepared, and is not written to.\nGive another folder "
-        raise OutputError(message + "with -o.")
+        raise OutputError(message + "as `out`.")
     contrasts = list(images)
     existing = [name for name in case_files(case, contrasts).values() if (folder / name).exists()]
     if existing and not overwrite:
         message = f"{folder} holds {', '.join(existing)} already.\nUse `overwrite=True` to replace, or another folder."
         raise OutputError(message)
     if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file.\nGive a folder with -o.")
+        raise OutputError(f"{folder} is a file.\nGive a folder as `out`.")
 
 
 def save_prepared(prepared: Prepared, folder: Path, *, overwrite: bool = False) -> dict[str, Path]:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from rediffinet.errors import TrainingError
+from rediffinet.files import file_sha256
 from rediffinet.method.models import find_model
 from rediffinet.nets.config import Frozen
 from rediffinet.nets.ensemble import as_one
@@ -135,7 +136,7 @@ def open_run(folder: Path, checkpoint: Literal["last", "best"] = "last") -> Run:
         message = f"checkpoint {path} does not fit this version of rediffinet: {error}"
         raise TrainingError(message) from None
     model.eval()
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = file_sha256(path)
     return Run(folder, config, model, provenance, metadata["step"], digest)
 
 

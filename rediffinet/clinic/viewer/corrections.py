@@ -4,7 +4,6 @@
 last: where it is, the map is.
 """
 
-import hashlib
 import zlib
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rediffinet.errors import CaseError, LabelError, OutputError
-from rediffinet.files import write_atomically
+from rediffinet.files import file_sha256, write_atomically
 from rediffinet.io.geometry import spacing_mm
 from rediffinet.io.nifti import read_nifti, write_nifti
 
@@ -105,7 +104,7 @@ def save_correction(
             {
                 "case": case,
                 "file": path.name,
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "sha256": file_sha256(path),
                 "who": who,
                 "when": datetime.now(UTC).isoformat(timespec="seconds"),
                 "note": note,

@@ -1,6 +1,5 @@
 """What of a segmented case is shown: its report, its images and its maps, and nothing else of the disk."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from urllib.parse import quote
 
 from rediffinet.clinic.viewer.corrections import Correction, read_corrections
 from rediffinet.errors import CaseError, LabelError, RediffError
+from rediffinet.files import file_sha256
 from rediffinet.io.geometry import corner_distance_mm
 from rediffinet.io.naming import find_contrasts, find_labels
 from rediffinet.io.nifti import FORM_TOLERANCE_MM, Image, read_nifti
@@ -49,7 +49,7 @@ class Scene:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: what the page needs to begin. URLs are relative to the case's own address."""
-        refined = _sha256(self.maps["refined"])
+        refined = file_sha256(self.maps["refined"])
         return {
             "case": self.case,
             "report": self.report,
@@ -169,7 +169,7 @@ def _find_images(report: dict[str, Any], folder: Path, given: Path | None) -> tu
             notes.append(f"{contrast}: {stored} is a series of files, which the page does not show; it reads NIfTI.")
         elif path is None:
             notes.append(f"{contrast}: {stored} is not there any more.")
-        elif _sha256(path) != entry["sha256"]:
+        elif file_sha256(path) != entry["sha256"]:
             notes.append(f"{contrast}: {path} is not the image that was segmented (its hash is not the report's).")
         else:
             found[contrast] = path.resolve()
@@ -208,10 +208,6 @@ def _with_currency(entries: list[Correction], refined: str) -> Iterator[tuple[Co
         if entry.origin.sha256 in current:
             current.add(entry.sha256)
         yield entry, entry.sha256 in current
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _suffix(path: Path) -> str:

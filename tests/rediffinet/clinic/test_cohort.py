@@ -18,6 +18,7 @@ from rediffinet.clinic.table import CohortTable
 from rediffinet.errors import CaseError, ConfigError, OutputError
 from rediffinet.io.outputs import OutputChoice
 from rediffinet.segmenter import Segmenter, SegmentOptions
+from rediffinet.task import TASKS
 
 CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 
@@ -255,6 +256,12 @@ def test_the_table_is_whole_after_every_case_and_tells_each(cohort: Path, toy_bu
     assert "missing: t2w" in rows[1]["error"] and "\n" not in rows[1]["error"]
     lines = (out / "cohort.log").read_text().splitlines()
     assert [line.split("\t")[1:3] for line in lines] == [["A", "done"], ["B", "failed"], ["C", "done"]]
+
+
+def test_the_table_has_a_column_for_every_region_of_the_task(tmp_path: Path) -> None:
+    table = CohortTable(tmp_path, [CaseInput(folder=tmp_path / "X", task=TASKS["pediatric-2024"])])
+    header = table.csv.read_text().splitlines()[0].split(",")
+    assert header[:6] == ["case", "state", "WT_ml", "TC_ml", "CC_ml", "ET_ml"]
 
 
 def test_shards_share_a_cohort_without_overlap() -> None:

@@ -28,7 +28,7 @@ from rediffinet.training.checkpoint import CHECKPOINT, part, read_checkpoint
 from rediffinet.training.config import TrainConfig, resolve_config
 from rediffinet.training.data import TrainingCase, load_training_cases
 from rediffinet.training.out_of_fold import out_of_fold, predict_probability
-from rediffinet.training.run import Begun, Run, open_run
+from rediffinet.training.run import Begun, Provenance, Run, open_run
 from rediffinet.training.train import train
 
 UNET = {"unet": {"features": (4, 8), "window": (32, 32, 32), "stem_stride": 2}}
@@ -60,9 +60,13 @@ def refiner(phantoms: Path, baselines: list[Path], tmp_path_factory: pytest.Temp
     return out
 
 
+def provenance_of(*seen: str) -> Provenance:
+    return Provenance(trained_on=seen, held_out=(), folds=2, fold=None)
+
+
 def fake_baseline(seen: Sequence[str], sha256: str) -> Run:
     config = unet_config()
-    return Run(Path(sha256), config, UNet(config.unet), {"trained_on": list(seen)}, 2, sha256)
+    return Run(Path(sha256), config, UNet(config.unet), provenance_of(*seen), 2, sha256)
 
 
 def names(phantoms: Path) -> list[str]:
@@ -121,7 +125,7 @@ def test_only_a_run_of_this_version_is_opened(tmp_path: Path, baselines: list[Pa
 def test_prediction_covers_the_case_and_is_the_networks(cases: list[TrainingCase]) -> None:
     config = unet_config(autocast=False, unet={"features": (4, 8), "window": (32, 32, 32), "stem_stride": 1})
     net = UNet(config.unet).eval()
-    run = Run(Path(), config, net, {"trained_on": []}, 0, "")
+    run = Run(Path(), config, net, provenance_of(), 0, "")
     case = cases[0]
     assert max(case.image.shape[1:]) <= 32  # one window, the case in its middle, background around
     got = predict_probability(run, case)
