@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 from torch import nn
 
 from rediffinet.errors import TrainingError
@@ -58,8 +58,11 @@ class Provenance(Frozen):
     """Where the weights of a run come from, as it stands in its checkpoint and in a bundle's manifest.
 
     trained_on, held_out: names of cases. patients: of cases whose name does not tell. intensities: what the images
-    trained on looked like (rediffinet.trust); None for runs of before this was kept.
+    trained on looked like (rediffinet.trust); None for runs of before this was kept. What else a checkpoint says of its
+    origin stays with it.
     """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     trained_on: tuple[str, ...]
     held_out: tuple[str, ...]

@@ -12,6 +12,7 @@ pytest.importorskip("torch", reason="runs hold torch networks (extra 'train')")
 pytest.importorskip("monai", reason="the U-Net needs monai (extra 'train')")
 
 import torch
+from pydantic import ValidationError
 
 from rediffinet.engines.base import GraphSpec
 from rediffinet.errors import ConfigError, EngineError, ExportError, TrainingError
@@ -256,6 +257,23 @@ def test_what_the_members_are_averages_of_is_told_of_each() -> None:
     provenance = merge_runs([averaged(0), averaged(1)]).provenance
     assert "averaged" not in provenance.to_dict()
     assert [one["averaged"][0]["checkpoint_sha256"] for one in provenance.to_dict()["members"]] == ["0", "1"]
+
+
+def test_provenance_is_the_json_that_it_was_read_from() -> None:
+    stored = {
+        "trained_on": ["a", "b"],
+        "held_out": ["c"],
+        "folds": 4,
+        "fold": None,
+        "intensities": {"t1n p10": [-1.5, 0.25]},
+        "baselines": [{"sha256": "ab", "fold": None}],
+        "begun_with": {"sha256": "cd", "patients": ["a"]},
+        "members": [{"checkpoint_sha256": "ef", "seed": 0, "fold": 1, "held_out": ["c"], "begun_with": "cd"}],
+        "other_masks": True,  # what no version of this has a field for
+    }
+    assert Provenance.model_validate(stored).to_dict() == stored
+    with pytest.raises(ValidationError, match="held_out"):
+        Provenance.model_validate({**stored, "held_out": 3})
 
 
 def test_runs_that_make_no_ensemble() -> None:
