@@ -36,7 +36,7 @@ def prepare(
     do not decide, --t1c and the like do: a file, or the number of a series in DICOM.
     """
     from rediffinet.cli.progress import stages
-    from rediffinet.errors import CaseError
+    from rediffinet.errors import CaseError, ConfigError
     from rediffinet.io.dicom.files import is_dicom
     from rediffinet.io.dicom.study import read_study
     from rediffinet.io.nifti import read_nifti
@@ -45,6 +45,8 @@ def prepare(
 
     explicit = {key: path for key, path in zip(("t1n", "t1c", "t2w", "t2f"), (t1n, t1c, t2w, t2f), strict=True) if path}
     dicom = source is not None and is_dicom(source)
+    if study is not None and not dicom:
+        raise ConfigError("--study is of DICOM input, and this is none. Leave it out.")
     if source is None and not explicit:
         raise CaseError("Give RAW (a folder), or --t1n --t1c --t2w --t2f.")
     if dicom and source is not None:  # these flags name series then

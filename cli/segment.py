@@ -148,6 +148,8 @@ def segment(
     if overwrite and skip_existing:
         message = "--overwrite replaces what --skip-existing leaves as it is. Give one of the two."
         raise ConfigError(message)
+    if study is not None and not dicom:
+        raise ConfigError("--study is of DICOM input with --prepare. Leave it out, or give both.")
     if dicom and skip_existing:
         raise ConfigError("--skip-existing compares files, which a study has too many of. Use --overwrite for DICOM.")
     if profile is not None and (processes > 1 or ray is not None):

@@ -54,7 +54,8 @@ def check_spacing(name: str, spacing_mm: Sequence[float], accepted_mm: tuple[flo
     message = (
         f"Case {name} has voxels of {' × '.join(f'{spacing:.3g}' for spacing in spacing_mm)} mm.\n"
         f"Expected {low:g} to {high:g} mm along each axis: the models are trained at 1 mm.\n"
-        f"Resample the images to 1 mm first, linearly (a cubic spline rings). With SciPy, in Python, for each file:\n"
+        "Scans as they come from the scanner are made a case by `rediff prepare`.\n"
+        f"Resample other images to 1 mm first, linearly (a cubic spline rings). With SciPy, in Python, for each file:\n"
         f"{RESAMPLING}"
     )
     raise CaseError(message)

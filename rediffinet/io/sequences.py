@@ -95,6 +95,13 @@ def sort_out(
     return chosen, {} if allow_missing and absent == len(unclear) == 1 else unclear
 
 
+def remedy(unclear: Mapping[str, str], what: str) -> str:
+    """What to do about contrasts that are unclear. what: a flag takes."""
+    flags = " ".join(f"--{contrast} {what}" for contrast in unclear)
+    alone = list(unclear.values()) == ["none"]
+    return f"Say which it is: {flags}." + (" To go on without it: `allow_missing=True`." if alone else "")
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """A table as indented lines."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

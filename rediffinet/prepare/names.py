@@ -13,7 +13,7 @@ from typing import Any
 
 from rediffinet.errors import CaseError
 from rediffinet.io.naming import case_name, case_of, find_cases, find_contrasts, printable
-from rediffinet.io.sequences import Guess, Signs, aligned, guess, is_agent, rules, sort_out
+from rediffinet.io.sequences import Guess, Signs, aligned, guess, is_agent, remedy, rules, sort_out
 
 ENDINGS = (".nii.gz", ".nii")
 
@@ -93,9 +93,8 @@ def _by_rules(folder: Path, given: Mapping[str, str], *, allow_missing: bool) ->
         told = "; ".join(f"{contrast}: {which}" for contrast, which in unclear.items())
         rows = [("file", "contrast", "why")]
         rows += [(name, one.contrast or "–", one.reason) for name, one in guesses.items()]
-        flags = " ".join(f"--{contrast} FILE" for contrast in unclear)
         message = f"It is not clear which file of {folder} is which contrast ({told}).\n{aligned(rows)}"
-        raise CaseError(f"{message}\nSay which it is: {flags}.")
+        raise CaseError(f"{message}\n{remedy(unclear, 'FILE')}")
     files = {contrast: chosen.get(contrast) or there[name] for contrast, name in found.items()}
     cases = {case_of(path) for contrast, path in files.items() if contrast not in chosen} - {None}
     cases = {case for case in cases if case and not case.isdigit()}  # numbers are those of series

@@ -125,6 +125,13 @@ def test_dicom_without_preparation_says_what_to_do(rediff: Any, study: Path, tmp
     assert "Use --prepare, and --dicom-seg" in done.err
 
 
+@pytest.mark.parametrize("command", ["prepare", "segment"])
+def test_a_study_is_of_dicom(rediff: Any, phantoms: Path, command: str) -> None:
+    done = rediff(command, phantoms, "--study", "1.2.3")
+    assert done.code == 2
+    assert "--study is of DICOM input" in done.err
+
+
 def test_finished_studies_cannot_be_skipped(rediff: Any, study: Path, tmp_path: Path) -> None:
     done = rediff("segment", study, "--prepare", "--skip-existing", "-o", tmp_path / "out")
     assert done.code == 2
@@ -137,7 +144,7 @@ def test_an_unclear_study_is_refused_with_the_table(rediff: Any, study: Path, tm
         path.unlink()
     done = rediff("prepare", tmp_path / "study", "-o", tmp_path / "out")
     assert done.code == 2
-    assert "--t2f NUMBER" in done.err
+    assert "Say which it is: --t2f NUMBER. To go on without it: --allow-missing." in done.err
     assert "localizer" in done.err
     assert not (tmp_path / "out").exists()
 

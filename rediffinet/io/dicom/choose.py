@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from rediffinet.errors import CaseError
 from rediffinet.io.dicom.files import Series
-from rediffinet.io.sequences import Guess, Signs, aligned, is_agent, sort_out
+from rediffinet.io.sequences import Guess, Signs, aligned, is_agent, remedy, sort_out
 from rediffinet.io.sequences import guess as guess_from
 
 
@@ -36,7 +36,7 @@ def choose_series(
             f"{contrast}: {which if which == 'none' else f'series {which}'}" for contrast, which in unclear.items()
         )
         message = f"It is not clear which series is which contrast ({told}).\n{table(all_series, guesses)}"
-        raise CaseError(f"{message}\nSay which it is: {' '.join(f'--{contrast} NUMBER' for contrast in unclear)}.")
+        raise CaseError(f"{message}\n{remedy(unclear, 'NUMBER')}")
     return {contrast: by_uid[uid] for contrast, uid in chosen.items()}
 
 
