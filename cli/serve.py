@@ -1,5 +1,6 @@
 """`rediff serve`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,10 @@ def serve(
     case_time: Annotated[float, typer.Option(min=1.0, help="Longest time of a case in seconds.")] = 1800.0,
     upload_time: Annotated[float, typer.Option(min=1.0, help="Longest time of an upload in seconds.")] = 900.0,
     retention: Annotated[float, typer.Option(min=0.0, help="Hours that a finished case is kept.")] = 24.0,
+    dicomweb: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Archive to fetch studies from and store objects in: its DICOMweb root."),
+    ] = None,
     new_token: Annotated[
         str | None, typer.Option(metavar="NAME", help="Make a token for NAME, print it once, and end.")
     ] = None,
@@ -29,10 +34,11 @@ def serve(
 ) -> None:
     """Segment cases over HTTP: send four images or a zip, ask for the state, fetch the files. See docs/service.md."""
     from rediffinet.cli.paths import check_new_folder
-    from rediffinet.clinic.service.settings import MIB, Limits, Settings
+    from rediffinet.clinic.service.settings import MIB, Archive, Limits, Settings
     from rediffinet.errors import MissingExtraError
 
     check_new_folder(data)
+    authorization = os.environ.get("REDIFF_DICOMWEB_AUTHORIZATION", "")
     settings = Settings(
         data=data.absolute(),
         host=host,
@@ -45,6 +51,7 @@ def serve(
         retention_s=3600.0 * retention,
         limits=Limits(queue=queue, upload_bytes=max_upload * MIB, upload_s=upload_time, case_s=case_time),
         without_token=without_token,
+        archive=None if dicomweb is None else Archive(dicomweb, authorization),
     )
     if new_token is not None:
         from rediffinet.clinic.service.tokens import new_token as make

@@ -97,6 +97,10 @@ class ResultsError(RediffError):
     """A table of results or a log of a run is missing, damaged or incomplete, or two cannot be compared."""
 
 
+class ArchiveError(RediffError):
+    """An image archive (DICOMweb) does not answer, refuses, or answers with what cannot be read."""
+
+
 class MissingExtraError(RediffError):
     """An optional dependency is absent; the message holds the pip command that installs it."""
 

@@ -31,7 +31,7 @@ MAY_IMPORT = {  # each room itself, and errors and files, which all but ext may 
         "task",
         "training",
     },
-    "clinic": {"bundle", "engines", "io", "metrics", "report", "result", "segmenter", "task"},
+    "clinic": {"bundle", "engines", "io", "metrics", "prepare", "report", "result", "segmenter", "task"},
     "prepare": {"bundle", "engines", "ext", "io", "report", "result", "task"},
     "export": {
         "bundle",
@@ -75,7 +75,9 @@ CORE = set(MAY_IMPORT) - {"cli", "export", "training", "nets", "reports", "engin
 RUNTIME = {"numpy", "nibabel", "typer", "click", "rich", "pydantic", "PIL"}
 HEAVY = ("torch", "monai", "onnx", "onnxruntime", "openvino", "tensorrt", "scipy", "matplotlib")
 BACKENDS = re.compile(r"rediffinet\.engines\.(\w+_(engine|operators)|tensorrt\.engine)(\.|$)")
-SERVICE = re.compile(r"rediffinet\.clinic\.service\.(app|gate|measures|server|uploads|jobs)$")  # the extra [serve]
+SERVICE = re.compile(
+    r"rediffinet\.clinic\.service\.(app|dicomweb|gate|measures|server|uploads|jobs)$"
+)  # the extra [serve]
 
 
 @dataclass(frozen=True)

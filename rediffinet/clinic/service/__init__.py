@@ -2,6 +2,7 @@
 
 app       what is answered            problems  how a refusal looks (RFC 9457)
 uploads   bytes from a client         archives  what a client packed
-store     jobs in SQLite              worker    the computing process and who looks after it
+store     jobs in SQLite              worker    the computing process, and supervisor, who looks after it
+dicomweb  an archive of images        computing one case from files to files
 tokens    who may ask                 logs      what is told of it
 """

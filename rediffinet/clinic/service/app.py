@@ -20,7 +20,7 @@ from rediffinet.clinic.service.requests import FIELDS, CaseRequest
 from rediffinet.clinic.service.settings import LOOPBACK
 from rediffinet.clinic.service.supervisor import Supervisor
 from rediffinet.clinic.service.tokens import Tokens
-from rediffinet.clinic.service.uploads import ARCHIVE, CONTRASTS, receive
+from rediffinet.clinic.service.uploads import ARCHIVE, BRAIN_MASK, CONTRASTS, receive
 from rediffinet.clinic.viewer.corrections import save_correction
 from rediffinet.clinic.viewer.server import DIST, content_type, scene_bytes
 from rediffinet.errors import OutputError, RediffError
@@ -80,6 +80,12 @@ class CaseInfo(BaseModel):
     result: ResultInfo | None
 
 
+class Stored(BaseModel):
+    """Names of the files that the archive took."""
+
+    stored: list[str]
+
+
 class CaseList(BaseModel):
     """Cases, newest first. next: pass it as `before` for older ones. accepts: whether this service takes uploads."""
 
@@ -117,7 +123,8 @@ def _request_body() -> dict[str, Any]:
     schema = CaseRequest.model_json_schema()
     texts = {name: entry for name, entry in schema["properties"].items()}
     images = {name: _binary(f"NIfTI file of {name}, .nii or .nii.gz") for name in CONTRASTS}
-    archive = {ARCHIVE: _binary("zip of the four images of one case")}
+    archive = {ARCHIVE: _binary("zip of the four images of one case, or of the DICOM files of one examination")}
+    texts |= {BRAIN_MASK: _binary("for raw scans: NIfTI brain mask on t1c's own grid, instead of the network's")}
     return {
         "required": True,
         "content": {
@@ -126,10 +133,11 @@ def _request_body() -> dict[str, Any]:
                     "anyOf": [
                         {"type": "object", "properties": {**images, **texts}, "required": list(images)},
                         {"type": "object", "properties": {**archive, **texts}, "required": list(archive)},
+                        {"type": "object", "properties": texts, "required": ["study"]},
                     ]
                 }
             },
-            "application/zip": {"schema": _binary("zip of the four images of one case")},
+            "application/zip": {"schema": archive[ARCHIVE]},
         },
     }
 
@@ -176,7 +184,7 @@ def create_app(jobs: Jobs, tokens: Tokens, supervisor: Supervisor, version: str)
         status_code=202,
         response_model=CaseInfo,
         summary="Send a case",
-        description="The four images, or one archive of them. An Idempotency-Key makes it safe to send again.",
+        description="The four images, or an archive of them or of DICOM. An Idempotency-Key makes it safe to repeat.",
         responses={
             200: {"model": CaseInfo, "description": "A case of this Idempotency-Key is there already"},
             202: {"content": {"application/json": {"example": CASE_EXAMPLE}}},
@@ -238,6 +246,15 @@ def create_app(jobs: Jobs, tokens: Tokens, supervisor: Supervisor, version: str)
         if ended(job) and job.state != "cancelled":
             raise Problem(409, f"The case is {job.state} already.")
         return jobs.describe(job)
+
+    @app.post(
+        "/v1/cases/{case_id}/store",
+        response_model=Stored,
+        summary="Send the DICOM objects of a finished case to the archive (STOW-RS); again is harmless",
+        responses=_said(401, 403, 404, 409, 422, 502),
+    )
+    def store_case(request: Request, case_id: str) -> dict[str, Any]:
+        return {"stored": jobs.store_objects(jobs.own(case_id, request.state.owner))}
 
     @app.delete(
         "/v1/cases/{case_id}",

@@ -11,16 +11,17 @@ from typing import Any
 from urllib.parse import quote
 
 from rediffinet.clinic.service.archives import check_archive
+from rediffinet.clinic.service.computing import NO_ARCHIVE, RESULTS
+from rediffinet.clinic.service.dicomweb import store_objects
 from rediffinet.clinic.service.logs import log
 from rediffinet.clinic.service.problems import Problem
 from rediffinet.clinic.service.requests import parse_request
 from rediffinet.clinic.service.settings import Settings
 from rediffinet.clinic.service.store import FINAL, Job, JobStore
 from rediffinet.clinic.service.uploads import ARCHIVE, Received
-from rediffinet.clinic.service.worker import RESULTS
 from rediffinet.clinic.viewer.corrections import Correction, read_corrections
 from rediffinet.clinic.viewer.scene import Scene, open_scene
-from rediffinet.errors import CaseError
+from rediffinet.errors import ArchiveError, CaseError
 
 INCOMING = ".incoming-"
 
@@ -65,6 +66,8 @@ class Jobs:
         Raises Problem 422 for options or an archive that cannot be used.
         """
         request = parse_request(received.texts)
+        if request["study"] is not None and self.settings.archive is None:
+            raise Problem(422, NO_ARCHIVE)
         if ARCHIVE in received.files:
             limits = self.settings.limits
             try:
@@ -110,8 +113,9 @@ class Jobs:
         if result is not None:
             base = f"v1/cases/{job.id}/files/"
             files = {
-                kind: {"name": name, "url": base + quote(name), "bytes": result["bytes"].get(name)}
-                for kind, name in result["files"].items()
+                kind: {"name": name, "url": base + quote(name), "bytes": result["bytes"].get(file)}
+                for kind, file in result["files"].items()
+                for name in [Path(file).name]
             }
             told["result"] = {
                 "seconds": result["seconds"],
@@ -128,7 +132,7 @@ class Jobs:
         if job.result is None:
             return {}
         folder = self.settings.jobs / job.id
-        outputs = {name: folder / "out" / name for name in (*job.result["files"].values(), RESULTS)}
+        outputs = {Path(file).name: folder / "out" / file for file in (*job.result["files"].values(), RESULTS)}
         corrections = {entry.file: folder / "out" / entry.file for entry in self._corrections(job)}
         return {**outputs, **corrections, **dict(self._images(job).values())}
 
@@ -136,8 +140,26 @@ class Jobs:
         """What the page shows of a job that is done. Raises Problem 409 before."""
         if job.result is None:
             raise Problem(409, f"The case is {job.state}: there is nothing to look at.")
-        first = next(path for _, path in self._images(job).values())
-        return open_scene(self.settings.jobs / job.id / "out" / job.result["case"], first.parent)
+        folder = self.settings.jobs / job.id
+        images = {path.parent for _, path in self._images(job).values()}
+        raw = images if not any(path.is_relative_to(folder / "out") for path in images) else set()
+        return open_scene(folder / "out" / job.result["case"], next(iter(raw), None))
+
+    def store_objects(self, job: Job) -> list[str]:
+        """Send the DICOM objects of a case to the archive; returns their names.
+
+        Raises Problem: 409 for a case without any, 422 without an archive, 502 when the archive does not take them.
+        """
+        objects = [file for kind, file in (job.result or {}).get("files", {}).items() if kind.startswith("dicom-")]
+        if not objects:
+            raise Problem(409, f"The case is {job.state} and has no DICOM objects. Ask for them with `dicom_seg=true`.")
+        if self.settings.archive is None:
+            raise Problem(422, NO_ARCHIVE)
+        try:
+            store_objects(self.settings.archive, [self.settings.jobs / job.id / "out" / file for file in objects])
+        except ArchiveError as error:
+            raise Problem(502, str(error)) from None
+        return objects
 
     def _corrections(self, job: Job) -> list[Correction]:
         assert job.result is not None

@@ -6,7 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rediffinet.clinic.service.archives import check_file_name
 from rediffinet.clinic.service.problems import Problem
+from rediffinet.clinic.service.settings import UID
 from rediffinet.errors import CaseError
+
+_CONTRAST = "(t1n|t1c|t2w|t2f)"
 
 
 class CaseRequest(BaseModel):
@@ -23,7 +26,31 @@ class CaseRequest(BaseModel):
     uncertainty: bool = Field(True, description="Write the uncertainty map.")
     probabilities: bool = Field(False, description="Write the probabilities of the regions.")
     preview: bool = Field(True, description="Write a picture.")
+    html_report: bool = Field(False, description="Write the report as a page that prints.")
     channels: str | None = Field(None, max_length=100, description="Contrasts of ID_0000 … in an archive.")
+    prepare: bool = Field(False, description="Raw scans: register, extract the brain, bring to 1 mm. DICOM always is.")
+    native: str = Field(
+        "t1c",
+        max_length=40,
+        pattern=rf"^(all|none|{_CONTRAST}(,{_CONTRAST})*)$",
+        description="Original series of a prepared case that results are written for: t1c, t1c,t2f, all, none.",
+    )
+    study: str | None = Field(
+        None,
+        max_length=64,
+        pattern=rf"^{UID}$",
+        description="In place of files: StudyInstanceUID of an examination in the archive of the service (DICOMweb).",
+    )
+    series: str | None = Field(
+        None,
+        max_length=600,
+        pattern=rf"^{_CONTRAST}=[^,=]{{1,100}}(,{_CONTRAST}=[^,=]{{1,100}})*$",
+        description="DICOM series of a contrast by number, UID or description, where it is unclear: t1n=3,t1c=7.",
+    )
+    dicom_seg: bool = Field(False, description="For DICOM: write a segmentation object (BINARY).")
+    dicom_labelmap: bool = Field(False, description="For DICOM: write the segmentation as a LABELMAP.")
+    dicom_rtstruct: bool = Field(False, description="For DICOM: write contours.")
+    dicom_sr: bool = Field(False, description="For DICOM: write the segmentation and a report of volumes.")
 
 
 FIELDS = tuple(CaseRequest.model_fields)

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rediffinet.errors import ConfigError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MIB = 2**20
+UID = r"[0-9]+(\.[0-9]+)*"
+"""What a DICOM UID looks like."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,26 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Archive:
+    """address: the root of DICOMweb, such as http://127.0.0.1:8042/dicom-web. authorization: that header, or empty."""
+
+    address: str
+    authorization: str = ""
+
+    def check(self) -> None:
+        """Raise ConfigError for what is no address of a web server."""
+        parts = urlsplit(self.address)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+            message = f"`dicomweb`: got '{self.address}', expected an address such as http://archive:8042/dicom-web"
+            raise ConfigError(message)
+
+
+@dataclass(frozen=True)
 class Settings:
-    """Where the service listens and keeps its jobs, and on what it computes. retention_s: how long a case is kept."""
+    """Where the service listens and keeps its jobs, and on what it computes.
+
+    retention_s: how long a case is kept. archive: where studies are fetched from and objects stored.
+    """
 
     data: Path
     host: str = "127.0.0.1"
@@ -42,6 +63,7 @@ class Settings:
     retention_s: float = 24 * 3600.0
     limits: Limits = field(default_factory=Limits)
     without_token: bool = False
+    archive: Archive | None = None
 
     @property
     def jobs(self) -> Path:
@@ -59,7 +81,9 @@ class Settings:
         return self.data / "tokens.json"
 
     def check(self, *, has_tokens: bool) -> None:
-        """Raise ConfigError for a service that would be open to everybody on the network."""
+        """Raise ConfigError for a service that would be open to everybody on the network, and for a wrong archive."""
+        if self.archive is not None:
+            self.archive.check()
         if self.host not in LOOPBACK and not has_tokens and not self.without_token:
             message = (
                 f"`host={self.host}` is reached from other machines, and there is no token: anybody could send cases "

@@ -18,6 +18,8 @@ from rediffinet.clinic.service.settings import Limits
 
 CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 ARCHIVE = "archive"
+BRAIN_MASK = "brain_mask"
+STUDY = "study"
 TEXT_BYTES = 4096
 BUFFER = 2**20
 IDLE_S = 60.0
@@ -26,7 +28,7 @@ ZIPS = ("application/zip", "application/x-zip-compressed")
 
 @dataclass
 class Received:
-    """What came: text by field, and the file of each contrast or of the archive."""
+    """What came: text by field, and the file of each contrast or of the archive, and of a brain mask."""
 
     texts: dict[str, str] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
@@ -154,11 +156,12 @@ class _Parts:
     def received(self) -> Received:
         if not self._ended:
             raise Problem(400, "The multipart body ends in the middle: the closing boundary is missing.")
-        given = set(self._found.files)
-        if given != {ARCHIVE} and given != set(CONTRASTS):
+        given = set(self._found.files) - {BRAIN_MASK}
+        fetched = bool(self._found.texts.get(STUDY))
+        if (given != {ARCHIVE} and given != set(CONTRASTS)) if not fetched else given:
             detail = (
                 f"The request holds the files {', '.join(sorted(given)) or 'none'}. Expected {', '.join(CONTRASTS)} "
-                f"(one NIfTI file each), or {ARCHIVE} (a zip of one case)."
+                f"(one NIfTI file each), or {ARCHIVE} (a zip of one case, NIfTI or DICOM), or the field {STUDY} alone."
             )
             raise Problem(422, detail)
         return Received(self._found.texts, {name: _named(path, name) for name, path in self._found.files.items()})
@@ -182,11 +185,11 @@ class _Parts:
     def _on_headers(self) -> None:
         if self._name in self._found.files or self._name in self._found.texts:
             raise Problem(422, f"The part {self._name} is there twice.")
-        if self._name in (*CONTRASTS, ARCHIVE):
+        if self._name in (*CONTRASTS, ARCHIVE, BRAIN_MASK):
             self._found.files[self._name] = path = self._folder / f"{self._name}.part"
             self._stream = path.open("xb")
         elif self._name not in self._text_fields:
-            expected = ", ".join((*CONTRASTS, ARCHIVE, *self._text_fields))
+            expected = ", ".join((*CONTRASTS, ARCHIVE, BRAIN_MASK, *self._text_fields))
             raise Problem(422, f"The request holds a part that is not known. Expected parts named {expected}.")
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:

@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import nibabel as nib
+import numpy as np
+
 from rediffinet.clinic.viewer.corrections import Correction, read_corrections
 from rediffinet.errors import CaseError, LabelError, RediffError
 from rediffinet.files import file_sha256
 from rediffinet.io.geometry import corner_distance_mm
 from rediffinet.io.naming import find_contrasts, find_labels
 from rediffinet.io.nifti import FORM_TOLERANCE_MM, Image, read_nifti
+from rediffinet.prepare.files import case_files
+from rediffinet.prepare.report import find_preparation
 
 SCHEMAS = ("rediffinet-report/",)
 REPORT_END = "-report.json"
@@ -157,6 +162,10 @@ def _is_plain(name: str) -> bool:
 
 def _find_images(report: dict[str, Any], folder: Path, given: Path | None) -> tuple[dict[str, Path], list[str]]:
     """File by contrast, and a sentence for each that is not shown."""
+    prepared = prepared_images(report, folder) if given is None else {}
+    if prepared:
+        return {contrast: path.resolve() for contrast, path in prepared.items()}, []
+    refined: Any = nib.load(folder / report["outputs"][MAPS["refined"]])
     replaced = {} if given is None else find_contrasts(given)
     found: dict[str, Path] = {}
     notes = []
@@ -171,9 +180,38 @@ def _find_images(report: dict[str, Any], folder: Path, given: Path | None) -> tu
             notes.append(f"{contrast}: {stored} is not there any more.")
         elif file_sha256(path) != entry["sha256"]:
             notes.append(f"{contrast}: {path} is not the image that was segmented (its hash is not the report's).")
+        elif not _lies_on(refined, path):
+            notes.append(f"{contrast}: {path} is a raw scan; what was prepared from it is not beside the result.")
         else:
             found[contrast] = path.resolve()
     return found, notes
+
+
+def prepared_images(report: dict[str, Any], folder: Path) -> dict[str, Path]:
+    """File by contrast of a case that was prepared on the way, beside its result; empty when it was not.
+
+    Raises CaseError when what is told of the preparation is damaged.
+    """
+    case = str(report["case"])
+    place = folder / f"{case}-prepared"
+    told = find_preparation(place, case)
+    hashes = {entry["contrast"]: entry["sha256"] for entry in report["inputs"]}
+    if told is None or told.passed_through or {name: one.sha256 for name, one in told.series.items()} != hashes:
+        return {}
+    names = case_files(case, list(told.series))
+    images = {contrast: place / names[contrast] for contrast in told.series}
+    return images if all(path.is_file() for path in images.values()) else {}
+
+
+def _lies_on(refined: Any, image: Path) -> bool:
+    """Whether an image is on the grid of the result, within a voxel: grids that differ a little are taken."""
+    try:
+        other: Any = nib.load(image)
+    except (OSError, nib.filebasedimages.ImageFileError):
+        return False
+    spacing = float(np.linalg.norm(refined.affine[:3, :3], axis=0).max())
+    shape = refined.shape[:3]
+    return tuple(other.shape[:3]) == shape and corner_distance_mm(shape, refined.affine, other.affine) <= spacing
 
 
 def _find_reference(given: Path | None, images: Path, refined: Path) -> tuple[Path | None, list[str]]:

@@ -5,6 +5,7 @@ machine and other pages of the browser do not reach the case. The paths behind t
 """
 
 import json
+import math
 import mimetypes
 import secrets
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+import nibabel as nib
 
 from rediffinet.clinic.viewer.corrections import save_correction
 from rediffinet.clinic.viewer.scene import Scene
@@ -35,7 +38,13 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-TYPES = {".js": "text/javascript", ".gz": "application/gzip", ".nii": "application/octet-stream", ".txt": "text/plain"}
+TYPES = {
+    ".js": "text/javascript",
+    ".gz": "application/gzip",
+    ".nii": "application/octet-stream",
+    ".txt": "text/plain",
+    ".dcm": "application/dicom",
+}
 
 
 class ViewerServer(ThreadingHTTPServer):
@@ -184,8 +193,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 def scene_bytes(scene: Scene) -> int:
     """The most bytes that the gzip of a label map of this case can have."""
-    shape = scene.report["inputs"][0]["shape"]
-    size = 1
-    for n in shape:
-        size *= int(n)
+    refined: Any = nib.load(scene.maps["refined"])
+    size = math.prod(refined.shape)
     return size + size // 1000 + 1024

@@ -23,70 +23,11 @@ CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 PROGRAM = "from rediffinet.cli.main import main; main()"
 
 
-class Service:
-    """A service on a free port; `start` after any end goes on with the same folder."""
-
-    def __init__(self, data: Path, bundle: Path) -> None:
-        self.data, self.bundle = data, bundle
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
-        self.process: subprocess.Popen[bytes] | None = None
-        self.log = data.with_suffix(".log")
-
-    def start(self, *options: str, program: str = PROGRAM) -> "Service":
-        arguments = ["serve", "--data", str(self.data), "--bundle", str(self.bundle), "--port", str(self.port)]
-        command = [sys.executable, "-c", program, *arguments, "--engine", "onnxruntime", "--threads", "1", *options]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, self.log.read_text()
-            try:
-                if self.client.get("/readyz").status_code == 200:
-                    return self
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-        raise AssertionError(self.log.read_text())
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(240)
-
-    def wait(self, case_id: str, *states: str, seconds: float = 240.0) -> dict[str, Any]:
-        wanted = states or ("done", "failed", "cancelled")
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            found = self.client.get(f"/v1/cases/{case_id}").json()
-            if found["state"] in wanted:
-                return dict(found)
-            time.sleep(0.05)
-        raise AssertionError(f"{found}\n{self.log.read_text()}")
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory, make_toy: Any) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("images")
-    make_toy().save(folder)
-    return {contrast: (folder / f"toy-{contrast}.nii.gz").read_bytes() for contrast in CONTRASTS}
-
-
-@pytest.fixture
-def service(tmp_path: Path, toy_bundle: Any) -> Iterator[Service]:
-    made = Service(tmp_path / "service", toy_bundle.path)
-    yield made
-    if made.process is not None and made.process.poll() is None:
-        made.process.kill()
-        made.process.wait()
-    made.client.close()
+Service = Any  # of conftest.py
 
 
 def send(service: Service, images: dict[str, bytes], headers: dict[str, str] | None = None, **fields: str) -> Any:
-    files = {name: (f"../../{name}", content) for name, content in images.items()}
-    return service.client.post("/v1/cases", files=files, data=fields, headers=headers)
+    return service.send(images, headers, **fields)
 
 
 def zipped(entries: dict[str, bytes]) -> bytes:
@@ -150,8 +91,8 @@ def test_four_files_become_the_files_of_the_command_line(
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, toy_bundle: Any) -> Iterator[Service]:
-    made = Service(tmp_path_factory.mktemp("shared") / "service", toy_bundle.path)
+def shared(tmp_path_factory: pytest.TempPathFactory, make_service: Any) -> Iterator[Service]:
+    made = make_service(tmp_path_factory.mktemp("shared") / "service")
     made.start("--max-upload", "2", "--queue", "8")
     yield made
     assert made.process is not None

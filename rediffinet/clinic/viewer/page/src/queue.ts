@@ -38,6 +38,8 @@ class Queue {
   private readonly said = h('div', { role: 'status', class: 'said' })
   private readonly body = h('tbody')
   private readonly rows = new Map<string, { told: string; row: HTMLTableRowElement }>()
+  private readonly prepare = h('input', { type: 'checkbox' })
+  private readonly seg = h('input', { type: 'checkbox' })
   private readonly empty = h('p', { class: 'quiet' }, 'No case yet.')
   private timer = 0
   private stopped = false
@@ -51,7 +53,13 @@ class Queue {
       'section',
       { class: 'drop', 'aria-labelledby': 'drop-title' },
       h('h2', { id: 'drop-title' }, 'New cases'),
-      h('p', {}, 'Drop the four images of a case here (ID-t1n, ID-t1c, ID-t2w, ID-t2f; .nii or .nii.gz), folders of them, or a zip for each case.'),
+      h('p', {}, 'Drop the four images of a case here (ID-t1n, ID-t1c, ID-t2w, ID-t2f; .nii or .nii.gz), folders of them, or a zip for each case, NIfTI or DICOM.'),
+      h(
+        'div',
+        { class: 'options' },
+        h('label', { class: 'check' }, this.prepare, 'Raw scans: prepare them first (DICOM always is)'),
+        h('label', { class: 'check' }, this.seg, 'For DICOM: make a DICOM segmentation')
+      ),
       h('label', { for: 'files' }, 'Choose files'),
       chooser,
       this.said
@@ -176,6 +184,7 @@ class Queue {
   /** Sends cases one after the other. */
   private async take(files: File[]): Promise<void> {
     const { parcels, problems } = sortFiles(files)
+    const wanted = { prepare: String(this.prepare.checked), dicom_seg: String(this.seg.checked) }
     this.said.replaceChildren()
     for (const problem of problems) this.say(problem)
     for (const parcel of parcels) {
@@ -184,7 +193,9 @@ class Queue {
       const line = h('p', {}, words, ' ', bar)
       this.said.append(line)
       try {
-        await send(parcel, (share, waits) => {
+        // images that are not DICOM have no DICOM segmentation
+        const options = parcel.parts.archive ? wanted : { prepare: wanted.prepare }
+        await send(parcel, options, (share, waits) => {
           bar.value = share
           words.textContent = waits ? `The queue is full: ${parcel.name} is sent again in ${waits} s` : `Sending ${parcel.name}`
         })

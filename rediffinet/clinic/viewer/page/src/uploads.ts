@@ -14,10 +14,14 @@ export interface Parcel {
   parts: Record<string, File>
 }
 
+/** Options that go with every case: fields of the request by name. */
+export type Options = Record<string, string>
+
 /** Cases among files: four images with one name before the contrast, or a zip each; and what does not fit, in words. */
 export function sortFiles(files: Iterable<File>): { parcels: Parcel[]; problems: string[] } {
   const parcels: Parcel[] = []
   const problems: string[] = []
+  const unknown: string[] = []
   const cases = new Map<string, Partial<Record<Contrast, File>>>()
   for (const file of files) {
     if (/\.zip$/i.test(file.name)) {
@@ -27,7 +31,7 @@ export function sortFiles(files: Iterable<File>): { parcels: Parcel[]; problems:
     const [, name = 'case', ending = ''] = IMAGE.exec(file.name) ?? []
     const contrast = CONTRASTS.find((one) => ENDINGS[one].includes(ending.toLowerCase()))
     if (!contrast) {
-      if (ending.toLowerCase() !== 'seg') problems.push(`${file.name}: not a zip, and no name of an image such as ID-t1c.nii.gz.`)
+      if (ending.toLowerCase() !== 'seg') unknown.push(file.name)
       continue
     }
     const found = cases.get(name) ?? {}
@@ -35,6 +39,9 @@ export function sortFiles(files: Iterable<File>): { parcels: Parcel[]; problems:
     found[contrast] = file
     cases.set(name, found)
   }
+  const more = unknown.length > 3 ? ` and ${unknown.length - 2} more` : ''
+  const listed = unknown.slice(0, more ? 2 : 3).join(', ')
+  if (unknown.length) problems.push(`${listed}${more}: not a zip, and no name of an image such as ID-t1c.nii.gz. DICOM comes as one zip of the examination.`)
   for (const [name, parts] of cases) {
     const missing = CONTRASTS.filter((contrast) => !parts[contrast])
     if (missing.length) problems.push(`${name}: ${missing.join(', ')} missing. A case is four images.`)
@@ -67,10 +74,10 @@ export async function droppedFiles(data: DataTransfer): Promise<File[]> {
  * Sends a case; `told` hears how much of it is there, from 0 to 1, and how many seconds it waits when the queue is full.
  * The same key goes with every try: a case that had arrived is not taken twice.
  */
-export async function send(parcel: Parcel, told: (share: number, waits?: number) => void): Promise<void> {
+export async function send(parcel: Parcel, options: Options, told: (share: number, waits?: number) => void): Promise<void> {
   const key = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('')
   for (;;) {
-    const wait = await sendOnce(parcel, key, (share) => told(share))
+    const wait = await sendOnce(parcel, options, key, (share) => told(share))
     if (wait === null) return
     told(0, wait)
     await new Promise((done) => setTimeout(done, 1000 * wait))
@@ -78,9 +85,10 @@ export async function send(parcel: Parcel, told: (share: number, waits?: number)
 }
 
 /** null when the case was taken, the seconds to wait when the queue is full; Refused otherwise. */
-function sendOnce(parcel: Parcel, key: string, told: (share: number) => void): Promise<number | null> {
+function sendOnce(parcel: Parcel, options: Options, key: string, told: (share: number) => void): Promise<number | null> {
   const form = new FormData()
   form.set('name', parcel.name)
+  for (const [field, value] of Object.entries(options)) form.set(field, value)
   for (const [part, file] of Object.entries(parcel.parts)) form.set(part, file, file.name)
   return new Promise((done, failed) => {
     const request = new XMLHttpRequest()
