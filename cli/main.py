@@ -65,11 +65,20 @@ def main() -> None:
     sys.exit(code)
 
 
+def _arguments() -> list[str]:
+    """The arguments, `--ray` without an address made whole: the parser knows no option whose value may be left out."""
+    given = sys.argv[1:]
+    for at, word in enumerate(given):
+        if word == "--ray" and (at + 1 == len(given) or given[at + 1].startswith("-")):
+            return [*given[: at + 1], "local", *given[at + 1 :]]
+    return given
+
+
 def _run() -> int:
     """The exit code."""
     try:
         with interruptible():
-            app()
+            app(_arguments())
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except RediffError as error:

@@ -109,7 +109,8 @@ def segment(
     ray: Annotated[
         str | None,
         typer.Option(
-            metavar="ADDRESS", help="Share a cohort on a Ray cluster: its address, auto, or local to start one here."
+            metavar="[ADDRESS]",
+            help="Share a cohort on a Ray cluster: its address, auto, or nothing to start one here.",
         ),
     ] = None,
     profile: Annotated[

@@ -40,12 +40,13 @@ class EngineInfo(_Part):
 class BaselineInfo(_Part):
     """Where U(I) comes from: the bundle's own network, a label map in a file or an array, or nowhere ("none").
 
-    path and sha256: of the file.
+    path and sha256: of the file. labels: the convention by which a label map's numbers were read.
     """
 
     source: Literal["bundle", "file", "array", "none"]
     path: str | None = None
     sha256: str | None = None
+    labels: str | None = None
 
 
 class SamplingInfo(_Part):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -263,7 +263,8 @@ class Segmenter:
 
     def _baseline_info(self, given: BaselineMask | None) -> BaselineInfo:
         if given is not None:
-            return BaselineInfo(source="array" if given.path is None else "file", path=given.path, sha256=given.sha256)
+            source: Literal["array", "file"] = "array" if given.path is None else "file"
+            return BaselineInfo(source=source, path=given.path, sha256=given.sha256, labels=given.convention)
         return BaselineInfo(source="bundle" if self.bundle.manifest.recipe.kind.has_baseline else "none")
 
     def _sampling_info(self, plan: Plan, found: Discrepancy | None) -> SamplingInfo:

@@ -117,7 +117,7 @@ def read_case(segmenter: Segmenter, given: CaseInput, order: Order) -> Read | Ou
     if order.skip_existing or not choice.overwrite:
         report = read_finished(folder, name)
         if report is not None and order.skip_existing:
-            again = tuple(changes(report, given, segmenter, order.seed, order.options, choice, mask))
+            again = tuple(changes(report, given, segmenter, order.seed, order.options, choice, mask, order.mask_labels))
             if not again:
                 return Outcome(name, report, folder, skipped=True)
             choice = replace(choice, overwrite=True)

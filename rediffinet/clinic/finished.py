@@ -12,6 +12,7 @@ from rediffinet.files import file_sha256
 from rediffinet.io.outputs import OutputChoice
 from rediffinet.report import Report
 from rediffinet.segmenter import Segmenter, SegmentOptions
+from rediffinet.task import Task
 
 
 def read_finished(folder: Path, name: str) -> Report | None:
@@ -33,9 +34,11 @@ def changes(
     options: SegmentOptions,
     choice: OutputChoice,
     mask: Path | None,
+    mask_labels: Task | None = None,
 ) -> list[str]:
     """What differs between a finished case and what is asked for now, in words; an empty list: nothing to do.
 
+    mask_labels: the convention by which the mask is read, where it is decided already.
     The engine, the device and the number of threads do not count: they change results by rounding alone.
     """
     plan = segmenter.plan(options, seed)
@@ -61,6 +64,8 @@ def changes(
         if before.get(key) != value
     ]
     found += _other_files(report, given, mask)
+    if mask is not None and mask_labels is not None and report.baseline.labels not in (None, mask_labels.name):
+        found.append(f"labels {mask_labels.name} instead of {report.baseline.labels}")
     absent = set(choice.names(report.case, baseline="baseline" in report.outputs)) - {*report.outputs, "report"}
     return found + [f"{kind} not written before" for kind in sorted(absent)]
 

@@ -5,4 +5,5 @@ uploads   bytes from a client         archives  what a client packed
 store     jobs in SQLite              worker    the computing process, and supervisor, who looks after it
 dicomweb  an archive of images        computing one case from files to files
 tokens    who may ask                 logs      what is told of it
+protocol  clients that never come to the point
 """

@@ -1,6 +1,8 @@
 """The API: a FastAPI application over `Jobs`."""
 
+import asyncio
 import shutil
+import sqlite3
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Query, Request
@@ -10,10 +12,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
 from rediffinet.clinic.service.gate import Gate
 from rediffinet.clinic.service.jobs import Jobs, ended
+from rediffinet.clinic.service.logs import log_error
 from rediffinet.clinic.service.measures import Measures
 from rediffinet.clinic.service.problems import MEDIA_TYPE, Problem, problem
 from rediffinet.clinic.service.requests import FIELDS, CaseRequest
@@ -167,6 +171,13 @@ def create_app(jobs: Jobs, tokens: Tokens, supervisor: Supervisor, version: str)
     async def _refused(_: Request, error: RediffError) -> Response:
         return _answer(problem(507 if isinstance(error, OutputError) else 422, str(error)), {})
 
+    @app.exception_handler(sqlite3.OperationalError)
+    async def _store(_: Request, error: sqlite3.OperationalError) -> Response:
+        log_error("the store cannot be written", error)
+        if "full" in str(error):
+            return _answer(problem(507, "The disk of the service is full. Nothing was kept; try again later."), {})
+        return _answer(problem(503, "The service cannot write its list of cases. Try again later."), {})
+
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> Response:
         detail = {404: "There is nothing at this address.", 405: "This address takes other methods."}
@@ -299,7 +310,7 @@ def create_app(jobs: Jobs, tokens: Tokens, supervisor: Supervisor, version: str)
         status_code=201,
         summary="Save a corrected label map beside the original",
         description="The body is the gzip of one byte per voxel, first axis fastest, in the order of the map `from`.",
-        responses=_said(401, 403, 404, 409, 413, 422, 507),
+        responses=_said(401, 403, 404, 408, 409, 413, 422, 507),
         openapi_extra={
             "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _binary("gzip")}}}
         },
@@ -315,10 +326,16 @@ def create_app(jobs: Jobs, tokens: Tokens, supervisor: Supervisor, version: str)
         scene = await run_in_threadpool(jobs.scene, job)
         body = bytearray()
         limit = scene_bytes(scene)
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise Problem(413, f"Expected at most {limit} bytes: one byte per voxel, as gzip.")
+        try:
+            async with asyncio.timeout(jobs.settings.limits.upload_s):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > limit:
+                        raise Problem(413, f"Expected at most {limit} bytes: one byte per voxel, as gzip.")
+        except TimeoutError:
+            raise Problem(408, "The correction took too long to arrive. Nothing was saved; send it again.") from None
+        except ClientDisconnect:
+            raise Problem(499, "The client went away.") from None
 
         def save() -> dict[str, Any]:
             entry = save_correction(scene.folder, scene.report, origin, bytes(body), who=who, note=note)

@@ -80,9 +80,13 @@ class Jobs:
         folder.rename(final)
         _sync(final)
         _sync(self.settings.jobs)
-        with self._lock:
-            job = self.store.add(job_id, owner, request, key)
-            self._receiving -= 1
+        try:
+            with self._lock:
+                job = self.store.add(job_id, owner, request, key)
+                self._receiving -= 1
+        except BaseException:
+            shutil.rmtree(final, ignore_errors=True)
+            raise
         if job.id != job_id:
             shutil.rmtree(final, ignore_errors=True)
         return job, job.id == job_id

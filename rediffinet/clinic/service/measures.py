@@ -39,7 +39,7 @@ class Measures(Collector):
         restarts.add_metric([], self._supervisor.restarts)
         yield restarts
         spent = [
-            job.finished - job.started
+            max(0.0, job.finished - job.started)  # a clock may be set back
             for job in self._jobs.store.recent(100)
             if job.started is not None and job.finished is not None
         ]

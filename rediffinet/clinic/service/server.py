@@ -13,6 +13,7 @@ from rediffinet.clinic.service.app import create_app
 from rediffinet.clinic.service.jobs import Jobs
 from rediffinet.clinic.service.lock import held
 from rediffinet.clinic.service.logs import log, log_error
+from rediffinet.clinic.service.protocol import PunctualProtocol
 from rediffinet.clinic.service.settings import Settings
 from rediffinet.clinic.service.store import JobStore
 from rediffinet.clinic.service.supervisor import Supervisor
@@ -49,6 +50,7 @@ def serve(settings: Settings) -> None:
                 app,
                 host=settings.host,
                 port=settings.port,
+                http=PunctualProtocol,
                 log_config=None,
                 access_log=False,
                 server_header=False,

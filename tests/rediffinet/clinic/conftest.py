@@ -56,12 +56,13 @@ class Service:
 
     def wait(self, case_id: str, *states: str, seconds: float = 240.0) -> dict[str, Any]:
         wanted = states or ("done", "failed", "cancelled")
-        deadline = time.monotonic() + seconds
+        deadline, pause = time.monotonic() + seconds, 0.05
         while time.monotonic() < deadline:
             found = self.client.get(f"/v1/cases/{case_id}").json()
             if found["state"] in wanted:
                 return dict(found)
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(1.1 * pause, 1.0)  # a machine that is slow is not asked all the time
         raise AssertionError(f"{found}\n{self.log.read_text()}")
 
     def gone(self) -> None:

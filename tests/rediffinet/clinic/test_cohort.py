@@ -18,9 +18,7 @@ from rediffinet.clinic.table import CohortTable
 from rediffinet.errors import CaseError, ConfigError, OutputError
 from rediffinet.io.outputs import OutputChoice
 from rediffinet.segmenter import Segmenter, SegmentOptions
-from rediffinet.task import TASKS
-
-CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
+from rediffinet.task import TASKS, find_task
 
 
 def copy(source: Path, folder: Path, name: str) -> Path:
@@ -272,3 +270,25 @@ def test_shards_share_a_cohort_without_overlap() -> None:
     for text in ("0/4", "5/4", "1", "a/b", "1/0", "-1/4"):
         with pytest.raises(ConfigError, match="i/N"):
             Shard.parse(text)
+
+
+def test_a_mask_whose_labels_mean_something_else_now_is_refined_again(
+    toy_bundle: Any, toy_folder: Path, tmp_path: Path
+) -> None:
+    shape = nib.load(toy_folder / "toy-t1n.nii.gz").shape
+    labels = np.zeros(shape, np.uint8)
+    labels[8:16, 8:16, 8:16] = 1
+    labels[10:14, 10:14, 10:14] = 2
+    nib.save(nib.Nifti1Image(labels, nib.load(toy_folder / "toy-t1n.nii.gz").affine), tmp_path / "mask.nii.gz")
+    given = CaseInput(folder=toy_folder)
+    with Segmenter.open(toy_bundle.path, "onnxruntime", threads=1) as segmenter:
+        for name, again in (
+            ("glioma-2023", ()),
+            ("glioma-2023", ()),
+            ("glioma-decathlon", ("labels glioma-decathlon instead of glioma-2023",)),
+        ):
+            task = find_task(name)
+            order = Order(tmp_path / "out", mask=tmp_path / "mask.nii.gz", mask_labels=task, skip_existing=True)
+            outcome = segment_case(segmenter, given, order)
+            assert outcome.again == again
+            assert outcome.report is not None and outcome.report.baseline.labels == name

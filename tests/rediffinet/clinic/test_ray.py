@@ -99,7 +99,7 @@ def test_more_cores_than_the_cluster_has(cluster: None, cohort: Path, toy_bundle
 def test_the_command(cluster: None, rediff: Any, cohort: Path, toy_bundle: Any, tmp_path: Path) -> None:
     started = time.time()
     options = ("--bundle", toy_bundle.path, "--engine", "onnxruntime", "--threads", 1)
-    done = rediff("segment", cohort, "-o", tmp_path / "out", *options, "--ray", "local")
+    done = rediff("segment", cohort, "-o", tmp_path / "out", *options, "--ray")
     assert done.code == 0, done.err
     assert len(list((tmp_path / "out").glob("*-report.json"))) == 8
     assert (tmp_path / "out" / "cohort.csv").stat().st_mtime >= started - 1

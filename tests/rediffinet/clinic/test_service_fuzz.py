@@ -110,6 +110,32 @@ def test_any_bytes_inside_a_multipart_body(client: Any, inside: bytes, cut: int)
     fine(client.post("/v1/cases", content=body, headers={"content-type": "multipart/form-data; boundary=b"}))
 
 
+schemathesis = pytest.importorskip("schemathesis", reason="the package schemathesis is not installed")
+
+
+@pytest.fixture(scope="module")
+def described(client: Any) -> Any:
+    """The OpenAPI description, as schemathesis reads it. /readyz is left out: nobody computes here."""
+    return schemathesis.openapi.from_asgi("/v1/openapi.json", client.app).exclude(path="/readyz")
+
+
+api = schemathesis.pytest.from_fixture("described")
+
+
+@api.parametrize()
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+def test_what_the_description_allows_and_what_it_does_not(case: Any) -> None:
+    case.call_and_validate(
+        base_url="http://127.0.0.1",
+        checks=[
+            schemathesis.checks.not_a_server_error,
+            schemathesis.specs.openapi.checks.status_code_conformance,
+            schemathesis.specs.openapi.checks.content_type_conformance,
+            schemathesis.specs.openapi.checks.response_schema_conformance,
+        ],
+    )
+
+
 def test_nothing_outside_was_written_and_nothing_half(client: Any) -> None:
     """After all of the above: a folder for each accepted case, none of an upload that was refused."""
     jobs = client.jobs
