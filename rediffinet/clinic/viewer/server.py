@@ -193,6 +193,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 def scene_bytes(scene: Scene) -> int:
     """The most bytes that the gzip of a label map of this case can have."""
-    refined: Any = nib.load(scene.maps["refined"])
-    size = math.prod(refined.shape)
+    refined: Any = nib.load(scene.maps["refined"])  # its header alone
+    size = int(math.prod(refined.shape))
     return size + size // 1000 + 1024
