@@ -76,7 +76,7 @@ RUNTIME = {"numpy", "nibabel", "typer", "click", "rich", "pydantic", "PIL"}
 HEAVY = ("torch", "monai", "onnx", "onnxruntime", "openvino", "tensorrt", "scipy", "matplotlib")
 BACKENDS = re.compile(r"rediffinet\.engines\.(\w+_(engine|operators)|tensorrt\.engine)(\.|$)")
 SERVICE = re.compile(
-    r"rediffinet\.clinic\.service\.(app|dicomweb|gate|measures|server|uploads|jobs)$"
+    r"rediffinet\.clinic\.service\.(app|dicomweb|gate|measures|protocol|server|uploads|jobs)$"
 )  # the extra [serve]
 
 

@@ -150,9 +150,9 @@ def _route(
     objects = DicomChoice(seg, asked.dicom_rtstruct, asked.dicom_sr)
     mask = _brain_mask()
     if objects.any and not dicom:
-        raise ConfigError("DICOM objects are written for DICOM alone, for they refer to its images. Send DICOM files.")
+        raise CaseError("DICOM objects are written for DICOM alone, for they refer to its images. Send DICOM files.")
     if mask is not None and not (asked.prepare or dicom):
-        raise ConfigError("A brain mask is for raw scans. Send `prepare=true` with it, or leave it out.")
+        raise CaseError("A brain mask is for raw scans. Send `prepare=true` with it, or leave it out.")
     if mask is not None:
         check_size(mask, IMAGE_BYTES)
     choice = RawChoice(

@@ -33,7 +33,7 @@ class Service:
         command = [sys.executable, "-c", program, *arguments, "--engine", "onnxruntime", "--threads", "1", *options]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 300
+        deadline, pause = time.monotonic() + 600, 0.1
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.log.read_text()
             try:
@@ -41,7 +41,8 @@ class Service:
                     return self
             except self.httpx.TransportError:
                 pass
-            time.sleep(0.1)
+            time.sleep(pause)
+            pause = min(1.2 * pause, 2.0)
         raise AssertionError(self.log.read_text())
 
     def send(self, images: dict[str, bytes], headers: dict[str, str] | None = None, **fields: str) -> Any:
