@@ -20,6 +20,8 @@ from rediffinet.io.outputs import OutputChoice
 from rediffinet.segmenter import Segmenter, SegmentOptions
 from rediffinet.task import TASKS, find_task
 
+CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
+
 
 def copy(source: Path, folder: Path, name: str) -> Path:
     folder.mkdir(parents=True)
