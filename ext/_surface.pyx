@@ -50,8 +50,16 @@ def bounds(const uint8_t[:, :, ::1] mask, Py_ssize_t[:, ::1] box):
     cdef Py_ssize_t X = mask.shape[0], Y = mask.shape[1], Z = mask.shape[2], x, y, z
     cdef const uint8_t *row
     cdef uint64_t any_voxel, word
+    cdef Py_ssize_t plane = Y * Z
     with nogil:
         for x in range(X):
+            row = &mask[x, 0, 0]  # most planes are empty, and a long loop is quicker than many short ones
+            any_voxel = 0
+            for z in range(plane >> 3):
+                memcpy(&word, row + 8 * z, 8)
+                any_voxel |= word
+            if (any_voxel | eight(row + (plane & ~7), plane & 7)) == 0:
+                continue
             for y in range(Y):
                 row = &mask[x, y, 0]
                 any_voxel = 0
