@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 def segment(
+    context: typer.Context,
     source: Annotated[
         Path | None, typer.Argument(metavar="INPUT", help="A case folder, or a folder of case folders.")
     ] = None,
@@ -121,18 +122,29 @@ def segment(
     ] = False,
 ) -> None:
     """Segment a case: label map, baseline, report and preview, on the input's own grid."""
-    from rediffinet.bundle import read_manifest
+    from rediffinet.bundle import open_bundle, read_manifest
+    from rediffinet.errors import CaseError, ConfigError
+    from rediffinet.opened import Opened
+
+    if overwrite and skip_existing:
+        message = "--overwrite replaces what --skip-existing leaves as it is. Give one of the two."
+        raise ConfigError(message)
+    if profile is not None and (processes > 1 or ray is not None):
+        raise ConfigError("--profile is of one process. Leave --processes and --ray out.")
+    begun = None
+    if processes == 1 and ray is None:  # the graphs load while the rest is imported and the images are read
+        begun = context.with_resource(Opened(open_bundle(bundle), engine, device, threads, precision))
+
     from rediffinet.clinic.cohort import CaseInput, Order, list_inputs, segment_cohort
     from rediffinet.clinic.inputs import Shard
     from rediffinet.clinic.workers import Opening, segment_in_processes
-    from rediffinet.errors import CaseError, ConfigError
     from rediffinet.io.dicom.files import is_dicom
     from rediffinet.io.dicom.study import study_name
     from rediffinet.io.outputs import OutputChoice
     from rediffinet.prepare.names import list_raw
     from rediffinet.prepare.objects import DicomChoice
     from rediffinet.prepare.route import RawChoice, RawRoute
-    from rediffinet.segmenter import SegmentOptions
+    from rediffinet.segmenter import Segmenter, SegmentOptions
 
     explicit = {
         name: path for name, path in zip(("t1n", "t1c", "t2w", "t2f"), (t1n, t1c, t2w, t2f), strict=True) if path
@@ -146,18 +158,13 @@ def segment(
         chosen, explicit = {contrast: str(path) for contrast, path in explicit.items()}, {}
     if bool(explicit) == (source is not None):
         raise CaseError("Give either INPUT (a case folder or a folder of case folders) or --t1n --t1c --t2w --t2f.")
-    if overwrite and skip_existing:
-        message = "--overwrite replaces what --skip-existing leaves as it is. Give one of the two."
-        raise ConfigError(message)
     if study is not None and not dicom:
         raise ConfigError("--study is of DICOM input with --prepare. Leave it out, or give both.")
     if dicom and skip_existing:
         raise ConfigError("--skip-existing compares files, which a study has too many of. Use --overwrite for DICOM.")
-    if profile is not None and (processes > 1 or ray is not None):
-        raise ConfigError("--profile is of one process. Leave --processes and --ray out.")
     contrasts = channels.split(",") if channels else None
     share = Shard.parse(shard) if shard is not None else Shard()
-    task = read_manifest(bundle).recipe.task
+    task = (read_manifest(bundle) if begun is None else begun.bundle.manifest).recipe.task
     if source is None:
         inputs = [CaseInput(files=explicit, task=task, allow_missing=allow_missing)]
     elif dicom:
@@ -216,7 +223,9 @@ def segment(
         on_cluster = partial(segment_on_ray, cases, order, opening, ray)
         _cohort(lambda progress: on_cluster(), cases, order, share, as_json=as_json)
         return
-    with opening.open() as segmenter:
+    if begun is not None and len(inputs) > 1:
+        begun.wait()  # what does not load is the command's error, not every case's
+    with opening.open() if begun is None else Segmenter.of(begun) as segmenter:
         segmenter.plan(order.options)  # a wrong option is the command's error, not every case's
         if baseline_mask is not None:
             segmenter.check_takes_baseline()

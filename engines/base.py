@@ -269,6 +269,9 @@ class Graph(ABC):
         self._run(inputs, outputs)
         watch(self.spec.name, batch, begun, time.perf_counter())
 
+    def rest(self) -> None:  # noqa: B027 (most back-ends hold nothing between calls, or share it)
+        """Give back what is held for the next call, when no other thread is in one: it will not come soon."""
+
     def __call__(self, **arrays: Array) -> dict[str, Array]:
         """Run once on host arrays: upload, run, download. For tests and single calls, not for loops."""
         inputs = {name: self.engine.upload(array) for name, array in arrays.items()}

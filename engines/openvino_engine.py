@@ -109,12 +109,13 @@ class OpenVinoEngine(Engine):
 
 @dataclass(eq=False)
 class _Compiled:
-    """A graph compiled for one set of input shapes, and the requests that no thread is using."""
+    """A graph compiled for one set of input shapes, the requests that no thread is using, and how many are in use."""
 
     model: ov.CompiledModel
     inputs: dict[str, int]
     outputs: dict[str, int]
     free: list[ov.InferRequest] = field(default_factory=list)
+    busy: int = 0
 
 
 class OpenVinoGraph(Graph):
@@ -196,12 +197,25 @@ class OpenVinoGraph(Graph):
 
     @contextmanager
     def _request(self, compiled: _Compiled) -> Iterator[ov.InferRequest]:
+        with self._lock:
+            compiled.busy += 1
+            request = compiled.free.pop() if compiled.free else None
         try:
-            request = compiled.free.pop()  # atomic, as is append
-        except IndexError:
-            request = compiled.model.create_infer_request()
-        yield request
-        compiled.free.append(request)
+            request = request or compiled.model.create_infer_request()
+            yield request
+        finally:
+            with self._lock:
+                compiled.busy -= 1
+                if request is not None:
+                    compiled.free.append(request)
+
+    def rest(self) -> None:
+        """See `Graph`: the layers' results, some 100 MB for a graph of the default bundle."""
+        with self._lock:
+            for compiled in self._compiled.values():
+                if not compiled.busy:
+                    compiled.free.clear()
+                    compiled.model.release_memory()
 
     def _run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         compiled = self._for_shapes(tuple(inputs[tensor.name].shape for tensor in self.spec.inputs))

@@ -1,9 +1,10 @@
 """Arrays in, arrays out: a bundle on an engine segments a case."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.bundle import Bundle, open_bundle
-from rediffinet.engines import open_engine
+from rediffinet.engines import Graph
 from rediffinet.errors import CaseCancelledError, ConfigError, DeadlineError
 from rediffinet.findings import Findings, findings
 from rediffinet.io.cases import Case
@@ -22,6 +23,7 @@ from rediffinet.method.inference import Inferred, Loaded, Plan, find_discrepancy
 from rediffinet.method.models import MODELS
 from rediffinet.method.preparation import Prepared, prepare, regrid, to_spacing
 from rediffinet.method.refine import Discrepancy
+from rediffinet.opened import Opened
 from rediffinet.report import BaselineInfo, BundleInfo, EngineInfo, Report, SamplingInfo, Seconds, Warning_, peak_rss_mb
 from rediffinet.result import Labels, Result, Volume
 from rediffinet.task import Task
@@ -73,16 +75,15 @@ class Segmenter:
         threads: int | None = None,
         precision: str | None = None,
     ) -> None:
-        self.bundle = bundle
-        self._requested = engine
-        self._engine = open_engine(engine, device, threads=threads, precision=precision or "fp32")
+        self._take(Opened(bundle, engine, device, threads, precision))
         try:
-            self._graphs = {
-                name: self._engine.load(bundle.graph(name, self._engine.precision)) for name in bundle.manifest.graphs
-            }
+            self._opened.wait()
         except BaseException:
-            self._engine.close()
+            self.close()
             raise
+
+    def _take(self, opened: Opened) -> None:
+        self._opened, self._engine, self.bundle = opened, opened.engine, opened.bundle
 
     @classmethod
     def open(
@@ -100,13 +101,23 @@ class Segmenter:
         """
         return cls(open_bundle(bundle), engine, device, threads, precision)
 
+    @classmethod
+    def of(cls, opened: Opened) -> Self:
+        """A segmenter of graphs that may still be loading: `segment` raises EngineError for one that does not load.
+
+        It closes `opened` when it is closed.
+        """
+        segmenter = cls.__new__(cls)
+        segmenter._take(opened)
+        return segmenter
+
     def watch(self, seen: Callable[[str, int, float, float], None] | None) -> None:
         """Have `seen(graph, batch, begun, ended)` called after every call of a graph, with `time.perf_counter`s."""
         self._engine.watch = seen
 
     def close(self) -> None:
         """Give the engine's memory back."""
-        self._engine.close()
+        self._opened.close()
 
     def __enter__(self) -> Self:
         """Use as a context manager."""
@@ -174,6 +185,7 @@ class Segmenter:
                 )
                 if probability is not None:
                     probability = regrid(probability, recipe.spacing_mm, recipe.decided_mm, image)
+                self._rest()
             else:
                 probability = to_spacing(mask.astype(np.float32), case.spacing_mm, recipe.decided_mm)
         with _timed(seconds, "refine"):
@@ -186,6 +198,7 @@ class Segmenter:
                 everywhere=options.refine_everywhere,
                 done=lambda done, of: tell("refine", done, of),
             )
+            self._rest()
         with _timed(seconds, "decode"):
             tell("decode", 0, 1)
             decoded = decode(
@@ -257,9 +270,18 @@ class Segmenter:
             )
             raise ConfigError(message)
 
+    @cached_property
+    def _graphs(self) -> Mapping[str, Graph]:
+        return self._opened.graphs
+
     @property
     def _loaded(self) -> Loaded:
         return Loaded(self._engine, self._graphs, self.bundle.manifest.recipe)
+
+    def _rest(self) -> None:
+        """Give back what the graphs held for their next call, after a stage: the next stage is another graph's."""
+        for graph in self._opened.graphs.values():
+            graph.rest()
 
     def _baseline_info(self, given: BaselineMask | None) -> BaselineInfo:
         if given is not None:
@@ -297,7 +319,7 @@ class Segmenter:
     def _engine_info(self) -> EngineInfo:
         engine = self._engine
         return EngineInfo(
-            requested=self._requested,
+            requested=self._opened.requested,
             used=engine.name,
             provider=engine.provider,
             device=engine.device,

@@ -21,6 +21,7 @@ MAY_IMPORT = {  # each room itself, and errors and files, which all but ext may 
         "io",
         "method",
         "metrics",
+        "opened",
         "phantom",
         "prepare",
         "report",
@@ -51,10 +52,11 @@ MAY_IMPORT = {  # each room itself, and errors and files, which all but ext may 
     "reports": {"io", "method", "metrics", "scoring", "task"},
     "scoring": {"ext", "io", "metrics", "task"},
     "nets": {"engines", "method", "task"},
-    "segmenter": {"bundle", "engines", "findings", "io", "method", "report", "result", "task", "trust"},
+    "segmenter": {"bundle", "engines", "findings", "io", "method", "opened", "report", "result", "task", "trust"},
     "findings": {"io", "method", "report"},
     "trust": {"ext", "io", "method"},
     "result": {"io", "method", "report", "task"},
+    "opened": {"bundle", "engines"},
     "bundle": {"engines", "method"},
     "method": {"engines", "ext", "task"},
     "io": {"ext", "report", "task"},
@@ -72,7 +74,7 @@ OF_ENGINES = {"method", "nets", "training", "bundle"}
 """What takes from the engines what every engine is (engines.base), and none of them."""
 SHARED = {"errors", "files"}
 CORE = set(MAY_IMPORT) - {"cli", "export", "training", "nets", "reports", "engines", "ext"}
-RUNTIME = {"numpy", "nibabel", "typer", "click", "rich", "pydantic", "PIL"}
+RUNTIME = {"numpy", "nibabel", "isal", "typer", "click", "rich", "pydantic", "PIL"}
 HEAVY = ("torch", "monai", "onnx", "onnxruntime", "openvino", "tensorrt", "scipy", "matplotlib")
 BACKENDS = re.compile(r"rediffinet\.engines\.(\w+_(engine|operators)|tensorrt\.engine)(\.|$)")
 SERVICE = re.compile(

@@ -12,10 +12,12 @@ import pytest
 from nibabel.orientations import apply_orientation, inv_ornt_aff, ornt2axcodes
 from scipy import ndimage
 
+from rediffinet.bundle import open_bundle
 from rediffinet.engines.base import Graph
 from rediffinet.errors import ConfigError, EngineError, MissingExtraError
 from rediffinet.io.cases import Case
 from rediffinet.method.refine import refinement_windows
+from rediffinet.opened import Opened
 from rediffinet.segmenter import Segmenter, SegmentOptions
 
 AFFINE = np.array([[-1, 0, 0, 7], [0, -1, 0, 40], [0, 0, 1, -12], [0, 0, 0, 1.0]])
@@ -369,3 +371,19 @@ def test_a_graph_that_is_not_the_manifests_is_refused_at_once(make_toy_bundle: A
     toy = make_toy_bundle(graphs=graphs)
     with pytest.raises(EngineError, match="'baseline', input 'image'"):
         Segmenter.open(toy.path)
+
+
+def test_graphs_that_load_in_the_background(make_toy_bundle: Any, toy_case: Case) -> None:
+    toy = make_toy_bundle(graphs={})
+    with Segmenter.of(Opened(open_bundle(toy.path), threads=1)) as early, Segmenter.open(toy.path, threads=1) as late:
+        assert (early.segment(toy_case).labels == late.segment(toy_case).labels).all()
+    with pytest.raises(EngineError, match="closed"):
+        early.segment(toy_case)
+    graphs = toy.manifest["graphs"]
+    graphs["baseline"]["inputs"][0]["shape"] = ["batch", 4, 8, 8, 8]
+    toy = make_toy_bundle(graphs=graphs)
+    with (
+        Segmenter.of(Opened(open_bundle(toy.path))) as refused,
+        pytest.raises(EngineError, match="'baseline', input 'image'"),
+    ):
+        refused.segment(toy_case)
