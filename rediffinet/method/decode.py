@@ -246,15 +246,14 @@ def _resampled(
         within = _column(recipe.within_whole).astype(bool)
         refined = np.where(left_out & within & mask, 1.0 - soft, refined)
     probability = refined_probability(mask, prior, found.delta, found.sampled)
-    doubt = up(np.where(mask ^ flips, 1.0 - probability, probability))
-    on_case = up(refined)
-    soft = up(soft)
-    baseline = soft > 0.5
+    inside = up(refined) > 0.5
     if given is not None:  # its own voxels are finer than the model's: they stay where no flip is near
-        baseline = given
-        on_case = np.where(up(flips.astype(np.float32)) > 0.0, on_case, given.astype(np.float32))
-    inside = on_case > 0.5
-    probability = np.where(inside, 1.0 - doubt, doubt)
+        inside = np.where(up(flips.astype(np.float32)) > 0.0, inside, given)
+    soft = up(soft)
+    baseline = soft > 0.5 if given is None else given
+    doubted = np.where(mask ^ flips, 1.0 - probability, probability)
+    probability = up(doubted)  # of a wrong label; where the label is inside, what it is the opposite of
+    np.subtract(1.0, probability, out=probability, where=inside)
     outside = up(left_out[None].astype(np.float32))[0] > 0.0 if left_out.any() else np.zeros(shape, bool)
     return _flipped(baseline, soft, baseline ^ inside, probability, outside)
 

@@ -23,13 +23,15 @@ def refined_probability(
     Where the discrepancy was sampled it is |U − Δ| read softly: Δ inside-out where U is set. Elsewhere it is the
     baseline's own. `sampled`: bool (X, Y, Z).
     """
-    return np.where(sampled, np.where(mask, 1.0 - delta, delta), probability).astype(np.float32)
+    return np.where(sampled, np.where(mask, 1.0 - delta, delta), probability).astype(np.float32, copy=False)
 
 
 def wrong_probability(labels_in_regions: npt.NDArray[np.bool_], probability: Volume) -> Volume:
     """Probability that a voxel's final label is wrong, float32 (X, Y, Z): the largest over the three regions."""
-    wrong = np.where(labels_in_regions, 1.0 - probability, probability)
-    return np.asarray(wrong.max(axis=0), dtype=np.float32)
+    wrong = np.zeros(probability.shape[1:], np.float32)
+    for inside, of_region in zip(labels_in_regions, probability, strict=True):  # region by region: less memory
+        np.maximum(wrong, np.where(inside, 1.0 - of_region, of_region), out=wrong)
+    return wrong
 
 
 def near_boundary(

@@ -35,12 +35,15 @@ def resample(volume: npt.NDArray[np.floating], spacing_mm: Spacing, wanted_mm: S
 
     Beyond the volume its border continues.
     """
-    out = np.asarray(volume, np.float32)
-    lead = out.ndim - 3
-    for axis in range(3):
-        weights = axis_weights(out.shape[lead + axis], wanted_mm[axis] / spacing_mm[axis], shape[axis])
-        out = np.moveaxis(np.tensordot(weights, out, axes=(1, lead + axis)), 0, lead + axis)
-    return np.ascontiguousarray(out, np.float32)
+    out = np.ascontiguousarray(volume, np.float32)
+    lead = out.shape[:-3]
+    x, y, z = (
+        axis_weights(out.shape[len(lead) + axis], wanted_mm[axis] / spacing_mm[axis], shape[axis]) for axis in range(3)
+    )
+    # Each product leaves its result in the order of the volume: nothing is transposed in between.
+    out = np.matmul(x, out.reshape(*lead, out.shape[-3], -1)).reshape(*lead, shape[0], *out.shape[-2:])
+    out = np.matmul(y, out)
+    return np.asarray(np.matmul(out.reshape(*lead, -1, out.shape[-1]), z.T).reshape(*lead, *shape), np.float32)
 
 
 def axis_weights(size: int, ratio: float, wanted: int) -> npt.NDArray[np.float32]:
