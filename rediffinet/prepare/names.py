@@ -78,6 +78,8 @@ def list_raw(
 
 
 def _by_rules(folder: Path, given: Mapping[str, str], *, allow_missing: bool) -> RawFiles:
+    if not folder.is_dir():
+        raise CaseError(f"{folder} is no folder.\nExpected a folder of one NIfTI file of each contrast, or of DICOM.")
     there = {path.name: path for path in sorted(folder.iterdir()) if path.name.lower().endswith(ENDINGS)}
     there = {name: path for name, path in there.items() if not name.startswith(".") and path.is_file()}
     chosen = {contrast: _given(folder, contrast, text, there) for contrast, text in given.items()}

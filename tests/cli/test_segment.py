@@ -189,7 +189,8 @@ def test_a_mask_from_elsewhere(rediff: Any, case: Path, bundle: Any, tmp_path: P
     done = rediff("segment", case, "-o", tmp_path, *bundle, *QUICK, "--baseline-mask", mask, "--json")
     assert done.code == 0, done.err
     told = json.loads(done.out)["baseline"]
-    assert told == {"source": "file", "path": str(mask), "sha256": hashlib.sha256(mask.read_bytes()).hexdigest()}
+    digest = hashlib.sha256(mask.read_bytes()).hexdigest()
+    assert told == {"source": "file", "path": str(mask), "sha256": digest, "labels": "glioma-2023"}
     given, written = (np.asarray(nib.load(path).dataobj) for path in (mask, tmp_path / f"{FIRST}-baseline.nii.gz"))
     assert np.array_equal(given, written)
 

@@ -26,7 +26,7 @@ FIELDS = {
     "flipped_voxels": {"WT", "TC", "ET"},
     "uncertainty": {"mean_in_tumour", "uncertain_ml", "sample_disagreement"},
 }
-BASELINE = {"source", "path", "sha256"}
+BASELINE = {"source", "path", "sha256", "labels"}
 SINGLE = {"schema", "case", "rediffinet", "peak_rss_mb", "inputs", "warnings", "outputs"}
 
 

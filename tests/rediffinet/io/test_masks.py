@@ -61,7 +61,12 @@ def test_the_mask_is_refined_as_the_formula_says(
     assert np.array_equal(result.crop_labels, np.select([et, tc, wt], [3, 1, 2], 0))
     assert np.array_equal(result.baseline_labels, labels)
     assert (result.labels != labels).sum() > 50
-    assert result.report.baseline.model_dump() == {"source": "array", "path": None, "sha256": None}
+    assert result.report.baseline.model_dump() == {
+        "source": "array",
+        "path": None,
+        "sha256": None,
+        "labels": "glioma-2023",
+    }
     assert pytest.approx((labels > 0).sum() / 1000, abs=5e-4) == result.report.volumes_ml.baseline.WT
 
 
@@ -146,7 +151,7 @@ def test_a_file_of_another_schema_and_order(toy_bundle: Any, toy_folder: Path, t
     paths = save_result(result, tmp_path / "out").paths
     assert np.array_equal(np.asarray(nib.load(paths["baseline"]).dataobj), labels)  # in the bundle's schema
     told = result.report.to_dict()["baseline"]
-    assert told == {"source": "file", "path": str(stored), "sha256": mask.sha256}
+    assert told == {"source": "file", "path": str(stored), "sha256": mask.sha256, "labels": "glioma-2021"}
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,8 @@ def test_masks_made_elsewhere_and_missing_contrasts_are_scored_on_their_own(
 ) -> None:
     """The truth as another program's mask: before refinement it is without a fault, of two cases that have one."""
     from rediffinet.training.calibrate_study import calibrate_study, read_calibration
-    from rediffinet.training.crossval import reopen
+    from rediffinet.training.crossval import finished, gather, reopen
+    from rediffinet.training.otherwise import found_without
 
     study, _ = done
     opened = reopen(study.out, study.data, cache=study.cache)
@@ -247,7 +248,16 @@ def test_masks_made_elsewhere_and_missing_contrasts_are_scored_on_their_own(
     for folder in folders[:2]:
         (tmp_path / f"{folder.name}-other.nii.gz").write_bytes(find_labels(folder).read_bytes())
     told: list[tuple[str, int, int]] = []
-    calibrate_study(opened, "rediffinet", 0, masks=tmp_path, missing=True, stage=lambda *now: told.append(now))
+    calibrate_study(
+        opened,
+        "rediffinet",
+        0,
+        thresholds=(0.5, 0.5, NEVER),
+        reach_mm=2.0,
+        masks=tmp_path,
+        missing=True,
+        stage=lambda *now: told.append(now),
+    )
     assert {what for what, _, _ in told} == {"other programs' masks", *(f"without {c}" for c in study.task.contrasts)}
     written = read_calibration(study.out / "calibrated", "rediffinet")
     given = written.metrics["given_masks"]
@@ -260,8 +270,10 @@ def test_masks_made_elsewhere_and_missing_contrasts_are_scored_on_their_own(
     assert tuple(without) == study.task.contrasts
     for scores in without.values():
         assert scores["cases"] == len(folders) and set(scores["dice"]) == {"WT", "TC", "ET"} == set(scores["hd95"])
-    means = written.metrics["refined"]
-    assert any(scores["dice"]["WT"] != means["WT"]["dice"]["mean"] for scores in without.values())
+    pieces = finished(opened, "rediffinet", 0)
+    whole = {one.case.name: one.inferred.probability for one in gather(pieces)[1]}
+    for one in found_without(pieces, 1, opened.inference):
+        assert not np.array_equal(one.inferred.probability, whole[one.case.name]), "the baseline does not see t1c"
 
 
 def test_a_study_begins_with_the_weights_of_another(
