@@ -116,9 +116,9 @@ def calibrate(
 
     Writes into STUDY/calibrated, which `rediff export --calibrated` takes: MODEL-decision.json (what was chosen, the
     curve of the uncertainty, when samples disagree, means and deviations of the scores), MODEL-uncertainty.json (the
-    reliability before and after), MODEL-sweep.csv (every case at every threshold, where
-    they are chosen), MODEL.csv (the baseline, and the
-    model with the decision of the other folds) and, with --masks, MODEL-given.csv. Prints the path of the decision.
+    reliability before and after), MODEL-sweep.csv (every case at every threshold, where they are chosen), MODEL.csv
+    (the baseline, and the model with the decision of the other folds) and, with --masks, MODEL-given.csv. Prints the
+    path of the decision.
     """
     from rediffinet.cli.paths import check_new_folder
     from rediffinet.cli.progress import training_progress

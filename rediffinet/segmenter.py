@@ -280,7 +280,7 @@ class Segmenter:
 
     def _rest(self) -> None:
         """Give back what the graphs held for their next call, after a stage: the next stage is another graph's."""
-        for graph in self._opened.graphs.values():
+        for graph in self._graphs.values():
             graph.rest()
 
     def _baseline_info(self, given: BaselineMask | None) -> BaselineInfo:

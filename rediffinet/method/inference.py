@@ -96,8 +96,8 @@ def infer(
     """Run a model on a normalised crop (C, X, Y, Z) of the case `name`, on the grid of its last stage.
 
     probability: float32 (R, X, Y, Z), in the place of what the baseline graph would say: known already, or a mask made
-    elsewhere; needed where the refiner has a voxel size of its own.
-    everywhere: see `find_discrepancy`. progress(stage, done, of): stages "baseline" and "refine".
+    elsewhere; needed where the refiner has a voxel size of its own. everywhere: see `find_discrepancy`.
+    progress(stage, done, of): stages "baseline" and "refine".
     """
 
     def tell(stage: str) -> Done | None:

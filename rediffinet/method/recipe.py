@@ -157,10 +157,10 @@ class Recipe(Part):
 
     model: a name of rediffinet.method.models; it decides which of `baseline`, `refiner` and `diffusion` there are.
     task: what is looked at and looked for: the channels of images and of probabilities, and the labels. spacing_mm:
-    voxel size that the networks work at, along L, P, S, but for a refiner that has one of its own.
-    given: the decision for a mask that was made elsewhere and
-    takes the baseline's place, because other programs err otherwise; None is the same as for the own baseline.
-    uncertainty: what a stated probability of a wrong label is worth; None where that was not measured.
+    voxel size that the networks work at, along L, P, S, but for a refiner that has one of its own. given: the decision
+    for a mask that was made elsewhere and takes the baseline's place, because other programs err otherwise; None is the
+    same as for the own baseline. uncertainty: what a stated probability of a wrong label is worth; None where that was
+    not measured.
     """
 
     model: str

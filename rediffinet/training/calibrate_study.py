@@ -36,8 +36,8 @@ FOLDER = "calibrated"
 @dataclass(frozen=True)
 class Calibrated:
     """chosen: on all cases, for a bundle; per_fold: on those of all other folds, what a fold's cases were scored with.
-    given: chosen for masks made elsewhere, where there were some.
 
+    given: chosen for masks made elsewhere, where there were some.
     before, after: reliability of the stated probability of a wrong label, and of the calibrated one.
     """
 

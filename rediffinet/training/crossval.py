@@ -22,8 +22,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from rediffinet.errors import ConfigError, OutputError, TrainingError
 from rediffinet.files import write_atomically
+from rediffinet.method.inference import Inferred
 from rediffinet.method.models import MODELS, find_model
 from rediffinet.method.recipe import Recipe
 from rediffinet.method.resample import Spacing
@@ -52,9 +56,8 @@ class Study:
     only: the folds to do, all when empty; seeds: one training of everything for each. settings: changes of the preset,
     `KEY=VALUE` for all models that have it, or `MODEL:KEY=VALUE` for one. inference: how the runs are scored.
     begin_with: a study of the same folds, with whose weights every run begins, but for one that learns in windows,
-    which begins from nothing where that study has none of its kind.
-    masks: label maps of another program, which those learn from too (`train`). task: the
-    tumour, contrasts and labels of the data.
+    which begins from nothing where that study has none of its kind. masks: label maps of another program, which those
+    learn from too (`train`). task: the tumour, contrasts and labels of the data.
     """
 
     data: tuple[Path, ...]
@@ -229,6 +232,12 @@ class Finished:
     held_out: list[TrainingCase]
     predictions: Path
 
+    def found(self, case: TrainingCase, inferred: Inferred, given: npt.NDArray[np.bool_] | None = None) -> Found:
+        """What the run found on a case, with the reference to score it by; given: see Found."""
+        config = self.run.config
+        reference, spacing_mm = reference_of(case, config.task)
+        return Found(case, config.fold or 0, config.seed, inferred, reference, spacing_mm, given)
+
 
 def finished(study: Study, model: str, seed: int) -> list[Finished]:
     """Every fold of a model that refines.
@@ -263,11 +272,9 @@ def gather(pieces: Sequence[Finished]) -> tuple[Recipe, list[Found]]:
     """How a model is decoded, and what it found on every case, each by the run that had not seen it."""
     gathered = []
     for piece in pieces:
-        config = piece.run.config
         priors = out_of_fold(piece.held_out, [piece.baseline], piece.predictions)
         for case, prior in zip(piece.held_out, priors, strict=True):
-            inferred = found_by(piece.folder, case, prior)
-            gathered.append(Found(case, config.fold or 0, config.seed, inferred, *reference_of(case, config.task)))
+            gathered.append(piece.found(case, found_by(piece.folder, case, prior)))
     return pieces[0].recipe, gathered
 
 

@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from rediffinet.errors import TrainingError
-from rediffinet.method.inference import Inferred, infer, plan_sampling
+from rediffinet.method.inference import infer, plan_sampling
 from rediffinet.training.calibrate import Found
 from rediffinet.training.crossval import Finished
 from rediffinet.training.data import TrainingCase
 from rediffinet.training.memory import open_in_memory
 from rediffinet.training.out_of_fold import GivenMask, Probability, Stage, given_mask, lacking, predict
 from rediffinet.training.recipe import InferenceSettings
-from rediffinet.training.scoring import reference_of
+
+Meeting = tuple[TrainingCase, Probability, GivenMask | None]
+"""A case as the refiner is shown it, what stands in the baseline's place, and the mask that this was."""
 
 
 def found_with_masks(
@@ -28,7 +30,7 @@ def found_with_masks(
     Raises TrainingError when it has none of any; LabelError or CaseError for a map that does not fit its case.
     """
 
-    def meet(piece: Finished, case: TrainingCase) -> tuple[TrainingCase, Probability, GivenMask] | None:
+    def meet(piece: Finished, case: TrainingCase) -> Meeting | None:
         given = given_mask(case, masks, piece.baseline.config.preparation)
         return None if given is None else (case, given.at(case), given)
 
@@ -44,15 +46,12 @@ def found_without(
 ) -> list[Found]:
     """What is found on the held-out cases when baseline and refiner do not get the contrast of that index."""
 
-    def meet(piece: Finished, case: TrainingCase) -> tuple[TrainingCase, Probability, GivenMask | None] | None:
+    def meet(piece: Finished, case: TrainingCase) -> Meeting:
         prior = predict(piece.baseline, case, piece.predictions, missing=contrast)
         return lacking(case, contrast, piece.run.config.normalisation.background), prior, None
 
     name = pieces[0].recipe.task.contrasts[contrast]
     return _found(pieces, inference, meet, f"without {name}", stage)
-
-
-Meeting = tuple[TrainingCase, Probability, GivenMask | None]
 
 
 def _found(
@@ -66,7 +65,6 @@ def _found(
     total = sum(len(piece.held_out) for piece in pieces)
     done = 0
     for piece in pieces:
-        config = piece.run.config
         loaded = open_in_memory(piece.run, piece.baseline, inference)
         plan = plan_sampling(loaded.recipe)
         with loaded.engine:
@@ -75,13 +73,9 @@ def _found(
                 if (met := meet(piece, case)) is None:
                     continue
                 shown, prior, given = met
-                probability = prior.astype(np.float32)
-                inferred: Inferred = infer(
-                    loaded, shown.image.astype(np.float32), plan, case.name, probability=probability
-                )
-                reference, spacing_mm = reference_of(case, config.task)
-                regions = None if given is None else given.regions
-                found.append(Found(case, config.fold or 0, config.seed, inferred, reference, spacing_mm, regions))
+                image, probability = shown.image.astype(np.float32), prior.astype(np.float32)
+                inferred = infer(loaded, image, plan, case.name, probability=probability)
+                found.append(piece.found(case, inferred, None if given is None else given.regions))
                 if stage is not None:
                     stage(what, done, total)
     return found
