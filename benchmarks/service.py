@@ -1,11 +1,12 @@
 """What `rediff serve` takes: memory when idle and during many uploads at once, and how soon its pages answer.
 
-    python benchmarks/service.py [--uploads 20] [--shape 240,240,155] [--chromium PROGRAM]
+    python benchmarks/service.py [--case FOLDER] [--uploads 20] [--compute] [--chromium PROGRAM]
 
 A service of the default bundle on loopback. Memory is PSS and RSS, see cohort.py, of the web process and of the
-computing one: idle, and at its highest while the uploads arrive, of which each has four images of the shape. With
-Chromium (package playwright): from the request of a finished case's page to its first picture and switches, and to the
-last of its volumes.
+computing one: idle, and at its highest while the uploads arrive, of which each has the four images of the case (a
+phantom of 240 × 240 × 155 voxels without --case). Then the uploads are counted; with --compute all of them are computed
+first. With Chromium (package playwright): from the request of a finished case's page to the answer of a first key,
+to its first image and to the last of its volumes.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,6 +28,14 @@ from timing import describe
 from rediffinet.phantom import write_phantoms
 
 NAMES = ("t1n", "t1c", "t2w", "t2f")
+CLOCK = """
+const times = {}, note = (name) => { times[name] ??= performance.now() }
+addEventListener('keydown', () => setTimeout(() => note('first key answered')))
+new MutationObserver(() => {
+  if (document.querySelector('.toolbar')) note('switches')
+  if (document.querySelector('input[name=contrast]:enabled')) note('first image')
+}).observe(document, { subtree: true, childList: true, attributes: true })
+"""
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 
 
@@ -50,19 +60,21 @@ def web_mb(root: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--uploads", type=int, default=20)
-    parser.add_argument("--shape", default="240,240,155")
+    parser.add_argument("--case", type=Path)
+    parser.add_argument("--compute", action="store_true")
     names = ("chromium", "chromium-browser", "google-chrome")
     parser.add_argument("--chromium", default=next(filter(None, map(shutil.which, names)), None))
     chosen = parser.parse_args()
-    x, y, z = map(int, chosen.shape.split(","))
     print(describe(["fastapi", "uvicorn", "openvino", "onnxruntime"]))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        write_phantoms(folder / "cases", 1, seed=1, shape=(x, y, z))
-        (case,) = (path for path in (folder / "cases").iterdir() if path.is_dir())
+        case = chosen.case
+        if case is None:
+            write_phantoms(folder / "cases", 1, seed=1, shape=(240, 240, 155))
+            (case,) = (path for path in (folder / "cases").iterdir() if path.is_dir())
         images = {name: next(case.glob(f"*{name}.nii.gz")).read_bytes() for name in NAMES}
         command = [*PROGRAM, "serve", "--data", str(folder / "data"), "--port", address.rpartition(":")[2]]
         command += ["--queue", str(chosen.uploads + 1)]
@@ -89,30 +101,41 @@ def measure(root: int, address: str, images: dict[str, bytes], chosen: argparse.
         first = send(0)
         while client.get(f"/v1/cases/{first}").json()["state"] not in ("done", "failed"):
             time.sleep(0.5)
-        highest, ended = [web_mb(root)], threading.Event()
+        pss, rss = memory_mb(root)
+        print(f"idle after a case: PSS {pss:.0f} MiB, RSS {rss:.0f} MiB; the web process alone {web_mb(root):.0f} MiB")
+        before, highest, ended = web_mb(root), [0.0, 0.0], threading.Event()
 
         def look() -> None:
             while not ended.wait(0.1):
-                highest.append(web_mb(root))
+                highest[:] = max(highest[0], web_mb(root)), max(highest[1], memory_mb(root)[0])
 
         looking = threading.Thread(target=look)
         looking.start()
         started = time.perf_counter()
         with ThreadPoolExecutor(chosen.uploads) as pool:
-            ids = list(pool.map(send, range(chosen.uploads)))
+            ids = list(pool.map(send, range(1, chosen.uploads + 1)))
+        took = time.perf_counter() - started
+        size = sum(map(len, images.values())) * chosen.uploads / 2**20
+        if not chosen.compute:
+            for job in ids[1:]:
+                client.post(f"/v1/cases/{job}/cancel")
+        while {"queued", "running"} & {state for _, state in cases(client)}:
+            time.sleep(1.0)
         ended.set()
         looking.join()
-        size = sum(map(len, images.values())) * chosen.uploads / 2**20
-        took = time.perf_counter() - started
-        print(
-            f"{len(set(ids))} of {chosen.uploads} uploads at once, {size:.0f} MiB in {took:.1f} s: web process RSS",
-            end=" ",
-        )
-        print(f"{highest[0]:.0f} MiB before, at most {max(highest):.0f} MiB")
-        for job in ids:
-            client.post(f"/v1/cases/{job}/cancel")
+        print(f"{chosen.uploads} uploads, {size:.0f} MiB in {took:.1f} s: the web process {before:.0f} MiB before,")
+        print(f"at most {highest[0]:.0f} MiB; both processes PSS at most {highest[1]:.0f} MiB, until the last was done")
+        names, states = zip(*cases(client), strict=True)
+        doubled = len(names) - len(set(names))
+        lost = len({f"c{number}" for number in range(chosen.uploads + 1)} - set(names))
+        print(f"lost {lost}, doubled {doubled}; {dict(Counter(states))}")
     if chosen.chromium:
         look_at(address, first, chosen.chromium)
+
+
+def cases(client: httpx.Client) -> list[tuple[str, str]]:
+    """(name, state) of every case the service knows."""
+    return [(case["case"], case["state"]) for case in client.get("/v1/cases", params={"limit": 500}).json()["cases"]]
 
 
 def look_at(address: str, case: str, program: str) -> None:
@@ -124,15 +147,14 @@ def look_at(address: str, case: str, program: str) -> None:
         for opened in ("first", "again"):
             page = browser.new_page(viewport={"width": 1366, "height": 768})
             page.set_default_timeout(600_000)
-            started = time.perf_counter()
+            page.add_init_script(CLOCK)
             page.goto(f"{address}/#/{case}")
-            page.wait_for_selector(".viewer .toolbar")
-            switches = time.perf_counter() - started
-            page.wait_for_selector(".segmented input:not([disabled])", state="attached")
-            usable = time.perf_counter() - started
+            page.wait_for_selector(".viewer .toolbar", state="attached")
+            page.keyboard.press("a")
             page.wait_for_selector(".viewer[data-ready]")
-            everything = time.perf_counter() - started
-            print(f"page ({opened}): switches {switches:.2f} s, contrast {usable:.2f} s, all {everything:.2f} s")
+            at = page.evaluate("() => ({...times, all: performance.now()})")
+            told = ", ".join(f"{name} {ms / 1000:.2f} s" for name, ms in at.items())
+            print(f"page ({opened}), from the start of its loading: {told}")
             page.close()
         browser.close()
 

@@ -30,8 +30,13 @@ class Route(Protocol):
         channels: Sequence[str] | None = None,
         task: Task = TASKS[DEFAULT_TASK],
         may_lack: Callable[[Sequence[str]], object] | None = None,
+        *,
+        overwrite: bool = False,
     ) -> Case:
-        """The case. may_lack: called with the contrasts that it lacks, before any work; None: it may lack none."""
+        """The case. may_lack: called with the contrasts that it lacks, before any work; None: it may lack none.
+
+        overwrite: what an earlier run that did not come to its end has written for it is replaced.
+        """
 
     def extend(self, result: Result) -> tuple[Result, dict[str, tuple[str, bytes]]]:
         """The result as it is to be written, and further files: name and content by kind."""
@@ -142,7 +147,10 @@ def read_case(segmenter: Segmenter, given: CaseInput, order: Order) -> Read | Ou
             allow_missing=given.allow_missing,
         )
     else:
-        case = order.route.load(name, folder, given.folder, given.files, given.channels, given.task, may_lack)
+        again_too = choice.overwrite or order.skip_existing
+        case = order.route.load(
+            name, folder, given.folder, given.files, given.channels, given.task, may_lack, overwrite=again_too
+        )
     baseline = None if mask is None else read_baseline_mask(mask, case, given.task, order.mask_labels)
     return Read(name, folder, choice, case, baseline, again, order.route)
 

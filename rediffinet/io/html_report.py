@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from rediffinet.io.preview import encode_preview, outlined, shown_contrasts
+from rediffinet.io.preview import encode_preview, outlined, shades, shown_contrasts
 
 if TYPE_CHECKING:
     from rediffinet.result import Result
@@ -35,6 +35,7 @@ th, td { border-bottom: 1px solid #c9ced6; padding: .15rem .8rem .15rem 0; text-
 th { color: #4d5560 }
 .numbers th:not(:first-child), .numbers td { text-align: right; padding: .15rem 0 .15rem 1.4rem }
 td { overflow-wrap: anywhere }
+.files td:not(:last-child) { white-space: nowrap }
 .warnings { border-left: 4px solid #b77900; background: #fff3d6; padding: .4rem .9rem; print-color-adjust: exact;
   break-inside: avoid }
 .warnings ul { margin: .2rem 0; padding-left: 1.1rem }
@@ -141,7 +142,7 @@ def _inputs(report: dict[str, Any]) -> str:
         ]
         for one in report["inputs"]
     ]
-    return f"<h2>Images</h2>{_table(['Contrast', 'File', 'Voxels', 'mm', 'SHA-256'], rows)}"
+    return f"<h2>Images</h2>{_table(['Contrast', 'File', 'Voxels', 'mm', 'SHA-256'], rows, 'files')}"
 
 
 def _table(heads: list[str], rows: list[list[str]], kind: str = "") -> str:
@@ -168,8 +169,7 @@ def _levels(result: "Result") -> bytes:
     image = result.crop_image[
         result.task.contrasts.index(shown_contrasts(result.task, result.report.missing_contrasts)[0])
     ]
-    darkest, brightest = float(image.min()), float(image.max())
-    grey = (255 * (image - darkest) / max(brightest - darkest, 1e-6)).astype(np.uint8)
+    grey = shades(image)
     tiles = [
         outlined(np.stack([grey[:, :, z].T] * 3, axis=-1), before[:, :, z].T, after[:, :, z].T, result.task)
         for z in levels

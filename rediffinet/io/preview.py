@@ -93,15 +93,24 @@ def _slices(volume: npt.NDArray[np.generic], point: tuple[int, int, int]) -> lis
 
 
 def _contrast_row(result: "Result", contrast: str, point: tuple[int, int, int]) -> list[Image.Image]:
-    image = result.crop_image[result.task.contrasts.index(contrast)]
-    low, high = float(image.min()), float(image.max())
-    tiles = []
-    for grey, before, after in zip(
-        _slices(image, point), _slices(_baseline(result), point), _slices(result.crop_labels, point), strict=True
-    ):
-        shade = (255 * (grey.astype(np.float32) - low) / max(high - low, 1e-6)).astype(np.uint8)
-        tiles.append(outlined(np.stack([shade] * 3, axis=-1), before, after, result.task))
-    return tiles
+    image = shades(result.crop_image[result.task.contrasts.index(contrast)])
+    return [
+        outlined(np.stack([grey] * 3, axis=-1), before, after, result.task)
+        for grey, before, after in zip(
+            _slices(image, point), _slices(_baseline(result), point), _slices(result.crop_labels, point), strict=True
+        )
+    ]
+
+
+def shades(image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Grey values of an image (X, Y, Z): all but its darkest and brightest 0.5 %, what is around the brain black.
+
+    Around the brain is what has the value of the first voxel, in a corner of the box about the brain.
+    """
+    inside = image != image[0, 0, 0]
+    low, high = np.percentile(image[inside], (0.5, 99.5)) if inside.any() else (0.0, 0.0)
+    grey = np.clip((image - low) / (high - low), 0.0, 1.0) if high > low else np.ones_like(image)
+    return np.where(inside, 255 * grey, 0).astype(np.uint8)
 
 
 def _uncertainty_row(result: "Result", point: tuple[int, int, int]) -> list[Image.Image]:

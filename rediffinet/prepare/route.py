@@ -60,10 +60,13 @@ class RawRoute:
         channels: Sequence[str] | None = None,
         task: Task = TASKS[DEFAULT_TASK],
         may_lack: Callable[[Sequence[str]], object] | None = None,
+        *,
+        overwrite: bool = False,
     ) -> Case:
         """The case, prepared if that was asked for; the prepared images are written into `out/NAME-prepared`.
 
-        may_lack: called with the contrasts that the case lacks, before any work; None: it may lack none.
+        may_lack: called with the contrasts that the case lacks, before any work; None: it may lack none. overwrite: as
+        that of the choice, for images that an earlier run prepared and did not segment.
         Raises what `prepare`, `load_case`, `save_prepared` and `may_lack` raise.
         """
         allow_missing = may_lack is not None
@@ -86,7 +89,8 @@ class RawRoute:
         if may_lack is not None:
             may_lack([contrast for contrast in task.contrasts if contrast not in images])
         target = out / f"{name}-prepared"
-        check_case_folder(target, name, images, overwrite=self.choice.overwrite)
+        overwrite = overwrite or self.choice.overwrite
+        check_case_folder(target, name, images, overwrite=overwrite)
         mask = None if self.choice.brain_mask is None else read_nifti(self.choice.brain_mask)
         prepared = prepare(
             name,
@@ -98,7 +102,7 @@ class RawRoute:
         )
         which_series(prepared.report, self.choice.native)
         if not prepared.report.passed_through:
-            save_prepared(prepared, target, overwrite=self.choice.overwrite)
+            save_prepared(prepared, target, overwrite=overwrite)
         self.known[name] = prepared.report
         return prepared.case
 

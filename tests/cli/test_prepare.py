@@ -85,6 +85,13 @@ def test_prepare_then_segment_with_the_way_back(
     assert set(json.loads(one_step.out)["native"]) == {"t1c"}
     labels = [np.asarray(nib.load(tmp_path / folder / "P1-seg-t1c-native.nii.gz").dataobj) for folder in ("one", "two")]
     assert np.array_equal(*labels)
+    go_on = ("segment", raw, "--prepare", *mask, "-o", tmp_path / "one", "--skip-existing")
+    assert "finished before, skipped" in rediff(*go_on, *quick).err
+    for written in (tmp_path / "one").glob("P1-*.*"):  # killed when the case was prepared and not segmented
+        written.unlink()
+    assert rediff(*go_on, *quick).code == 0
+    other = rediff(*go_on, *quick, "--seed", 3)
+    assert other.code == 0 and "done again: seed 3 instead of 0" in other.err
     shutil.copy(case / "P1-preparation.json", tmp_path / "kept.json")
     values = json.loads((tmp_path / "kept.json").read_text())
     values["space"]["shape"][0] += 1

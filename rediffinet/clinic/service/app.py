@@ -169,7 +169,9 @@ def create_app(jobs: Jobs, tokens: Tokens, supervisor: Supervisor, version: str)
 
     @app.exception_handler(RediffError)
     async def _refused(_: Request, error: RediffError) -> Response:
-        return _answer(problem(507 if isinstance(error, OutputError) else 422, str(error)), {})
+        if isinstance(error, OutputError):  # its text names folders of the service
+            return _answer(problem(507, "The file could not be written. Nothing was kept; try again later."), {})
+        return _answer(problem(422, str(error)), {})
 
     @app.exception_handler(sqlite3.OperationalError)
     async def _store(_: Request, error: sqlite3.OperationalError) -> Response:
@@ -278,7 +280,7 @@ def create_app(jobs: Jobs, tokens: Tokens, supervisor: Supervisor, version: str)
         job = jobs.own(case_id, request.state.owner)
         if job.state == "queued":
             jobs.store.cancel(case_id)
-        if not jobs.remove(job):
+        if not jobs.remove(job.id):
             raise Problem(409, "The case is being computed. Cancel it first, and remove it when it has ended.")
         return Response(status_code=204)
 

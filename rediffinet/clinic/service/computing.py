@@ -28,7 +28,7 @@ from rediffinet.task import Task
 
 IMAGE_BYTES = 2**30
 RESULTS = "results.zip"
-UNPACKED = Path("unpacked")
+UNPACKED = Path("archive")
 NO_ARCHIVE = "This service has no archive to ask. Send the files, or have it started with `dicomweb=ADDRESS`."
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sqlite3
 import threading
 import time
 import uuid
@@ -34,6 +35,8 @@ class Jobs:
         self.store = store
         self._lock = threading.Lock()
         self._receiving = 0
+        self._looked: tuple[float, float] | None = None
+        self._leapt = 0.0
         settings.jobs.mkdir(parents=True, exist_ok=True)
 
     def admit(self) -> None:
@@ -169,12 +172,20 @@ class Jobs:
         assert job.result is not None
         return read_corrections(self.settings.jobs / job.id / "out", job.result["case"])
 
-    def remove(self, job: Job) -> bool:
-        """Forget a case that has ended, with its files."""
-        if not self.store.remove(job.id):
-            return False
-        shutil.rmtree(self.settings.jobs / job.id, ignore_errors=True)
-        return True
+    def remove(self, job_id: str) -> bool:
+        """Forget a case, with its files; False when it has not ended."""
+        folder = self.settings.jobs / job_id
+        try:
+            removed = self.store.remove(job_id)
+        except sqlite3.OperationalError:  # on a full disk the files make the room for saying that they are gone
+            job = self.store.get(job_id)
+            if job is None or not ended(job):
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            removed = self.store.remove(job_id)
+        if removed:
+            shutil.rmtree(folder, ignore_errors=True)
+        return removed
 
     def tidy(self) -> None:
         """At the start: folders of uploads that were cut off, and of cases that were forgotten."""
@@ -184,10 +195,13 @@ class Jobs:
                 shutil.rmtree(path, ignore_errors=True)
 
     def expire(self) -> None:
-        """Remove cases whose time is over. A clock that was set back keeps them longer."""
-        for job_id in self.store.ended_before(time.time() - self.settings.retention_s):
-            if self.store.remove(job_id):
-                shutil.rmtree(self.settings.jobs / job_id, ignore_errors=True)
+        """Remove cases whose time is over. What ended while the clock was wrong is kept longer, not shorter."""
+        now, steady = time.time(), time.monotonic()
+        if self._looked is not None:
+            self._leapt += max(0.0, (now - self._looked[0]) - (steady - self._looked[1]))
+        self._looked = now, steady
+        for job_id in self.store.ended_before(now - self._leapt - self.settings.retention_s):
+            if self.remove(job_id):
                 log("case expired", id=job_id)
 
     def _images(self, job: Job) -> dict[str, tuple[str, Path]]:

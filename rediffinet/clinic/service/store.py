@@ -88,10 +88,11 @@ class JobStore:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # a full disk may have ended it already, or left it open
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     def add(self, job_id: str, owner: str, request: dict[str, Any], key: str | None = None) -> Job:
         """Queue a job. When the owner has one of the same key already, that one is returned."""

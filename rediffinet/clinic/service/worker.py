@@ -3,12 +3,15 @@
 import os
 import shutil
 import signal
+import sqlite3
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rediffinet.clinic.interrupt import Interrupted, interruptible
 from rediffinet.clinic.service.computing import finished_name, segment_received, told_result
@@ -31,6 +34,8 @@ from rediffinet.segmenter import Segmenter
 
 POLL_S = 0.2
 TELL_S = 0.5
+AGAIN_S = 1.0
+_T = TypeVar("_T")
 
 
 def work(settings: Settings, parent: Connection) -> None:
@@ -45,17 +50,20 @@ def work(settings: Settings, parent: Connection) -> None:
     except RediffError as error:
         _send(parent, str(error))
         sys.exit(2)
+    except Exception as error:
+        log_error("computing process failed", error)
+        sys.exit(1)
 
 
 def _work(settings: Settings, parent: Connection) -> None:
     store = JobStore(settings.database)
-    recover(store, settings)
+    _insist(lambda: recover(store, settings))
     with Segmenter.open(
         settings.bundle, settings.engine, settings.device, settings.threads, settings.precision
     ) as segmenter:
         _send(parent, "ready")
         while True:
-            job = store.claim()
+            job = _insist(store.claim)
             if job is None:
                 time.sleep(POLL_S)
                 continue
@@ -64,9 +72,23 @@ def _work(settings: Settings, parent: Connection) -> None:
             try:
                 state = _compute(store, segmenter, settings, job)
             except Interrupted:
-                store.put_back(job.id)
+                with suppress(sqlite3.OperationalError):  # the next process finds it running, and does the same
+                    store.put_back(job.id)
                 raise
             log("case ended", id=job.id, state=state, seconds=round(time.monotonic() - started, 3))
+
+
+def _insist(write: Callable[[], _T]) -> _T:
+    """Write to the store, again until it can be written: there may be room again on a disk that is full."""
+    told = False
+    while True:
+        try:
+            return write()
+        except sqlite3.OperationalError as error:
+            if not told:
+                log_error("the store cannot be written; trying again", error)
+            told = True
+            time.sleep(AGAIN_S)
 
 
 def recover(store: JobStore, settings: Settings) -> None:
@@ -97,7 +119,8 @@ def _compute(store: JobStore, segmenter: Segmenter, settings: Settings, job: Job
         now = time.monotonic()
         if now - last >= TELL_S:
             last = now
-            cancelled = store.advance(job.id, stage, done, total)
+            with suppress(sqlite3.OperationalError):  # the case does not depend on it
+                cancelled = store.advance(job.id, stage, done, total)
         if cancelled:
             raise CaseCancelledError(f"The case was cancelled during '{stage}', {done} of {total}.")
         if now - started > limit:
@@ -112,9 +135,9 @@ def _compute(store: JobStore, segmenter: Segmenter, settings: Settings, job: Job
     except CaseCancelledError:
         state = "cancelled"
     except RediffError as error:
-        told = problem(_status(error), str(error))
+        told = _told(error)
     except OSError as error:
-        told = problem(507, f"A file of the case could not be read or written: {error.strerror}.")
+        told = problem(507, _unwritten(error))
     except Exception as error:
         log_error("case failed", error, id=job.id)
         told = problem(500, "An unexpected error, which the log of the service tells by the id of the case.")
@@ -122,7 +145,19 @@ def _compute(store: JobStore, segmenter: Segmenter, settings: Settings, job: Job
         os.chdir(before)
     if state != "done":
         shutil.rmtree(folder / "out", ignore_errors=True)
-    return state if store.finish(job.id, state, problem=told, result=result) else "gone"
+    known = _insist(lambda: store.finish(job.id, state, problem=told, result=result))
+    return state if known else "gone"
+
+
+def _told(error: RediffError) -> dict[str, Any]:
+    """The problem of a case that failed."""
+    status = _status(error)
+    cause = error.__cause__
+    return problem(status, _unwritten(cause) if status == 507 and isinstance(cause, OSError) else str(error))
+
+
+def _unwritten(error: OSError) -> str:
+    return f"A file of the case could not be read or written: {error.strerror}. Send it again later."
 
 
 def _status(error: RediffError) -> int:

@@ -175,6 +175,7 @@ def test_options_out_of_range_and_names_that_leave_the_folder(
         (b"nonsense", 400),
         (b"--x\r\nbroken header\r\n\r\nabc\r\n--x--\r\n", 400),
         (b"--x--\r\n", 422),
+        (b"".join(b'--x\r\nContent-Disposition: form-data; name="seed"\r\n\r\n1\r\n' for _ in range(10_000)), 422),
     ],
 )
 def test_malformed_multipart(shared: Service, body: bytes, status: int) -> None:
@@ -300,6 +301,27 @@ def test_a_client_that_goes_away_in_the_middle(shared: Service) -> None:
             connection.sendall(head.encode())
             time.sleep(0.05)
     assert nothing_is_left(shared)
+
+
+def test_an_upload_that_drips_past_its_time(service: Service, images: dict[str, bytes]) -> None:
+    service.start("--upload-time", "2", "--queue", "1")
+    head = f"POST /v1/cases HTTP/1.1\r\nHost: 127.0.0.1:{service.port}\r\nContent-Type: application/zip\r\n"
+    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        connection.settimeout(0.2)
+        said, deadline = b"", time.monotonic() + 60
+        while not said.endswith(b"}") and time.monotonic() < deadline:
+            try:
+                connection.sendall(b"1\r\nP\r\n")
+                said += connection.recv(4096)
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+    assert said.startswith(b"HTTP/1.1 408") and b"application/problem+json" in said
+    assert b"took longer than 2 s" in said
+    assert nothing_is_left(service)
+    assert send(service, images).status_code == 202  # its place is free again
 
 
 def test_names_of_files_that_are_not_a_cases_own(shared: Service, images: dict[str, bytes]) -> None:

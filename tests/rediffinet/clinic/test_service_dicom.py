@@ -70,7 +70,7 @@ def test_an_examination_becomes_a_result_with_objects_for_its_series(
     assert len(grids) == 1
     # what tells who the patient is, is gone from the folder but for the objects
     folder = service.data / "cases" / case["id"]
-    assert not (folder / "unpacked").exists() and not (folder / "in" / "archive.zip").exists()
+    assert not (folder / "archive").exists() and not (folder / "in" / "archive.zip").exists()
     assert "PHANTOM-1" not in service.log.read_text() and "Nobody" not in service.log.read_text()
     with zipfile.ZipFile(io.BytesIO(service.client.get(f"/{case['result']['zip']}").content)) as packed:
         assert set(packed.namelist()) == {entry["name"] for entry in files.values()}

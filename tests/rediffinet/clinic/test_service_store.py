@@ -1,6 +1,7 @@
 """The store and the folders of a service without a process: clocks that go back, and a disk that is full."""
 
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
@@ -8,28 +9,28 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra [serve]")
 
+from rediffinet.clinic.service import worker
 from rediffinet.clinic.service.jobs import INCOMING, Jobs
 from rediffinet.clinic.service.settings import Settings
 from rediffinet.clinic.service.store import JobStore
 from rediffinet.clinic.service.uploads import Received
-from rediffinet.clinic.service.worker import _status
 from rediffinet.errors import CaseError, EngineError, MissingExtraError, OutputError
 
 NOW = time.time()
 
 
 class Clock:
-    def __init__(self) -> None:
-        self.now = NOW
+    """now: of the wall. steady: what cannot be set."""
 
-    def __call__(self) -> float:
-        return self.now
+    def __init__(self) -> None:
+        self.now, self.steady = NOW, 0.0
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(time, "time", made)
+    monkeypatch.setattr(time, "time", lambda: made.now)
+    monkeypatch.setattr(time, "monotonic", lambda: made.steady)
     return made
 
 
@@ -64,9 +65,15 @@ def test_a_clock_that_is_set_back_changes_no_order_and_loses_nothing(jobs: Jobs,
     assert jobs._wait_s() >= 1
     jobs.expire()
     assert jobs.store.ids() == set(ids)
-    clock.now = NOW + 3601.0  # and set right again: what ended long ago is removed, what waits never is
+    clock.now = NOW  # and set right again: it ended a moment ago
     jobs.expire()
-    assert jobs.store.ids() == set(ids[1:])
+    assert jobs.store.ids() == set(ids)
+    clock.now, clock.steady = NOW + 3599.0, 3599.0
+    jobs.expire()
+    assert jobs.store.ids() == set(ids)
+    clock.now, clock.steady = NOW + 3601.0, 3601.0
+    jobs.expire()
+    assert jobs.store.ids() == set(ids[1:])  # its time is over; what waits never is removed
     assert {path.name for path in jobs.settings.jobs.iterdir()} == set(ids[1:])
 
 
@@ -87,11 +94,46 @@ def test_a_list_of_cases_that_cannot_be_written_keeps_neither_a_place_nor_a_fold
     assert not list(jobs.settings.jobs.glob(f"{INCOMING}*"))
 
 
+def test_a_full_disk_is_made_free_by_removing_a_case(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id, waits = accept(jobs), accept(jobs)
+    claimed = jobs.store.claim()
+    assert claimed is not None and jobs.store.finish(job_id, "done")
+    real = jobs.store.remove
+
+    def remove(one: str) -> bool:
+        if (jobs.settings.jobs / one).exists():
+            raise sqlite3.OperationalError("database or disk is full")
+        return real(one)
+
+    monkeypatch.setattr(jobs.store, "remove", remove)
+    assert jobs.remove(job_id)
+    with pytest.raises(sqlite3.OperationalError):
+        jobs.remove(waits)
+    assert {path.name for path in jobs.settings.jobs.iterdir()} == {waits} == jobs.store.ids()
+
+
+def test_a_store_goes_on_when_its_disk_has_room_again(jobs: Jobs) -> None:
+    waits = accept(jobs)
+    jobs.store.claim()
+    connection = jobs.store._connection
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages}")  # what SQLite then says is what it says of a full disk
+    large = {"x": "x" * 100_000}
+    for _ in range(2):
+        with pytest.raises(sqlite3.OperationalError, match="full"):
+            jobs.store.finish(waits, "done", result=large)
+    assert jobs.store.counts()["running"] == 1
+    threading.Timer(0.3, connection.execute, ["PRAGMA max_page_count = 100000"]).start()
+    assert worker._insist(lambda: jobs.store.finish(waits, "done", result=large))
+    assert jobs.store.counts()["done"] == 1
+
+
 def test_statuses_of_what_stopped_a_case() -> None:
-    full = OutputError("x")
+    full = OutputError("Cannot write /srv/data/x: No space left on device.")
     full.__cause__ = OSError(28, "No space left on device")
-    assert _status(full) == 507
-    assert _status(OutputError("a segmentation without a voxel")) == 422
-    assert _status(CaseError("x")) == 422
-    assert _status(MissingExtraError("x", "SimpleITK", "prepare")) == 501
-    assert _status(EngineError("x")) == 500
+    assert worker._status(full) == 507
+    assert "No space left" in worker._told(full)["detail"] and "/srv" not in worker._told(full)["detail"]
+    assert worker._status(OutputError("a segmentation without a voxel")) == 422
+    assert worker._status(CaseError("x")) == 422
+    assert worker._status(MissingExtraError("x", "SimpleITK", "prepare")) == 501
+    assert worker._status(EngineError("x")) == 500

@@ -58,7 +58,8 @@ export default defineConfig({
         entryFileNames: 'assets/[name].js',
         chunkFileNames: 'assets/[name].js',
         assetFileNames: 'assets/[name][extname]',
-        manualChunks: { niivue: ['@niivue/niivue'] }
+        // Vite's own loader apart, or the page would wait for NiiVue to have it
+        manualChunks: (id) => (id.includes('vite/preload-helper') ? 'load' : id.includes('/node_modules/') ? 'niivue' : undefined)
       }
     }
   },

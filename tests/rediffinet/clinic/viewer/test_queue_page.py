@@ -1,5 +1,6 @@
 """The service's page in a browser: cases are dropped, computed by the toy bundle, opened, corrected and removed."""
 
+import gzip
 import json
 import re
 import shutil
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
@@ -65,8 +68,23 @@ def page(chromium: Any, service: str) -> Iterator[Any]:
     context.close()
 
 
-def test_a_case_from_drop_to_removal(page: Any, toy_folder: Path) -> None:
-    page.set_input_files("#files", [toy_folder / f"toy-{name}.nii.gz" for name in NAMES])
+def drop(page: Any, paths: list[Path]) -> None:
+    """The events of a browser when files or folders are dropped on the zone."""
+    box = page.locator(".drop").bounding_box()
+    where = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    session = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "data": data, **where})
+
+
+def labels(address: str) -> np.ndarray:
+    with urllib.request.urlopen(address, timeout=60) as answer:
+        return np.asanyarray(nib.Nifti1Image.from_bytes(gzip.decompress(answer.read())).dataobj)
+
+
+def test_a_case_from_drop_to_removal(page: Any, service: str, toy_folder: Path) -> None:
+    drop(page, [toy_folder])
     page.wait_for_selector("tr[data-state='done']")
     row = page.locator("tr[data-state='done']")
     assert "toy" in row.inner_text()
@@ -75,9 +93,20 @@ def test_a_case_from_drop_to_removal(page: Any, toy_folder: Path) -> None:
     page.wait_for_selector(".viewer[data-ready]")
     page.keyboard.press("a")
     page.keyboard.press("e")
+    page.get_by_label("enhancing").check()
+    box = page.locator(".stage canvas").first.bounding_box()
+    page.mouse.click(box["x"] + 0.45 * box["width"], box["y"] + 0.3 * box["height"])
     page.get_by_label("Your name").fill("A. Reader")
     page.get_by_role("button", name="Save as a new map").click()
     page.wait_for_function("() => document.querySelector('.status').textContent.startsWith('Saved')")
+    case = f"{service}/v1/cases/{page.url.rpartition('/')[2]}/"
+    with urllib.request.urlopen(f"{case}scene", timeout=60) as answer:
+        scene = json.load(answer)
+    (entry,) = scene["corrections"]
+    before, after = labels(case + scene["maps"]["refined"]), labels(case + entry["url"])
+    assert (entry["who"], entry["current"]) == ("A. Reader", True)
+    assert entry["changed_voxels"] == np.count_nonzero(before != after) > 0
+    assert set(np.unique(after[before != after])) == {3}
     page.get_by_role("button", name="All cases").click()
     page.wait_for_selector(".queue")
     with page.expect_download() as loading:

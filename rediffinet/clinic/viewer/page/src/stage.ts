@@ -1,6 +1,6 @@
 /** The images on the screen: one pane, or one for each contrast, with the same maps over all and one crosshair. */
 
-import { MULTIPLANAR_TYPE, Niivue, NVImage, SHOW_RENDER, SLICE_TYPE } from '@niivue/niivue'
+import type { Niivue, NVImage } from '@niivue/niivue'
 import { h } from './dom'
 import { CHANGES, asLabels, changesBetween, labelTable, labelsOf, type Label } from './maps'
 import { contrastName, KINDS, type Contrast, type Kind, type Scene } from './types'
@@ -8,13 +8,9 @@ import { contrastName, KINDS, type Contrast, type Kind, type Scene } from './typ
 export type View = 'planes' | 'axial' | 'coronal' | 'sagittal' | 'volume'
 export type Voxel = [number, number, number]
 
-const SLICE: Record<View, SLICE_TYPE> = {
-  planes: SLICE_TYPE.MULTIPLANAR,
-  axial: SLICE_TYPE.AXIAL,
-  coronal: SLICE_TYPE.CORONAL,
-  sagittal: SLICE_TYPE.SAGITTAL,
-  volume: SLICE_TYPE.RENDER
-}
+/** NiiVue, which takes long to begin, comes beside the page: the switches are there before it. */
+const library = import('@niivue/niivue')
+const SLICE = { planes: 'MULTIPLANAR', axial: 'AXIAL', coronal: 'CORONAL', sagittal: 'SAGITTAL', volume: 'RENDER' } as const
 /** How doubt is coloured: from nothing at 5 % to yellow at 50 % and above. */
 const DOUBT = { R: [0, 110, 235, 255], G: [0, 30, 100, 240], B: [0, 130, 50, 110], A: [0, 150, 210, 255], I: [0, 70, 160, 255] }
 const DOUBT_RANGE = [0.05, 0.5]
@@ -62,6 +58,7 @@ export class Stage {
   onLocation: (location: Location) => void = () => {}
   onDrawn: (action: string) => void = () => {}
   private readonly panes: Pane[] = []
+  private lib!: Awaited<typeof library>
 
   constructor(
     private readonly scene: Scene,
@@ -80,6 +77,7 @@ export class Stage {
       this.images.set(contrast, await this.fetch(url, contrast))
     }
     await fetchImage(this.contrast)
+    this.lib = await library
     await this.addPane(this.contrast)
     loaded(this.contrast)
     await this.loadMap('refined', this.scene.maps.refined!)
@@ -174,12 +172,13 @@ export class Stage {
     const kinds = KINDS.filter((kind) => this.shown.has(kind) && this.maps.has(kind))
     const over = kinds.map((kind) => this.maps.get(kind)!)
     const before = nv.back
+    const { MULTIPLANAR_TYPE, SHOW_RENDER, SLICE_TYPE } = this.lib
     nv.volumes = [back, ...over]
     nv.back = back
     nv.overlays = over
     nv.opts.multiplanarShowRender = this.sideBySide || this.software ? SHOW_RENDER.NEVER : SHOW_RENDER.ALWAYS
     nv.opts.multiplanarLayout = nv.opts.multiplanarShowRender === SHOW_RENDER.ALWAYS ? MULTIPLANAR_TYPE.GRID : MULTIPLANAR_TYPE.AUTO
-    nv.opts.sliceType = SLICE[this.view]
+    nv.opts.sliceType = SLICE_TYPE[SLICE[this.view]]
     if (over.length === 0) nv.overlayTexture = nv.rgbaTex(nv.overlayTexture, nv.gl.TEXTURE2, [2, 2, 2, 2], true)
     const lay = () =>
       over.forEach((map, i) => {
@@ -234,16 +233,16 @@ export class Stage {
     const holder = h('div', { class: 'pane-canvas' }, canvas)
     const box = h('div', { class: 'pane' }, title, holder)
     this.element.append(box)
-    const nv = new Niivue({
+    const nv = new this.lib.Niivue({
       backColor: [0, 0, 0, 1],
       crosshairColor: [0.4, 0.9, 0.5, 0.8],
-      crosshairWidth: 0.15,
+      crosshairWidth: 0.4, // a pixel at least in the smallest pane
       crosshairWidthUnit: 'percent',
       crosshairGap: 6,
       show3Dcrosshair: true,
       isRadiologicalConvention: true,
       isCornerOrientationText: false,
-      multiplanarShowRender: SHOW_RENDER.ALWAYS,
+      multiplanarShowRender: this.lib.SHOW_RENDER.ALWAYS,
       isOrientCube: false,
       dragAndDropEnabled: false,
       clipPlaneHotKey: '',
@@ -285,6 +284,6 @@ export class Stage {
     if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`)
     const buffer = await response.arrayBuffer()
     const ending = url.endsWith('.gz') ? '.nii.gz' : '.nii'
-    return await NVImage.loadFromUrl({ url: buffer, buffer, name: `${name}${ending}`, colormap: 'gray' })
+    return await (await library).NVImage.loadFromUrl({ url: buffer, buffer, name: `${name}${ending}`, colormap: 'gray' })
   }
 }

@@ -68,7 +68,7 @@ class Viewer {
   private readonly visited = new Map<Target, number>()
   private readonly sideBySide: HTMLInputElement
   private readonly outlines: HTMLInputElement
-  private readonly corrections = h('section', { 'aria-labelledby': 'corrections-title' })
+  private readonly corrections = h('section', { 'aria-labelledby': 'corrections-title', class: 'corrections' })
   private correction: Correction | null = null
   private stopKeys: () => void = () => {}
 
@@ -371,7 +371,8 @@ class Viewer {
     for (const shown of [...this.stage.shown]) if (shown !== 'uncertainty') this.toggle(shown, false)
     this.correction = new Correction(this.id, this.stage, { kind, file }, (entry) => void this.corrected(entry))
     this.corrections.replaceChildren(h('h2', { id: 'corrections-title' }, 'Corrections'), this.correction.element)
-    this.element.dataset.correcting = 'true'
+    this.element.dataset.correcting = 'true' // which puts the form on top
+    this.corrections.parentElement!.scrollTop = 0
     this.status.textContent = 'Correcting labels'
   }
 
@@ -412,7 +413,7 @@ class Viewer {
         shortcuts: [
           ...this.stage.contrasts.map((contrast, i) => ({ keys: [String(i + 1)], text: contrastName(contrast), run: () => this.setContrast(contrast) })),
           { keys: ['g'], text: 'four side by side', run: () => this.setSideBySide(!this.stage.sideBySide) },
-          ...VIEWS.map(([view, name, key]) => ({ keys: [key], text: name.toLowerCase(), run: () => this.setView(view) }))
+          ...VIEWS.map(([view, name, key]) => ({ keys: [key], text: name.replace(/^[A-Z]/, (first) => first.toLowerCase()), run: () => this.setView(view) }))
         ]
       },
       {
