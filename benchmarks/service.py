@@ -29,7 +29,8 @@ from rediffinet.phantom import write_phantoms
 
 NAMES = ("t1n", "t1c", "t2w", "t2f")
 CLOCK = """
-const times = {}, note = (name) => { times[name] ??= performance.now() }
+window.times = {}
+const note = (name) => { times[name] ??= performance.now() }
 addEventListener('keydown', () => setTimeout(() => note('first key answered')))
 new MutationObserver(() => {
   if (document.querySelector('.toolbar')) note('switches')

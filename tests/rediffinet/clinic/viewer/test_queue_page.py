@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -144,6 +145,25 @@ def test_two_cases_at_once_and_a_bad_archive(page: Any, toy_folder: Path, tmp_pa
     assert {"one", "two"} <= set(names)
     page.wait_for_selector("text=/bad/")
     assert page.locator("tr[data-state='failed']").count() + page.locator(".problem").count() == 1
+
+
+def test_the_options_go_with_the_cases(page: Any, toy_folder: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as packed:
+        for path in toy_folder.iterdir():
+            packed.write(path, path.name)
+    page.get_by_label("Raw scans").check()
+    page.get_by_label("make a DICOM segmentation").check()
+    page.set_input_files("#files", [tmp_path / "packed.zip"])
+    page.wait_for_selector("tr[data-state='failed']")
+    assert "DICOM objects are written for DICOM alone" in page.inner_text("tr[data-state='failed']")
+    page.set_input_files("#files", [toy_folder / f"toy-{name}.nii.gz" for name in NAMES])
+    page.wait_for_selector("tbody tr >> nth=1")
+    with sqlite3.connect(tmp_path / "service" / "jobs.sqlite") as jobs:
+        asked = [json.loads(row) for (row,) in jobs.execute("SELECT request FROM jobs ORDER BY seq")]
+    assert [(one["name"], one["prepare"], one["dicom_seg"]) for one in asked] == [
+        ("packed", True, True),
+        ("toy", True, False),  # four files are never DICOM
+    ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
