@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rediffinet.cli.lean import import_nibabel_alone
 from rediffinet.cli.words import command_from, in_flags
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def segment(
     begun = None
     if processes == 1 and ray is None:  # the graphs load while the rest is imported and the images are read
         begun = context.with_resource(Opened(open_bundle(bundle), engine, device, threads, precision))
+    import_nibabel_alone()
 
     from rediffinet.clinic.cohort import CaseInput, Order, list_inputs, segment_cohort
     from rediffinet.clinic.inputs import Shard

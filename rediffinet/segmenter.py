@@ -196,6 +196,8 @@ class Segmenter:
                 plan,
                 case.name,
                 everywhere=options.refine_everywhere,
+                decision=recipe.decision_for(given=mask is not None),
+                postprocess=options.postprocess and mask is None,
                 done=lambda done, of: tell("refine", done, of),
             )
             self._rest()

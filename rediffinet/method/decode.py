@@ -21,7 +21,7 @@ from rediffinet.method.discrepancy import (
 from rediffinet.method.inference import Inferred
 from rediffinet.method.postprocess import enhancing_confidence, enhancing_to_core, remove_small_components
 from rediffinet.method.recipe import Decision, Recipe
-from rediffinet.method.refine import Discrepancy
+from rediffinet.method.refine import Discrepancy, small_pieces
 from rediffinet.method.resample import Spacing, resample, same_spacing
 from rediffinet.method.windows import Shape
 from rediffinet.task import Task, regions_of
@@ -153,13 +153,11 @@ def _without_small(
 ) -> tuple[Volume, Discrepancy, int]:
     """The baseline without the small components of its whole tumour, what was found of that, and their voxels."""
     assert recipe.baseline is not None, "a model that refines a baseline"
-    mask = recipe.mask(prior)
-    whole = recipe.whole(mask).astype(np.uint8)
-    kept, removed = remove_small_components(whole, **decision.small_components.model_dump())
-    if not removed:
+    gone = small_pieces(recipe, decision, recipe.mask(prior))
+    if not gone.any():
         return prior, found, 0
-    gone = (kept != whole) & _column(recipe.within_whole).astype(bool) & mask
     delta = np.where(gone, 1.0 - found.delta, found.delta)  # what doubted a piece agrees with its absence
+    removed = int(np.count_nonzero(recipe.whole(gone)))
     return np.where(gone, _column(recipe.baseline.thresholds), prior), replace(found, delta=delta), removed
 
 

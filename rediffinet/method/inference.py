@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from rediffinet.engines.base import Engine, Graph
 from rediffinet.errors import ConfigError
-from rediffinet.method.recipe import Recipe
+from rediffinet.method.recipe import Decision, Recipe
 from rediffinet.method.refine import (
     Corrector,
     Discrepancy,
@@ -21,6 +21,7 @@ from rediffinet.method.refine import (
     WindowModel,
     refinement_windows,
     sample_discrepancy,
+    undecided,
 )
 from rediffinet.method.schedule import Schedule, cumulative_alphas, linear_betas, respace
 from rediffinet.method.windows import plan_windows, slide
@@ -121,7 +122,8 @@ def predict_baseline(model: Loaded, image: Volume, done: Done | None = None) -> 
     def predict(window: Volume) -> Volume:
         return np.asarray(graph(image=window)["probability"], np.float32)
 
-    return slide(image, settings.window, settings.overlap, predict, len(model.recipe.task.regions), fill, done)
+    regions = len(model.recipe.task.regions)
+    return slide(image, settings.window, settings.overlap, predict, regions, fill, done, settings.spare)
 
 
 def find_discrepancy(
@@ -132,23 +134,26 @@ def find_discrepancy(
     name: str,
     *,
     everywhere: bool = False,
+    decision: Decision | None = None,
+    postprocess: bool = True,
     done: Done | None = None,
 ) -> Discrepancy | None:
     """What the model would change of the baseline; None for a model that is nothing but a baseline.
 
     image (C, X, Y, Z), probability (R, X, Y, Z) of the baseline. `plan.seed` and `name` key the noise. Windows lie
-    where discrepancy can be; with `everywhere`, or where there is no baseline to tell, they tile the whole crop.
+    where discrepancy can be, or can change something when the decision and whether the baseline is postprocessed are
+    known; with `everywhere`, or where there is no baseline to tell, they tile the whole crop.
     """
     settings = model.recipe.refiner
     if settings is None:
         return None
     shape = (image.shape[1], image.shape[2], image.shape[3])
-    if probability is None:
-        prior = np.zeros((len(model.recipe.task.regions), *shape), np.float32)
+    prior = np.zeros((len(model.recipe.task.regions), *shape), np.float32) if probability is None else probability
+    if everywhere or probability is None:
         starts = plan_windows(shape, settings.window, settings.overlap)
     else:
-        prior = probability
-        starts = refinement_windows(prior, settings, everywhere=everywhere)
+        where = undecided(model.recipe, probability, decision, postprocess=postprocess)
+        starts = refinement_windows(where, settings)
     window_model = _window_model(model, plan)
     key = (plan.seed, name)
     return sample_discrepancy(

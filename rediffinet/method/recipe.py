@@ -102,20 +102,26 @@ class Decision(Part):
 
 
 class BaselineSettings(Part):
-    """How the baseline graph is run: window in voxels, overlap of windows, threshold of U(I) = p > threshold."""
+    """How the baseline graph is run: window in voxels, overlap of windows, threshold of U(I) = p > threshold.
+
+    spare: voxels at either end of an axis, the outermost of the brain, that get what their neighbours get rather than
+    windows of their own (`windows.slide`).
+    """
 
     window: Triple
     overlap: Overlap
     thresholds: PerRegion
+    spare: Annotated[int, Field(ge=0)] = 0
 
 
 class RefinerSettings(Part):
     """How the discrepancy is predicted.
 
     condition: the baseline's soft probabilities (2p − 1) or its mask (2U − 1). Windows are run where a region's p
-    exceeds `unsure` and, for a `sure` below 1, does not exceed that, in the box of these voxels grown by `margin`. A
-    model without a baseline has no p: its windows tile the whole crop, and only window and overlap count. spacing_mm:
-    voxel size that the discrepancy is looked for at, along L, P, S; None is that of the recipe, which the baseline has.
+    exceeds `unsure` and, for a `sure` below 1, does not exceed that (where the decision flips within its reach of the
+    boundary alone: there), with `margin` voxels around. A model without a baseline has no p: its windows tile the whole
+    crop, and only window and overlap count. spacing_mm: voxel size that the discrepancy is looked for at, along L, P,
+    S; None is that of the recipe, which the baseline has.
     """
 
     window: Triple

@@ -2,18 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from rediffinet.engines.base import Buffer, Engine, Graph
-from rediffinet.method.models import as_discrepancy, build_condition, condition_fill
+from rediffinet.method.discrepancy import near_boundary
+from rediffinet.method.models import as_discrepancy, build_condition
 from rediffinet.method.noise import window_noise
-from rediffinet.method.recipe import Recipe, RefinerSettings
+from rediffinet.method.postprocess import remove_small_components
+from rediffinet.method.recipe import Decision, Recipe, RefinerSettings
 from rediffinet.method.sampling import ddim
 from rediffinet.method.schedule import Schedule
-from rediffinet.method.windows import Blend, Start, extract, overlap_slices, plan_windows
+from rediffinet.method.windows import Blend, Start, axis_starts, extract
 
 Volume = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -35,30 +38,71 @@ class Discrepancy:
     windows: int
 
 
-def refinement_windows(probability: Volume, settings: RefinerSettings, *, everywhere: bool) -> list[Start]:
-    """Starts of the windows in which discrepancy can be: those that hold a voxel with p > unsure (and p ≤ sure).
+def undecided(
+    recipe: Recipe, probability: Volume, decision: Decision | None = None, *, postprocess: bool = True
+) -> Mask:
+    """Voxels of which refinement may say something, bool (X, Y, Z): some region has p > unsure (and p ≤ sure).
 
-    They tile the box of these voxels grown by the margin. `everywhere` tiles the whole crop (the paper's way).
+    With a decision that flips near the baseline's boundary alone, those that it can flip, of a baseline that is
+    postprocessed or not.
     """
-    shape = (probability.shape[1], probability.shape[2], probability.shape[3])
-    if everywhere:
-        return plan_windows(shape, settings.window, settings.overlap)
-    doubted = probability > settings.unsure
-    if settings.sure < 1.0:
-        doubted &= probability <= settings.sure
-    unsure: Mask = np.asarray(doubted.any(axis=0))
-    if not unsure.any():
+    settings = recipe.refiner
+    assert settings is not None, f"model '{recipe.kind.name}' has no refiner"
+    if decision is None or decision.reach_mm is None:
+        doubted = probability > settings.unsure
+        if settings.sure < 1.0:
+            doubted &= probability <= settings.sure
+        return np.asarray(doubted.any(axis=0))
+    mask = recipe.mask(probability)
+    if postprocess:
+        mask &= ~small_pieces(recipe, decision, mask)
+    where = np.zeros(mask.shape[1:], bool)
+    for region in mask:
+        where |= near_boundary(region, decision.reach_mm, recipe.decided_mm)
+        if decision.whole_components < 1.0:  # which are judged from their middle to their rim
+            where |= region
+    return where
+
+
+def small_pieces(recipe: Recipe, decision: Decision, mask: Mask) -> Mask:
+    """What of the baseline's regions (R, X, Y, Z) is in components of its whole tumour that are small by the decision.
+
+    They are taken out before what is near the boundary is flipped, or they could grow.
+    """
+    whole = recipe.whole(mask).astype(np.uint8)
+    kept, _ = remove_small_components(whole, **decision.small_components.model_dump())
+    within = np.array(recipe.within_whole).reshape(-1, 1, 1, 1)
+    return np.asarray((kept != whole) & within & mask)
+
+
+def refinement_windows(where: Mask, settings: RefinerSettings) -> list[Start]:
+    """Starts of windows that hold every voxel of `where`, each at least one of them; in C order.
+
+    Axis by axis: slabs over the extent of the voxels, grown by the margin, then each slab's own extent along the next
+    axis, so that a tumour of any outline has few. Neighbours share at least `overlap` of a window along their axis.
+    """
+    return [(x, y, z) for x, y, z in _tiled(where, settings, 0)]
+
+
+def _tiled(where: Mask, settings: RefinerSettings, axis: int) -> list[tuple[int, ...]]:
+    """What the windows' starts are from that axis on."""
+    if axis == 3:
+        return [()]
+    size, width = where.shape[axis], settings.window[axis]
+    occupied = np.flatnonzero(where.any(axis=tuple(a for a in range(3) if a != axis)))
+    if not occupied.size:
         return []
-    low, high = [], []
-    for axis, (size, width) in enumerate(zip(shape, settings.window, strict=True)):
-        occupied = np.flatnonzero(unsure.any(axis=tuple(a for a in range(3) if a != axis)))
-        first, last = int(occupied[0]) - settings.margin, int(occupied[-1]) + 1 + settings.margin
-        first, last = _widened(max(0, first), min(size, last), size, width)
-        low.append(first)
-        high.append(last)
-    box = (high[0] - low[0], high[1] - low[1], high[2] - low[2])
-    starts = [(x + low[0], y + low[1], z + low[2]) for x, y, z in plan_windows(box, settings.window, settings.overlap)]
-    return [start for start in starts if unsure[overlap_slices(shape, start, settings.window)[0]].any()]
+    first, last = int(occupied[0]) - settings.margin, int(occupied[-1]) + 1 + settings.margin
+    first, last = _widened(max(0, first), min(size, last), size, width)
+    starts = [first + start for start in axis_starts(last - first, width, settings.overlap)]
+    halves = [(one + width + other) // 2 for one, other in pairwise(starts)]  # of what two neighbours share
+    found = []
+    for start, low, high in zip(starts, (0, *halves), (*halves, size), strict=True):
+        slab = np.zeros_like(where)
+        inside = (slice(None),) * axis + (slice(low, high),)
+        slab[inside] = where[inside]
+        found += [(start, *rest) for rest in _tiled(slab, settings, axis + 1)]
+    return found
 
 
 def _widened(first: int, last: int, size: int, width: int) -> tuple[int, int]:
@@ -160,13 +204,15 @@ def sample_discrepancy(
     shape = (image.shape[1], image.shape[2], image.shape[3])
     mask = recipe.mask(probability)
     prior = probability if settings.condition == "probability" else mask.astype(np.float32)
-    condition = build_condition(kind, image, prior, recipe.whole(mask), recipe.background)
-    fill = condition_fill(kind, recipe.task, recipe.background)
+    tumour, background = recipe.whole(mask)[None], recipe.background
     regions = len(recipe.task.regions)
     blend = Blend(regions + 1, shape, settings.window)
     mirror = recipe.diffusion is not None and recipe.diffusion.mirror
     for index, start in enumerate(starts):
-        given = extract(condition, start, settings.window, fill)
+        seen = extract(image, start, settings.window, background)
+        believed = extract(prior, start, settings.window, 0.0)
+        inside = extract(tumour, start, settings.window, False)[0]
+        given = build_condition(kind, seen, believed, inside, background)
         noises = [window_noise(*key, start, k, (regions, *settings.window)) for k in range(samples)]
         found = _samples(model, given, noises, mirror=mirror)
         blend.add(start, np.concatenate([found.mean(axis=0), found.std(axis=0).mean(axis=0, keepdims=True)]))

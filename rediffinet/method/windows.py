@@ -15,25 +15,27 @@ Volume = npt.NDArray[np.float32]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 
-def axis_starts(size: int, window: int, overlap: float) -> list[int]:
+def axis_starts(size: int, window: int, overlap: float, spare: int = 0) -> list[int]:
     """Evenly spread window starts along one axis so that neighbours share at least `overlap` of a window.
 
     An axis shorter than the window gets one start, possibly negative: the window is centred on the axis and what hangs
-    over is padding.
+    over is padding. So does one that is longer by up to `spare` voxels at either end, which no window holds then.
     """
     if not 0.0 <= overlap < 1.0:
         message = f"window overlap: got {overlap}, expected a fraction from 0 up to but not including 1"
         raise ConfigError(message)
     if size <= window:
         return [-((window - size) // 2)]
+    if size <= window + 2 * spare:
+        return [(size - window) // 2]
     stride = max(1, int(window * (1.0 - overlap)))
     count = -(-(size - window) // stride) + 1
     return [round(i * (size - window) / (count - 1)) for i in range(count)]
 
 
-def plan_windows(shape: Shape, window: Shape, overlap: float) -> list[Start]:
-    """Window starts that cover a volume of `shape`, in C order."""
-    axes = [axis_starts(s, w, overlap) for s, w in zip(shape, window, strict=True)]
+def plan_windows(shape: Shape, window: Shape, overlap: float, spare: int = 0) -> list[Start]:
+    """Window starts that cover a volume of `shape`, in C order, but for what is spared (`axis_starts`)."""
+    axes = [axis_starts(s, w, overlap, spare) for s, w in zip(shape, window, strict=True)]
     return [(x, y, z) for x, y, z in product(*axes)]
 
 
@@ -96,7 +98,7 @@ class Blend:
         """The weighted mean, float32 (C, X, Y, Z); `outside` where no window was added."""
         covered = self.covered
         np.divide(self._sum, self._weight, out=self._sum, where=covered)
-        if not covered.all():
+        if outside:
             self._sum[:, ~covered] = outside
         return self._sum
 
@@ -109,13 +111,23 @@ def slide(
     channels: int,
     fill: float,
     done: Callable[[int, int], None] | None = None,
+    spare: int = 0,
 ) -> Volume:
-    """Apply `predict` ((1, C, window) → (1, channels, window)) over a volume and blend. `done(i, n)` after each."""
+    """Apply `predict` ((1, C, window) → (1, channels, window)) over a volume and blend. `done(i, n)` after each.
+
+    Up to `spare` voxels at either end of an axis that would need windows of their own get what their neighbours got.
+    """
     shape = (volume.shape[1], volume.shape[2], volume.shape[3])
-    starts = plan_windows(shape, window, overlap)
+    starts = plan_windows(shape, window, overlap, spare)
     blend = Blend(channels, shape, window)
     for i, start in enumerate(starts):
         blend.add(start, predict(extract(volume, start, window, fill)[None])[0])
         if done is not None:
             done(i + 1, len(starts))
-    return blend.mean()
+    found = blend.mean()
+    for axis, width in enumerate(window):
+        along = np.moveaxis(found, axis + 1, 0)
+        first = max(0, min(start[axis] for start in starts))
+        last = min(shape[axis], max(start[axis] for start in starts) + width) - 1
+        along[:first], along[last + 1 :] = along[first], along[last]
+    return found

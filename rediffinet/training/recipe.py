@@ -22,7 +22,9 @@ from rediffinet.training.config import TrainConfig
 from rediffinet.training.run import Run
 from rediffinet.trust import widest_ranges
 
-MARGIN_MM = 8.0
+MARGIN_MM = 6.0
+SPARE = 1
+"""Voxels of the brain's outermost that are not worth windows of their own: see BaselineSettings."""
 UNSURE = 0.1
 UNSURE_IN_WINDOWS = 0.05
 """Small windows cost little where little is in doubt, and see what they cover from several sides (overlap)."""
@@ -160,7 +162,10 @@ def plain_decision(task: Task, **more: Any) -> Decision:
 
 def _baseline(config: TrainConfig) -> BaselineSettings:
     return BaselineSettings(
-        window=config.network_window, overlap=config.overlap, thresholds=(0.5,) * len(config.task.regions)
+        window=config.network_window,
+        overlap=config.overlap,
+        thresholds=(0.5,) * len(config.task.regions),
+        spare=SPARE,
     )
 
 

@@ -208,7 +208,7 @@ def test_a_folder_of_masks_for_a_cohort(rediff: Any, phantoms: Path, bundle: Any
 
 
 def test_segmenting_needs_no_torch(case: Path, toy_bundle: Any, tmp_path: Path) -> None:
-    """In a process of its own, from the command to the files: neither torch nor any training package is imported."""
+    """In a process of its own, from the command to the files: no torch, no package of training or DICOM."""
     arguments = ["segment", str(case), "-o", str(tmp_path / "out"), "--bundle", str(toy_bundle.path), "--steps", "1"]
     program = f"""
 import sys
@@ -218,7 +218,7 @@ try:
     main()
 except SystemExit as end:
     assert not end.code, end.code
-found = {{name.partition(".")[0] for name in sys.modules}} & {{"torch", "monai", "onnx", "safetensors"}}
+found = {{name.partition(".")[0] for name in sys.modules}} & {{"torch", "monai", "onnx", "safetensors", "pydicom"}}
 assert not found, sorted(found)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

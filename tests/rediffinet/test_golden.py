@@ -1,9 +1,9 @@
 """The house may be rebuilt; what it makes of these cases stays the same to the bit.
 
 Label maps as sha256 over their bytes, and the numbers of the report, recorded by
-`python tests/rediffinet/test_golden.py FOLDER ODD_CASES`. Those of the toy bundle in tests/golden.json are from before
-the house was rebuilt, and so were those of the default bundle glioma-2mm-v4, which came out the same to the bit
-afterwards; those of glioma-v5 were recorded when it took its place.
+`python tests/rediffinet/test_golden.py FOLDER ODD_CASES`. Those of the toy bundle and of glioma-2mm-v4, recorded before
+the house was rebuilt, came out the same to the bit afterwards; tests/golden.json was recorded anew when glioma-v5 took
+its place, and when the refinement's windows came to follow the outline of what they have to hold.
 """
 
 import hashlib

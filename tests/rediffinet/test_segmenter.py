@@ -17,6 +17,7 @@ from rediffinet.engines.base import Graph
 from rediffinet.errors import ConfigError, EngineError, MissingExtraError
 from rediffinet.io.cases import Case
 from rediffinet.method.refine import refinement_windows
+from rediffinet.method.windows import plan_windows
 from rediffinet.opened import Opened
 from rediffinet.segmenter import Segmenter, SegmentOptions
 
@@ -52,7 +53,12 @@ def expect(toy: Any, images: np.ndarray, segmenter: Segmenter, *, everywhere: bo
     probability = toy.formula.probability(normalised)
 
     settings = segmenter.bundle.manifest.recipe.refiner
-    starts = refinement_windows(probability.astype(np.float32), settings, everywhere=everywhere)
+    unsure = (probability > settings.unsure).any(axis=0)
+    starts = (
+        plan_windows(unsure.shape, settings.window, settings.overlap)
+        if everywhere
+        else refinement_windows(unsure, settings)
+    )
     reached = np.zeros(crop.shape[1:], bool)
     for start in starts:
         reached[tuple(slice(max(0, s), s + w) for s, w in zip(start, settings.window, strict=True))] = True

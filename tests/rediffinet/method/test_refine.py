@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from rediffinet.bundle import open_bundle
 from rediffinet.engines import open_engine
 from rediffinet.errors import MissingExtraError
 from rediffinet.method.noise import window_noise
 from rediffinet.method.recipe import RefinerSettings
-from rediffinet.method.refine import Sampler, refinement_windows, sample_discrepancy
+from rediffinet.method.refine import Sampler, refinement_windows, sample_discrepancy, undecided
 from rediffinet.method.schedule import cumulative_alphas, linear_betas, respace
 
 WINDOW = (10, 8, 12)
@@ -50,7 +51,7 @@ def test_windows_hold_every_unsure_voxel_and_stay_inside(
     for _ in range(count):
         probability[(rng.integers(3), *(rng.integers(n) for n in shape))] = 0.11
     unsure = (probability > 0.1).any(axis=0)
-    starts = refinement_windows(probability, settings_of(margin=margin, overlap=overlap), everywhere=False)
+    starts = refinement_windows(unsure, settings_of(margin=margin, overlap=overlap))
     assert cover(shape, starts)[unsure].all()
     assert len(set(starts)) == len(starts)
     for start in starts:
@@ -62,23 +63,82 @@ def test_windows_hold_every_unsure_voxel_and_stay_inside(
                 assert s == -((w - n) // 2)
 
 
+@settings(max_examples=60, deadline=None)
+@given(margin=st.integers(0, 5), overlap=st.floats(0, 0.8), count=st.integers(1, 6), seed=st.integers(0, 2**32))
+def test_every_voxel_has_a_window_that_sees_what_is_around_it(
+    margin: int, overlap: float, count: int, seed: int
+) -> None:
+    """By the margin, or half of what neighbours share; up to the edge of the crop at most."""
+    shape = (31, 24, 27)
+    where = np.zeros(shape, bool)
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        where[tuple(rng.integers(n) for n in shape)] = True
+    starts = refinement_windows(where, settings_of(margin=margin, overlap=overlap))
+    around = [min(margin, (w - max(1, int(w * (1 - overlap)))) // 2) for w in WINDOW]
+
+    def sees(start: tuple[int, int, int], voxel: np.ndarray) -> bool:
+        low = [s <= max(0, v - d) for s, v, d in zip(start, voxel, around, strict=True)]
+        high = [s + w >= min(n, v + 1 + d) for s, v, d, w, n in zip(start, voxel, around, WINDOW, shape, strict=True)]
+        return all(low + high)
+
+    assert all(any(sees(start, voxel) for start in starts) for voxel in np.argwhere(where))
+
+
 @pytest.mark.parametrize("at", [(15, 15, 15), (0, 0, 0), (29, 29, 29), (0, 15, 29)])
 def test_one_unsure_voxel_is_one_window_with_the_voxel_as_central_as_the_edge_allows(at: tuple[int, int, int]) -> None:
-    probability = np.zeros((3, 30, 30, 30), np.float32)
-    probability[(1, *at)] = 0.5
-    (start,) = refinement_windows(probability, settings_of(), everywhere=False)
+    where = np.zeros((30, 30, 30), bool)
+    where[at] = True
+    (start,) = refinement_windows(where, settings_of())
     for s, w, p in zip(start, WINDOW, at, strict=True):
         wanted = min(max(p - w // 2, 0), 30 - w)
         assert abs(s - wanted) <= 1
 
 
+def test_two_far_places_cost_two_windows_not_those_of_the_box_around_both() -> None:
+    where = np.zeros((40, 40, 40), bool)
+    where[3, 3, 3] = where[36, 36, 36] = True
+    assert len(refinement_windows(where, settings_of())) == 2
+
+
 def test_nothing_unsure_is_no_window() -> None:
-    assert refinement_windows(np.full((3, 20, 20, 20), 0.1, np.float32), settings_of(), everywhere=False) == []
+    assert refinement_windows(np.zeros((20, 20, 20), bool), settings_of()) == []
 
 
-def test_everywhere_covers_the_whole_crop_whatever_the_baseline_says() -> None:
-    starts = refinement_windows(np.zeros((3, 25, 9, 30), np.float32), settings_of(), everywhere=True)
-    assert cover((25, 9, 30), starts).all()
+@pytest.mark.parametrize("sure", [1.0, 0.7])
+def test_without_a_reach_doubt_decides_where_to_look(make_toy_bundle: Any, sure: float) -> None:
+    recipe = open_bundle(make_toy_bundle(refiner={"unsure": 0.1, "sure": sure}).path).manifest.recipe
+    probability = np.random.default_rng(8).uniform(0, 1, (3, 9, 8, 7)).astype(np.float32)
+    expected = ((probability > 0.1) & (probability <= sure)).any(axis=0)
+    assert np.array_equal(undecided(recipe, probability), expected)
+    assert np.array_equal(undecided(recipe, probability, recipe.decision), expected)
+
+
+@pytest.mark.parametrize("whole_components", [1.0, 0.6])
+@pytest.mark.parametrize("postprocess", [True, False])
+def test_with_a_reach_what_can_be_flipped_decides(
+    make_toy_bundle: Any, whole_components: float, postprocess: bool
+) -> None:
+    """Against distances by SciPy. A small component has no say where postprocessing takes it out first."""
+    small = {"connectivity": 26, "min_voxels": 9, "min_fraction": 0.0}
+    changes = {"reach_mm": 2.0, "small_components": small, "whole_components": whole_components}
+    recipe = open_bundle(make_toy_bundle(decision=changes).path).manifest.recipe
+    probability = np.full((3, 30, 20, 20), 0.4, np.float32)
+    probability[0, 3:15, 3:15, 3:15] = probability[1, 5:12, 5:12, 5:12] = 0.9
+    probability[0, 25:27, 16:18, 16:18] = 0.9  # eight voxels
+    mask = probability > 0.5
+    if postprocess:
+        mask[:, 20:] = False
+    expected = np.zeros((30, 20, 20), bool)
+    for region in mask:
+        if region.any():
+            inside, outside = ndimage.distance_transform_edt(region), ndimage.distance_transform_edt(~region)
+            expected |= np.maximum(inside, outside) <= 2.0
+            if whole_components < 1.0:
+                expected |= region
+    found = undecided(recipe, probability, recipe.decision, postprocess=postprocess)
+    assert np.array_equal(found, expected)
+    assert expected[25, 16, 16] == (not postprocess)
 
 
 # --- the loop ---

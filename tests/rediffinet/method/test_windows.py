@@ -115,3 +115,18 @@ def test_sliding_a_pointwise_function_gives_the_function(shape: tuple[int, int, 
     assert np.allclose(got, [volume[0] * 2, volume[1] ** 2, volume[0] - volume[1]], atol=1e-5)
     assert shapes == {(1, 2, 8, 6, 5)}
     assert seen == [(i + 1, len(seen)) for i in range(len(seen))]
+
+
+@pytest.mark.parametrize(
+    ("size", "spare", "expected"),
+    [(10, 0, [0]), (11, 0, [0, 1]), (11, 1, [0]), (12, 1, [1]), (13, 1, [0, 3]), (13, 2, [1]), (9, 3, [0])],
+)
+def test_what_little_sticks_out_is_spared_a_window(size: int, spare: int, expected: list[int]) -> None:
+    assert axis_starts(size, 10, 0.5, spare) == expected
+
+
+def test_what_is_spared_gets_what_its_neighbours_got() -> None:
+    volume = np.random.default_rng(3).normal(size=(1, 10, 7, 6)).astype(np.float32)
+    got = slide(volume, (8, 6, 6), 0.5, lambda window: window, 1, 0.0, spare=1)
+    expected = np.pad(volume[:, 1:9, 0:6], [(0, 0), (1, 1), (0, 1), (0, 0)], mode="edge")
+    assert np.allclose(got, expected, atol=1e-6)

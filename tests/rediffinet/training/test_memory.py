@@ -134,7 +134,7 @@ def test_the_recipe_follows_the_configuration(model: str) -> None:
         assert (recipe.baseline.window, recipe.baseline.overlap) == (WINDOW, 0.4)
     if recipe.refiner is not None:
         assert (recipe.refiner.window, recipe.refiner.overlap) == (WINDOW, 0.6)
-        assert recipe.refiner.margin == 4
+        assert recipe.refiner.margin == 3
     if recipe.diffusion is not None:
         assert (recipe.diffusion.steps, recipe.diffusion.samples) == (3, 5)
         assert recipe.diffusion.signal_scale == 0.4
