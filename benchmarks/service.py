@@ -31,7 +31,7 @@ NAMES = ("t1n", "t1c", "t2w", "t2f")
 CLOCK = """
 window.times = {}
 const note = (name) => { times[name] ??= performance.now() }
-addEventListener('keydown', () => setTimeout(() => note('first key answered')))
+addEventListener('keydown', () => setTimeout(() => note('first key answered')), true)
 new MutationObserver(() => {
   if (document.querySelector('.toolbar')) note('switches')
   if (document.querySelector('input[name=contrast]:enabled')) note('first image')

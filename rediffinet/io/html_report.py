@@ -32,7 +32,7 @@ p, figcaption { margin: .3rem 0 }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; break-inside: avoid }
 th, td { border-bottom: 1px solid #c9ced6; padding: .15rem .8rem .15rem 0; text-align: left; vertical-align: top;
   font-weight: normal }
-th { color: #4d5560 }
+th { color: #4d5560; white-space: nowrap }
 .numbers th:not(:first-child), .numbers td { text-align: right; padding: .15rem 0 .15rem 1.4rem }
 td { overflow-wrap: anywhere }
 .files td:not(:last-child) { white-space: nowrap }

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 import zipfile
+from collections import Counter
 from io import BytesIO
 from typing import Any
 
@@ -66,7 +67,12 @@ def test_no_case_is_lost_or_doubled_however_often_the_service_is_killed(service:
         with zipfile.ZipFile(BytesIO(content)) as packed:
             assert packed.testzip() is None and f"{key}-seg.nii.gz" in packed.namelist()
     # a case whose answer was lost in a kill is there too, under a key that was sent again: never more than were asked
-    listed = service.client.get("/v1/cases", params={"limit": 500}).json()["cases"]
+    listed, before = [], None
+    while not listed or before is not None:
+        page = service.client.get("/v1/cases", params={"limit": 500} | ({"before": before} if before else {})).json()
+        listed += page["cases"]
+        before = page["next"]
+    print(f"{KILLS} kills, {len(listed)} cases: {Counter(case['state'] for case in listed)}")
     names = [case["case"] for case in listed]
     assert len(set(names)) == len(names)
     assert set(taken) <= set(names)

@@ -157,8 +157,8 @@ class Queue {
       { 'data-state': one.state },
       h('th', { scope: 'row' }, one.case),
       h('td', {}, ...state(one)),
-      h('td', {}, volumes ? Object.entries(volumes).map(([region, ml]) => `${region} ${millilitres(ml)}`).join(', ') : ''),
-      h('td', {}, one.result ? one.result.warnings.join(', ') || 'none' : ''),
+      h('td', { 'data-head': 'ml' }, volumes ? Object.entries(volumes).map(([region, ml]) => `${region} ${millilitres(ml)}`).join(', ') : ''),
+      h('td', { 'data-head': 'Warnings' }, one.result ? one.result.warnings.join(', ') || 'none' : ''),
       h(
         'td',
         { class: 'buttons' },

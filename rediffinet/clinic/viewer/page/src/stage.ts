@@ -67,7 +67,7 @@ export class Stage {
     this.labels = labelsOf(scene.report)
     this.contrasts = scene.images.map((image) => image.contrast)
     this.contrast = this.contrasts.includes('t1c') ? 't1c' : this.contrasts[0]
-    for (const kind of KINDS) this.opacity.set(kind, kind === 'uncertainty' ? 0.8 : 0.5)
+    for (const kind of KINDS) this.opacity.set(kind, { uncertainty: 0.8, changes: 0.9 }[kind as string] ?? 0.5)
   }
 
   /** Loads what is shown first, shows it, and then the rest; `loaded` is called after each file. */
@@ -179,6 +179,12 @@ export class Stage {
     nv.opts.multiplanarShowRender = this.sideBySide || this.software ? SHOW_RENDER.NEVER : SHOW_RENDER.ALWAYS
     nv.opts.multiplanarLayout = nv.opts.multiplanarShowRender === SHOW_RENDER.ALWAYS ? MULTIPLANAR_TYPE.GRID : MULTIPLANAR_TYPE.AUTO
     nv.opts.sliceType = SLICE_TYPE[SLICE[this.view]]
+    // of the field of view: a pixel at least, in small panes as well
+    const crosshair = this.view === 'planes' || this.sideBySide ? 0.4 : 0.2
+    if (nv.opts.crosshairWidth !== crosshair) {
+      nv.opts.crosshairWidth = crosshair
+      if (nv.crosshairs3D) nv.crosshairs3D.mm = [NaN, NaN, NaN] // drawn anew, as after a move
+    }
     if (over.length === 0) nv.overlayTexture = nv.rgbaTex(nv.overlayTexture, nv.gl.TEXTURE2, [2, 2, 2, 2], true)
     const lay = () =>
       over.forEach((map, i) => {
@@ -236,7 +242,7 @@ export class Stage {
     const nv = new this.lib.Niivue({
       backColor: [0, 0, 0, 1],
       crosshairColor: [0.4, 0.9, 0.5, 0.8],
-      crosshairWidth: 0.4, // a pixel at least in the smallest pane
+      crosshairWidth: 0.4,
       crosshairWidthUnit: 'percent',
       crosshairGap: 6,
       show3Dcrosshair: true,
