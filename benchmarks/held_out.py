@@ -112,7 +112,8 @@ def describe(segmenter: Segmenter, rows: list[Row]) -> dict[str, object]:
     cases = len({row["case"] for row in rows})
     diffusion = segmenter.bundle.manifest.recipe.diffusion
     print(f"\nrediffinet {__version__}, bundle {segmenter.bundle.manifest.name} {segmenter.bundle.sha256[:12]}")
-    print(f"{cases} held-out cases; defaults {diffusion.steps} steps × {diffusion.samples} samples")
+    defaults = "one call a window" if diffusion is None else f"{diffusion.steps} steps × {diffusion.samples} samples"
+    print(f"{cases} held-out cases; {defaults}")
     print(find_protocol(PROTOCOL).describe())
     print("\n| | region | Dice | HD95 mm | lesion-wise Dice | lesion-wise HD95 mm |\n|---|---|---|---|---|---|")
     means: dict[str, object] = {"protocol": find_protocol(PROTOCOL).describe(), "held_out_cases": cases}
