@@ -1,6 +1,8 @@
 """What is OpenVINO's own: precisions read back, graphs compiled per batch, requests shared by threads."""
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +192,33 @@ def test_the_cache_keeps_to_its_size(spec: GraphSpec, monkeypatch: pytest.Monkey
         for batch in (2, 3, 4):
             graph(x=volume(batch))
     assert len(list(tmp_path.rglob("*.compiled"))) == 2
+
+
+TOGETHER = """
+import sys, threading
+from rediffinet.engines import openvino_engine
+import openvino as ov
+
+assert sys.modules["openvino_telemetry"] is None
+sys.setswitchinterval(1e-6)
+begin = threading.Barrier(4)
+
+def ask():
+    begin.wait()
+    ov.Type.f32.to_dtype()
+    ov.Type(openvino_engine.np.dtype("float32"))
+
+threads = [threading.Thread(target=ask) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print("done")
+"""
+
+
+def test_types_that_threads_ask_for_together_and_nothing_that_is_sent() -> None:
+    """Without the tables of the engine's module, four of ten such processes never ended."""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", TOGETHER], capture_output=True, text=True, timeout=300)
+        assert done.stdout == "done\n", done.stderr
