@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find rediffinet export engines cli ext -type f -not -name '*.so' -not -name '*.c' -not -name '*.pyc')
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-# Threads: the tests run in parallel processes, one thread each.
-PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# Threads: the tests run in parallel processes, one thread each. Bytecode is kept whatever the environment says: the
+# tests start a hundred programs, each of which would compile the package first.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all test-lowest lint format types bench sdist page clean python-is-new-enough

@@ -23,7 +23,7 @@ from rediffinet.method.recipe import Calibration, Recipe
 from rediffinet.method.resample import MILLIMETRE, Spacing, same_spacing
 from rediffinet.method.windows import extract
 from rediffinet.nets.graphs import NetGraph
-from rediffinet.phantom import make_phantom
+from rediffinet.phantom import Phantom, make_phantom
 from rediffinet.task import Task, regions_of
 from rediffinet.training.recipe import InferenceSettings, pair_runs, provenance, recipe_of
 from rediffinet.training.run import Run
@@ -81,11 +81,11 @@ def export_bundle(
     pair = pair_runs(run, baseline)
     recipe = recipe_of(pair, settings)
     _check_out(out, overwrite=overwrite)
-    sources = pair.graphs
+    sources, phantom = pair.graphs, gate_phantom(recipe.task)
     with new_folder(out) as folder:
         graphs = {}
         for index, source in enumerate(sources):
-            graphs[source.name] = _export_graph(source, folder, recipe, settings.weights)
+            graphs[source.name] = _export_graph(source, folder, recipe, settings.weights, phantom)
             if stage is not None:
                 stage("graphs", index + 1, len(sources))
         manifest = Manifest(
@@ -123,12 +123,14 @@ def _check_out(out: Path, *, overwrite: bool) -> None:
         raise OutputError(message)
 
 
-def _export_graph(graph: NetGraph, folder: Path, recipe: Recipe, weights: Weights) -> GraphEntry:
+def _export_graph(
+    graph: NetGraph, folder: Path, recipe: Recipe, weights: Weights, phantom: Phantom | None
+) -> GraphEntry:
     path = folder / f"{graph.name}.onnx"
     rounded = round_weights(graph.module, weights)
     write_graph(replace(graph, module=rounded), path, weights)
     spec = GraphSpec(graph.name, path, graph.inputs, graph.outputs)
-    parity = check_parity(graph, rounded, spec, gate_inputs(graph, recipe))
+    parity = check_parity(graph, rounded, spec, gate_inputs(graph, recipe, phantom))
     return GraphEntry(
         file=path.name,
         sha256=file_sha256(path),
@@ -140,8 +142,16 @@ def _export_graph(graph: NetGraph, folder: Path, recipe: Recipe, weights: Weight
     )
 
 
-def gate_inputs(graph: NetGraph, recipe: Recipe) -> dict[str, Arrays]:
-    """What the gate feeds a graph: random values, and values shaped like a real case, where phantoms of it exist."""
+def gate_phantom(task: Task) -> Phantom | None:
+    """The case whose windows the gate feeds; None for a task whose contrasts no phantom can draw."""
+    try:
+        return make_phantom(0, task=task)
+    except ConfigError:
+        return None
+
+
+def gate_inputs(graph: NetGraph, recipe: Recipe, phantom: Phantom | None) -> dict[str, Arrays]:
+    """What the gate feeds a graph: random values, and values shaped like a real case, where there is a phantom."""
     rng = philox("parity", graph.name)
     random: Arrays = {
         name: rng.standard_normal(tuple(zeros.shape), dtype=np.float32) for name, zeros in graph.examples(1).items()
@@ -149,12 +159,11 @@ def gate_inputs(graph: NetGraph, recipe: Recipe) -> dict[str, Arrays]:
     if "t" in random:
         values = {"t": 999.0, "c0": 0.7, "c1": 0.3}
         random |= {name: np.array([value], np.float32) for name, value in values.items()}
+    if phantom is None:
+        return {"random": random}
     shaped = dict(random)
     fill, kind = recipe.background, recipe.kind
-    try:
-        image, regions = _phantom(recipe, recipe.decided_mm if "condition" in shaped else recipe.spacing_mm)
-    except ConfigError:  # a task whose contrasts no phantom can draw
-        return {"random": random}
+    image, regions = _prepared(phantom, recipe, recipe.decided_mm if "condition" in shaped else recipe.spacing_mm)
     whole = recipe.whole(regions)
     x, y, z = (int(centre) for centre in np.argwhere(whole).mean(axis=0))
     for name in {"image", "condition"} & shaped.keys():
@@ -168,9 +177,10 @@ def gate_inputs(graph: NetGraph, recipe: Recipe) -> dict[str, Arrays]:
     return {"random": random, "phantom": shaped}
 
 
-def _phantom(recipe: Recipe, spacing_mm: Spacing) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _prepared(
+    phantom: Phantom, recipe: Recipe, spacing_mm: Spacing
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Image (C, X, Y, Z) and regions (R, X, Y, Z) of a phantom, prepared as a case is, at that voxel size."""
-    phantom = make_phantom(0, task=recipe.task)
     prepared = prepare(phantom.images, MILLIMETRE, recipe.preparation)
     regions = regions_of(phantom.labels[prepared.box], recipe.task)
     if same_spacing(MILLIMETRE, spacing_mm):

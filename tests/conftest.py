@@ -39,6 +39,30 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """once(name, make) → a folder that make(folder) filled, in whichever of the processes asked first.
+
+    What takes seconds to make and is only read is made once for all processes of a test run.
+    """
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        import fcntl
+
+        done = root / f"once-{name}"
+        with (root / f"once-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                folder = tmp_path_factory.mktemp(name)
+                make(folder)
+                folder.rename(done)
+        return done
+
+    return get
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of real labelled BraTS cases; the test is skipped where there is none."""
     folder = Path(os.environ.get("REDIFF_REAL_DATA", ROOT.parent / "shared" / "brats"))
@@ -411,10 +435,27 @@ def rediff(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.fixture(scope="session")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def phantoms(once: Callable[..., Path]) -> Path:
     """A folder of two small phantom cases. Do not change it."""
     from rediffinet.phantom import write_phantoms
 
-    folder = tmp_path_factory.mktemp("phantoms")
-    write_phantoms(folder, 2, seed=3, shape=(64, 72, 56), tumour="enhancing")
-    return folder
+    return once("phantoms", lambda folder: write_phantoms(folder, 2, seed=3, shape=(64, 72, 56), tumour="enhancing"))
+
+
+@pytest.fixture(scope="session")
+def labelled_phantoms(once: Callable[..., Path]) -> Path:
+    """A folder of four small labelled phantoms of four patients. Do not change it."""
+    from rediffinet.phantom import write_phantoms
+
+    return once("labelled-phantoms", lambda folder: write_phantoms(folder, 4, 3, shape=(48, 56, 44)))
+
+
+@pytest.fixture(scope="session")
+def small_gate() -> Iterator[None]:
+    """The phantom of the export's parity gate, small: a full one takes seconds to make and prepare."""
+    from rediffinet.export import bundle
+    from rediffinet.phantom import make_phantom
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundle, "make_phantom", lambda seed, **more: make_phantom(seed, (64, 72, 56), **more))
+        yield

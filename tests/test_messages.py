@@ -34,12 +34,12 @@ class Said:
 def strings(folder: str) -> Iterator[Said]:
     """Every string but docstrings in the modules of a folder; joined strings whole."""
     for path in sorted((ROOT / folder).rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        skipped = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-        skipped |= {id(part) for node in ast.walk(tree) if _makes_options(node) for part in ast.walk(node)}
-        parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
-        for node in ast.walk(tree):
-            where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+        nodes, name = list(ast.walk(ast.parse(path.read_text(encoding="utf-8")))), path.relative_to(ROOT)
+        skipped = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        skipped |= {id(part) for node in nodes if _makes_options(node) for part in ast.walk(node)}
+        parts = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
+        for node in nodes:
+            where = f"{name}:{getattr(node, 'lineno', 0)}"
             if isinstance(node, ast.JoinedStr):
                 text = "".join(v.value if isinstance(v, ast.Constant) else "…" for v in node.values)
                 yield Said(where, text)

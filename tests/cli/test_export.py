@@ -19,7 +19,8 @@ from rediffinet.bundle import open_bundle
 from rediffinet.cli.main import app
 from rediffinet.errors import ConfigError, ExportError, OutputError, TrainingError
 from rediffinet.method.recipe import Calibration, Decision, SmallComponents
-from rediffinet.phantom import write_phantoms
+
+pytestmark = pytest.mark.usefixtures("small_gate")
 
 UNET = ["unet.features=4,8,8", "unet.window=32,40,32"]
 REFINER = [
@@ -35,15 +36,14 @@ def rediff(*arguments: object) -> Result:
 
 
 def settings(*values: str) -> list[str]:
-    return [argument for value in ("steps=2", "warmup=1", *values) for argument in ("--set", value)]
+    return [argument for value in ("steps=2", "warmup=1", "autocast=false", *values) for argument in ("--set", value)]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds data/, the baseline runs fold0 and fold1, and the refiner run, all made with the command."""
+def folder(tmp_path_factory: pytest.TempPathFactory, labelled_phantoms: Path) -> Path:
+    """Holds the baseline runs fold0 and fold1, and the refiner run, all made with the command."""
     folder = tmp_path_factory.mktemp("whole-way")
-    data = folder / "data"
-    write_phantoms(data, 4, 3, shape=(64, 72, 56))
+    data = labelled_phantoms
     for fold in (0, 1):
         arguments = ["--model", "unet", "--data", data, "--out", folder / f"fold{fold}", "--folds", 2, "--fold", fold]
         result = rediff("train", *arguments, *settings(*UNET))
@@ -108,7 +108,7 @@ def test_runs_that_do_not_fit_are_named(folder: Path, tmp_path: Path) -> None:
     assert isinstance(missing.exception, TrainingError) and "nothing" in str(missing.exception)
 
 
-def test_from_training_to_a_segmented_case(folder: Path, tmp_path: Path) -> None:
+def test_from_training_to_a_segmented_case(folder: Path, labelled_phantoms: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     small = SmallComponents(min_fraction=0.2)
     decision = Decision(
@@ -144,7 +144,7 @@ def test_from_training_to_a_segmented_case(folder: Path, tmp_path: Path) -> None
     again = export(folder, out)
     assert isinstance(again.exception, OutputError) and "`overwrite=True`" in str(again.exception)
 
-    case = sorted((folder / "data").iterdir())[0]
+    case = sorted(path for path in labelled_phantoms.iterdir() if path.is_dir())[0]
     results = {}
     for engine in ("onnxruntime", "torch"):
         arguments = ["--bundle", out, "--engine", engine, "--json", "-o", tmp_path / engine]

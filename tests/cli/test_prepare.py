@@ -30,6 +30,30 @@ def flags(files: dict[str, Path]) -> list[Any]:
     return [part for contrast in CONTRASTS for part in (f"--{contrast}", files[contrast])]
 
 
+@pytest.fixture
+def small_head(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A head of half the size of a head, in `raw` but for one contrast or none, its brain in a mask: all is quick.
+
+    small_head(without) → its affine and shape, and the flags that name the mask.
+    """
+    from rediffinet.phantom import make_head_phantom
+    from rediffinet.prepare import pipeline
+
+    monkeypatch.setattr(pipeline, "LEAST_SHAPE", (96, 108, 84))
+    head = make_head_phantom(2, (48, 48, 40), tumour="enhancing")
+    affine = np.diag([0.5, 0.5, 0.5, 1.0]) @ head.affine
+
+    def write(without: str = "") -> tuple[np.ndarray, tuple[int, ...], tuple[Any, ...]]:
+        (tmp_path / "raw").mkdir()
+        for contrast, image in zip(CONTRASTS, head.images, strict=True):
+            if contrast != without:
+                nib.save(nib.Nifti1Image(image.astype(np.int16), affine), tmp_path / "raw" / f"P1-{contrast}.nii.gz")
+        nib.save(nib.Nifti1Image(head.brain.astype(np.uint8), affine), tmp_path / "mask.nii.gz")
+        return affine, head.brain.shape, ("--brain-mask", tmp_path / "mask.nii.gz")
+
+    return write
+
+
 @pytest.mark.slow
 def test_a_real_raw_case(rediff: Any, raw_case: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "case"
@@ -50,20 +74,10 @@ def test_a_real_raw_case(rediff: Any, raw_case: dict[str, Path], tmp_path: Path)
     assert json.loads(again.out)["passed_through"]
 
 
-def test_prepare_then_segment_with_the_way_back(
-    rediff: Any, toy_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prepare_then_segment_with_the_way_back(rediff: Any, toy_bundle: Any, small_head: Any, tmp_path: Path) -> None:
     """Small series with a mask of their own: no network, no time."""
-    from rediffinet.phantom import make_head_phantom
-
-    head = make_head_phantom(2, (48, 48, 40), tumour="enhancing")
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    for contrast, image in zip(CONTRASTS, head.images, strict=True):
-        nib.save(nib.Nifti1Image(image.astype(np.int16), head.affine), raw / f"P1-{contrast}.nii.gz")
-    nib.save(nib.Nifti1Image(head.brain.astype(np.uint8), head.affine), tmp_path / "mask.nii.gz")
-    mask = ("--brain-mask", tmp_path / "mask.nii.gz")
-    case = tmp_path / "case"
+    affine, shape, mask = small_head()
+    raw, case = tmp_path / "raw", tmp_path / "case"
     done = rediff("prepare", raw, "-o", case, *mask)
     assert done.code == 0, done.err
     kinds = (*(f"{contrast}.nii.gz" for contrast in CONTRASTS), "brain.nii.gz", "preparation.png", "preparation.json")
@@ -77,8 +91,8 @@ def test_prepare_then_segment_with_the_way_back(
     assert set(report["native"]) == {"t1c", "t2w"}
     for kind in ("seg", "baseline", "uncertainty"):
         native = nib.load(tmp_path / "two" / report["outputs"][f"{kind}-t1c"])
-        assert native.shape == head.brain.shape
-        assert np.allclose(native.affine, head.affine, atol=1e-4)
+        assert native.shape == shape
+        assert np.allclose(native.affine, affine, atol=1e-4)
     one_step = rediff("segment", raw, "--prepare", *mask, "-o", tmp_path / "one", *quick)
     assert one_step.code == 0, one_step.err
     assert (tmp_path / "one" / "P1-prepared" / "P1-preparation.json").is_file()
@@ -99,19 +113,14 @@ def test_prepare_then_segment_with_the_way_back(
     assert "another grid" in rediff("segment", case, "-o", tmp_path / "three", *quick).err
 
 
-def test_a_raw_case_without_t1c_is_registered_to_t1n(rediff: Any, make_toy_bundle: Any, tmp_path: Path) -> None:
-    from rediffinet.phantom import make_head_phantom
-
-    head = make_head_phantom(2, (48, 48, 40), tumour="enhancing")
+def test_a_raw_case_without_t1c_is_registered_to_t1n(
+    rediff: Any, make_toy_bundle: Any, small_head: Any, tmp_path: Path
+) -> None:
+    _, _, mask = small_head(without="t1c")
     raw = tmp_path / "raw"
-    raw.mkdir()
-    for contrast, image in zip(CONTRASTS, head.images, strict=True):
-        if contrast != "t1c":
-            nib.save(nib.Nifti1Image(image.astype(np.int16), head.affine), raw / f"P1-{contrast}.nii.gz")
-    nib.save(nib.Nifti1Image(head.brain.astype(np.uint8), head.affine), tmp_path / "mask.nii.gz")
     regions = {"WT": 0.8, "TC": 0.7, "ET": 0.1}
     scores = {"protocol": "brats2023-gli", "cases": 2, "dice": regions, "hd95": regions}
-    given = ("--brain-mask", tmp_path / "mask.nii.gz", "--allow-missing")
+    given = (*mask, "--allow-missing")
     quick = (*given, "--prepare", "--steps", 1, "--samples", 1, "--no-preview", "--json")
     not_scored = make_toy_bundle()
     done = rediff("segment", raw, *quick, "--bundle", not_scored.path, "-o", tmp_path / "none")

@@ -17,13 +17,13 @@ from typer.testing import CliRunner, Result
 from rediffinet.cli.main import app
 from rediffinet.errors import ExportError
 from rediffinet.method.models import MODELS
-from rediffinet.phantom import write_phantoms
 from rediffinet.training.config import applies
 
 WINDOW = "16,16,16"
 SETTINGS = (
     "steps=2",
     "warmup=1",
+    "autocast=false",
     "spacing_mm=2,2,2",
     "unet.features=4,8",
     "unet.stem_stride=1",
@@ -47,10 +47,10 @@ def train(model: str, data: Path, out: Path, *arguments: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds data/ and the baseline runs fold0 and fold1."""
+def folder(tmp_path_factory: pytest.TempPathFactory, labelled_phantoms: Path) -> Path:
+    """Holds data, a link, and the baseline runs fold0 and fold1."""
     folder = tmp_path_factory.mktemp("seven")
-    write_phantoms(folder / "data", 4, 3, shape=(64, 72, 56))
+    (folder / "data").symlink_to(labelled_phantoms)
     for fold in (0, 1):
         train("unet", folder / "data", folder / f"fold{fold}", "--folds", 2, "--fold", fold)
     return folder

@@ -20,11 +20,18 @@ TWO = TASKS["glioma-2023"].model_copy(
 WINDOW = "32,32,32"
 SETTINGS = {
     "unet": (
-        *("steps=2", "warmup=1", "spacing_mm=2,2,2", "unet.features=4,8", "unet.stem_stride=1"),
+        *("steps=2", "warmup=1", "autocast=false", "spacing_mm=2,2,2", "unet.features=4,8", "unet.stem_stride=1"),
         f"unet.window={WINDOW}",
     ),
     "rediffinet": (
-        *("steps=2", "warmup=1", "spacing_mm=2,2,2", "refiner.features=4,8", "refiner.head_features=4"),
+        *(
+            "steps=2",
+            "warmup=1",
+            "autocast=false",
+            "spacing_mm=2,2,2",
+            "refiner.features=4,8",
+            "refiner.head_features=4",
+        ),
         *("refiner.time_features=8", f"refiner.window={WINDOW}"),
     ),
 }

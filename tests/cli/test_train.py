@@ -17,10 +17,17 @@ from rediffinet.phantom import write_phantoms
 from rediffinet.training.checkpoint import read_checkpoint
 from rediffinet.training.run import open_run
 
-SMALL = {"unet": {"features": [4, 8], "window": [32, 32, 32]}, "steps": 2, "warmup": 1}
+SMALL = {"unet": {"features": [4, 8], "window": [32, 32, 32]}, "steps": 2, "warmup": 1, "autocast": False}
 SMALL_SET = [
     argument
-    for setting in ("steps=2", "warmup=1", "unet.features=4,8", "unet.window=32,32,32", "unet.stem_stride=2")
+    for setting in (
+        "steps=2",
+        "warmup=1",
+        "autocast=false",
+        "unet.features=4,8",
+        "unet.window=32,32,32",
+        "unet.stem_stride=2",
+    )
     for argument in ("--set", setting)
 ]
 

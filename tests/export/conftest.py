@@ -1,12 +1,11 @@
 """Runs with random weights and the bundles made of them, once per session: an ONNX export takes seconds."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from rediffinet.phantom import make_phantom
 
 TINY = {
     "unet": {"unet": {"features": (4, 8, 8), "window": (32, 40, 32), "stem_stride": 2, "deep_supervision": True}},
@@ -43,32 +42,31 @@ def runs() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def small_phantom() -> Any:
-    """The parity gate's phantom, small: a full one takes seconds to make."""
+def needed(request: pytest.FixtureRequest) -> None:
     pytest.importorskip("torch", reason="export needs torch (extra 'train')")
     pytest.importorskip("onnx", reason="export needs onnx (extra 'train')")
-    from rediffinet.export import bundle
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bundle, "make_phantom", lambda seed, **more: make_phantom(seed, (64, 72, 56), **more))
-        yield
+    request.getfixturevalue("small_gate")
 
 
 @pytest.fixture(scope="session")
-def bundle(runs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+def bundle(runs: dict[str, Any], once: Callable[..., Path]) -> Any:
     """A bundle with float32 weights."""
+    from rediffinet.bundle import open_bundle
     from rediffinet.export.bundle import ExportSettings, export_bundle
     from rediffinet.method.recipe import Decision
 
     decision = Decision.at((0.7, 0.6, 0.5))
     settings = ExportSettings(name="tiny", steps=3, samples=2, decision=decision, overlap=0.5)
-    return export_bundle(runs["rediffinet"], runs["unet"], tmp_path_factory.mktemp("export") / "full", settings)
+    made = once("bundle", lambda at: export_bundle(runs["rediffinet"], runs["unet"], at / "full", settings))
+    return open_bundle(made / "full")
 
 
 @pytest.fixture(scope="session")
-def half_bundle(runs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+def half_bundle(runs: dict[str, Any], once: Callable[..., Path]) -> Any:
     """The same with weights stored as float16."""
+    from rediffinet.bundle import open_bundle
     from rediffinet.export.bundle import ExportSettings, export_bundle
 
     settings = replace(ExportSettings(), weights="float16")
-    return export_bundle(runs["rediffinet"], runs["unet"], tmp_path_factory.mktemp("export") / "half", settings)
+    made = once("half-bundle", lambda at: export_bundle(runs["rediffinet"], runs["unet"], at / "half", settings))
+    return open_bundle(made / "half")

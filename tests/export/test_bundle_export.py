@@ -18,7 +18,7 @@ import torch
 from rediffinet.bundle import file_sha256, open_bundle
 from rediffinet.errors import BundleError, ConfigError, ExportError, OutputError
 from rediffinet.export import bundle as bundle_module
-from rediffinet.export.bundle import ExportSettings, check_parity, export_bundle, gate_inputs
+from rediffinet.export.bundle import ExportSettings, check_parity, export_bundle, gate_inputs, gate_phantom
 from rediffinet.method.normalise import Normalisation
 from rediffinet.method.recipe import SmallComponents
 from rediffinet.task import find_task
@@ -40,6 +40,11 @@ def recipe_for(runs: dict[str, Any]) -> Any:
 def source_of(runs: dict[str, Any], name: str) -> Any:
     sources = pair_runs(runs["rediffinet"], runs["unet"]).graphs
     return next(source for source in sources if source.name == name)
+
+
+def fed(runs: dict[str, Any], source: Any) -> Any:
+    recipe = recipe_for(runs)
+    return gate_inputs(source, recipe, gate_phantom(recipe.task))
 
 
 def test_bundle_opens_from_its_folder_and_holds_only_what_it_names(bundle: Any) -> None:
@@ -102,15 +107,15 @@ def test_an_altered_graph_is_noticed(bundle: Any, tmp_path: Path) -> None:
 def test_gate_feeds_random_and_real_shaped_values(runs: dict[str, Any]) -> None:
     for name in NAMES:
         source = source_of(runs, name)
-        inputs = gate_inputs(source, recipe_for(runs))
+        inputs = fed(runs, source)
         assert set(inputs) == {"random", "phantom"}
         for given in inputs.values():
             assert tuple(given) == tuple(tensor.name for tensor in source.inputs)
             assert all(array.dtype == np.float32 and array.shape[0] == 1 for array in given.values())
-    image = gate_inputs(source_of(runs, "baseline"), recipe_for(runs))["phantom"]["image"]
+    image = fed(runs, source_of(runs, "baseline"))["phantom"]["image"]
     assert image.shape == (1, 4, 32, 40, 32)
     assert image.min() >= -1.0 and image.max() <= 1.0 and (image > -1.0).mean() > 0.5
-    condition = gate_inputs(source_of(runs, "denoiser"), recipe_for(runs))["phantom"]["condition"]
+    condition = fed(runs, source_of(runs, "denoiser"))["phantom"]["condition"]
     prior = condition[0, :3]
     assert condition.shape == (1, 7, 16, 16, 24) and set(np.unique(prior)) == {-1.0, 1.0}
     assert (prior[1] <= prior[0]).all() and (prior[2] <= prior[1]).all()
@@ -119,7 +124,7 @@ def test_gate_feeds_random_and_real_shaped_values(runs: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_gate_catches_a_graph_of_other_weights(runs: dict[str, Any], bundle: Any, name: str) -> None:
     source = source_of(runs, name)
-    inputs = gate_inputs(source, recipe_for(runs))
+    inputs = fed(runs, source)
     parity = check_parity(source, source.module, bundle.graph(name), inputs)
     assert parity.graph < 1e-4
     other = copy.deepcopy(source.module)
@@ -139,7 +144,7 @@ def test_gate_catches_weights_that_storage_ruins(runs: dict[str, Any], bundle: A
             replace(source, module=trained),
             source.module,
             bundle.graph("baseline"),
-            gate_inputs(source, recipe_for(runs)),
+            fed(runs, source),
         )
 
 
@@ -151,7 +156,7 @@ def test_gate_catches_a_network_that_computes_nan(
     nan = lambda *_: [torch.full((1, 3, 32, 40, 32), float("nan"))]  # noqa: E731
     monkeypatch.setattr(bundle_module, "run_torch", nan)
     with pytest.raises(ExportError, match="'baseline'.*nan"):
-        check_parity(source, source.module, bundle.graph("baseline"), gate_inputs(source, recipe_for(runs)))
+        check_parity(source, source.module, bundle.graph("baseline"), fed(runs, source))
 
 
 def test_out_of_tolerance_nothing_is_written(

@@ -14,7 +14,7 @@ pytest.importorskip("onnxruntime", reason="the gate runs onnxruntime (extra 'cpu
 import torch
 
 from rediffinet.engines import open_engine
-from rediffinet.export.bundle import ExportSettings, export_bundle, gate_inputs
+from rediffinet.export.bundle import ExportSettings, export_bundle, gate_inputs, gate_phantom
 from rediffinet.export.graphs import run_torch
 from rediffinet.method.inference import Loaded, infer, plan_sampling
 from rediffinet.method.models import MODELS
@@ -95,8 +95,9 @@ def test_graphs_have_the_tensors_that_runs_in_memory_have(runs_of_model: tuple[R
 def test_the_gate_feeds_each_model_its_own_condition(runs_of_model: tuple[Run, Run | None]) -> None:
     run, baseline = runs_of_model
     kind, pair = MODELS[run.config.model], pair_runs(run, baseline)
+    phantom = gate_phantom(run.config.task)
     for graph in pair.graphs:
-        given = gate_inputs(graph, recipe_of(pair))["phantom"]
+        given = gate_inputs(graph, recipe_of(pair), phantom)["phantom"]
         if "condition" not in given:
             continue
         condition = given["condition"][0]

@@ -5,15 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rediffinet.phantom import write_phantoms
-
 
 @pytest.fixture(scope="session")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def phantoms(labelled_phantoms: Path) -> Path:
     """Folder of four labelled phantoms of four patients."""
-    folder = tmp_path_factory.mktemp("phantoms")
-    write_phantoms(folder, 4, 3, shape=(64, 72, 56))
-    return folder
+    return labelled_phantoms
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,13 @@ from rediffinet.training.config import TrainConfig, resolve_config
 from rediffinet.training.run import open_run
 from rediffinet.training.train import train
 
-SMALL = {"unet": {"features": (4, 8), "window": (32, 32, 32), "stem_stride": 2}, "steps": 3, "warmup": 1, "folds": 2}
+SMALL = {
+    "unet": {"features": (4, 8), "window": (32, 32, 32), "stem_stride": 2},
+    "steps": 3,
+    "warmup": 1,
+    "folds": 2,
+    "autocast": False,
+}
 
 
 def config(**changes: object) -> TrainConfig:

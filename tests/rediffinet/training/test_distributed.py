@@ -19,7 +19,6 @@ pytest.importorskip("monai", reason="the U-Net needs monai (extra 'train')")
 import torch
 
 from rediffinet.errors import ConfigError, OutputError, TrainingError
-from rediffinet.phantom import write_phantoms
 from rediffinet.training import distributed
 from rediffinet.training.checkpoint import BEST, CHECKPOINT, part, read_checkpoint
 from rediffinet.training.config import resolve_config
@@ -69,10 +68,8 @@ except RediffError as error:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_phantoms(folder, 4, 3, shape=(48, 56, 44))
-    return folder
+def data(labelled_phantoms: Path) -> Path:
+    return labelled_phantoms
 
 
 def launch(processes: int = 2, **given: Any) -> list[tuple[int, str]]:

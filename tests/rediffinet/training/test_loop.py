@@ -35,6 +35,7 @@ SMALL = {
     "rediffinet": {
         "refiner": {"features": (4, 8), "head_features": 4, "time_features": 8, "window": (16, 16, 16)},
         "batch": 2,
+        "autocast": False,
     },
 }
 
@@ -43,7 +44,7 @@ class Killed(BaseException):
     """As a signal would."""
 
 
-@pytest.fixture(params=["unet", "rediffinet"])
+@pytest.fixture(scope="module", params=["unet", "rediffinet"])
 def make_objective(request: pytest.FixtureRequest, cases: list, predictions: list) -> Callable[..., Objective]:
     def make(**changes: object) -> Objective:
         values = {**SMALL[request.param], "steps": 6, "warmup": 2, "checkpoint_every": 2, **changes}
@@ -55,6 +56,14 @@ def make_objective(request: pytest.FixtureRequest, cases: list, predictions: lis
         )
 
     return make
+
+
+@pytest.fixture(scope="module")
+def straight(make_objective: Callable[..., Objective], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of the plain run, which nothing interrupted. A row of its log is written every two steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "LOG_EVERY", 2)
+        return run_training(make_objective(), tmp_path_factory.mktemp("straight"), PROVENANCE)
 
 
 @pytest.fixture
@@ -135,7 +144,14 @@ def test_the_same_seed_makes_the_same_model(task: BaselineObjective) -> None:
 def test_loss_falls(cases: list) -> None:
     config = resolve_config(
         "unet",
-        changes={**SMALL["unet"], "steps": 60, "warmup": 5, "learning_rate": 1e-2, "augmentation": {"affine": 0}},
+        changes={
+            **SMALL["unet"],
+            "steps": 60,
+            "warmup": 5,
+            "learning_rate": 1e-2,
+            "augmentation": {"affine": 0},
+            "autocast": False,
+        },
     )
     task = BaselineObjective(config, cases)
     state = new_state(task)
@@ -145,10 +161,13 @@ def test_loss_falls(cases: list) -> None:
 
 @pytest.mark.parametrize("killed_at", [3, 4, 5])
 def test_killed_and_resumed_is_bit_for_bit_the_same(
-    make_objective: Callable[..., Objective], tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch
+    make_objective: Callable[..., Objective],
+    straight: Path,
+    tmp_path: Path,
+    killed_at: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(loop, "LOG_EVERY", 2)
-    straight = run_training(make_objective(), tmp_path / "straight", PROVENANCE)
     out = tmp_path / "resumed"
     with pytest.raises(Killed):
         run_training(make_objective(), out, PROVENANCE, progress=kill_at(killed_at))
@@ -165,7 +184,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(
     assert one.keys() == other.keys()
     assert {name.split(".")[0] for name in one} == {"model", "ema", "adam"}
     assert not [name for name in one if not torch.equal(one[name], other[name])]
-    rows, expected = log_rows(out), log_rows(tmp_path / "straight")
+    rows, expected = log_rows(out), log_rows(straight.parent)
     assert [row["step"] for row in rows] == ["2", "4", "6"]
     for row, same in zip(rows, expected, strict=True):
         assert all(row[key] == same[key] for key in ("step", "loss", "learning_rate"))
@@ -174,21 +193,19 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(
 
 
 def test_a_kill_before_the_first_checkpoint_starts_anew(
-    make_objective: Callable[..., Objective], tmp_path: Path
+    make_objective: Callable[..., Objective], straight: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(Killed):
         run_training(make_objective(), tmp_path / "run", PROVENANCE, progress=kill_at(1))
     path = run_training(make_objective(), tmp_path / "run", PROVENANCE, resume=True)
-    straight = run_training(make_objective(), tmp_path / "straight", PROVENANCE)
     one, other = read_checkpoint(path)[0], read_checkpoint(straight)[0]
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_kill_while_the_checkpoint_is_written_leaves_the_one_before(
-    make_objective: Callable[..., Objective], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_objective: Callable[..., Objective], straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "LOG_EVERY", 2)
-    straight = run_training(make_objective(), tmp_path / "straight", PROVENANCE)
     save, calls = loop.save_checkpoint, []
 
     def dies_the_second_time(*args: object) -> None:
@@ -388,7 +405,7 @@ def test_what_is_about_the_machine_may_change_on_the_way(
 
 
 def test_a_checkpoint_of_before_a_setting_existed_can_be_resumed(
-    make_objective: Callable[..., Objective], tmp_path: Path
+    make_objective: Callable[..., Objective], straight: Path, tmp_path: Path
 ) -> None:
     """Settings that it does not name had their defaults; its log has no waiting seconds."""
     path = tmp_path / "run" / CHECKPOINT
@@ -403,8 +420,8 @@ def test_a_checkpoint_of_before_a_setting_existed_can_be_resumed(
     with pytest.raises(TrainingError, match="validate_every: checkpoint has 0, asked for 2"):
         run_training(make_objective(validate_every=2), tmp_path / "run", PROVENANCE, resume=True)
     resumed, _ = read_checkpoint(run_training(make_objective(), tmp_path / "run", PROVENANCE, resume=True))
-    straight, _ = read_checkpoint(run_training(make_objective(), tmp_path / "straight", PROVENANCE))
-    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    expected, _ = read_checkpoint(straight)
+    assert all(torch.equal(resumed[name], value) for name, value in expected.items())
     rows = log_rows(tmp_path / "run")
     assert rows[0] == {"step": "2", "loss": "1.5", "learning_rate": "0.1", "seconds": "7.5", "waiting_seconds": "0"}
     assert float(rows[1]["seconds"]) > 7.5 and float(rows[1]["waiting_seconds"]) >= 0
@@ -440,7 +457,7 @@ def validator(seen: list[int] | None = None) -> Callable[[nn.Module], list[Regio
 
 
 def test_validation_is_written_and_the_best_network_kept(
-    make_objective: Callable[..., Objective], tmp_path: Path
+    make_objective: Callable[..., Objective], straight: Path, tmp_path: Path
 ) -> None:
     task = make_objective(validate_every=2, checkpoint_every=4)
     run_training(task, tmp_path / "run", PROVENANCE, validate=validator())
@@ -459,20 +476,26 @@ def test_validation_is_written_and_the_best_network_kept(
     assert metadata["step"] == 4 and metadata["best"] == {"step": 4, "dice": pytest.approx(0.7)}
     assert best.keys() == {f"ema.{name}" for name in part(until, "ema")}
     assert all(torch.equal(value, until[name]) for name, value in best.items())
-    straight, _ = read_checkpoint(run_training(make_objective(), tmp_path / "straight", PROVENANCE))
+    expected, _ = read_checkpoint(straight)
     last, metadata = read_checkpoint(tmp_path / "run" / CHECKPOINT)
-    assert all(torch.equal(last[name], straight[name]) for name in straight)
+    assert all(torch.equal(last[name], value) for name, value in expected.items())
     assert metadata["best"]["step"] == 4
+
+
+@pytest.fixture(scope="module")
+def validated(cases: list, tmp_path_factory: pytest.TempPathFactory) -> tuple[BaselineObjective, Path]:
+    """An objective with validation, and the folder of its run, which nothing interrupted."""
+    changes = {**SMALL["unet"], "steps": 6, "warmup": 2, "checkpoint_every": 2, "validate_every": 2, "autocast": False}
+    task = BaselineObjective(resolve_config("unet", changes=changes), cases)
+    return task, run_training(task, tmp_path_factory.mktemp("validated"), PROVENANCE, validate=validator()).parent
 
 
 @pytest.mark.parametrize("what", ["write_rows", "save_checkpoint", "save_best"])
 @pytest.mark.parametrize("call", [1, 2, 3])
 def test_a_kill_between_any_two_files_loses_nothing(
-    cases: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, call: int
+    validated: tuple[BaselineObjective, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, call: int
 ) -> None:
-    changes = {**SMALL["unet"], "steps": 6, "warmup": 2, "checkpoint_every": 2, "validate_every": 2}
-    task = BaselineObjective(resolve_config("unet", changes=changes), cases)
-    run_training(task, tmp_path / "straight", PROVENANCE, validate=validator())
+    task, straight = validated
     real, calls = getattr(loop, what), []
 
     def dies(*args: object) -> None:
@@ -492,10 +515,10 @@ def test_a_kill_between_any_two_files_loses_nothing(
     step = read_checkpoint(out / CHECKPOINT)[1]["step"] if (out / CHECKPOINT).exists() else 0
     run_training(task, out, PROVENANCE, resume=True, validate=validator([2, 4, 6][: step // 2]))
     for name in (CHECKPOINT, BEST):
-        (one, first), (other, second) = read_checkpoint(tmp_path / "straight" / name), read_checkpoint(out / name)
+        (one, first), (other, second) = read_checkpoint(straight / name), read_checkpoint(out / name)
         assert first == second and one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)
-    files = [(tmp_path / folder / "validation.csv").read_text() for folder in ("straight", "run")]
+    files = [(folder / "validation.csv").read_text() for folder in (straight, out)]
     assert files[0] == files[1]
     assert sorted(path.name for path in out.iterdir()) == sorted(
         [BEST, CHECKPOINT, "config.json", "log.csv", "validation.csv"]

@@ -33,7 +33,7 @@ from rediffinet.training.train import train
 
 UNET = {"unet": {"features": (4, 8), "window": (32, 32, 32), "stem_stride": 2}}
 REFINER = {"refiner": {"features": (4, 8), "head_features": 4, "time_features": 8, "window": (16, 16, 16)}}
-SHORT = {"steps": 2, "warmup": 1, "folds": 2}
+SHORT = {"steps": 2, "warmup": 1, "folds": 2, "autocast": False}
 
 
 def unet_config(**changes: object) -> TrainConfig:
@@ -123,7 +123,7 @@ def test_only_a_run_of_this_version_is_opened(tmp_path: Path, baselines: list[Pa
 
 
 def test_prediction_covers_the_case_and_is_the_networks(cases: list[TrainingCase]) -> None:
-    config = unet_config(autocast=False, unet={"features": (4, 8), "window": (32, 32, 32), "stem_stride": 1})
+    config = unet_config(unet={"features": (4, 8), "window": (32, 32, 32), "stem_stride": 1})
     net = UNet(config.unet).eval()
     run = Run(Path(), config, net, provenance_of(), 0, "")
     case = cases[0]
@@ -357,7 +357,7 @@ from pathlib import Path
 from rediffinet.training.config import resolve_config
 from rediffinet.training.train import train
 changes = {"unet": {"features": (4, 8), "window": (32, 32, 32), "stem_stride": 2},
-           "steps": 6, "warmup": 2, "checkpoint_every": 2}
+           "steps": 6, "warmup": 2, "checkpoint_every": 2, "autocast": False}
 def progress(done, of, loss):
     if done == 5 and sys.argv[3] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
