@@ -27,7 +27,7 @@ from timing import describe, table
 
 from rediffinet.io.dicom.files import read_series
 from rediffinet.io.dicom.volume import stack_frames
-from rediffinet.io.dicom.write import Segmented, write_seg
+from rediffinet.io.dicom.write import Segmented, make_seg, stored
 from rediffinet.prepare.names import find_raw
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,7 +89,7 @@ def geometry() -> tuple[int, float, float]:
             labels = np.zeros(stack.grid.shape, np.uint8)
             labels[tuple(corners(stack.grid.shape).T)] = 1
             read = corners(stack.grid.shape) @ stack.grid.affine[:3, :3].T + stack.grid.affine[:3, 3]
-            written = seg_corners(write_seg(Segmented(stack, labels, {"edema": 1}, "benchmark", "0")))
+            written = seg_corners(stored(make_seg(Segmented(stack, labels, {"edema": 1}, "benchmark", "0"))))
         worst_in = max(worst_in, farthest(truth, read))
         worst_out = max(worst_out, farthest(truth, written))
     return len(ways), worst_in / min(SPACING), worst_out / min(SPACING)

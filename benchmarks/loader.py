@@ -56,7 +56,7 @@ def main() -> None:
         print(f"cases: {'phantoms' if given.data is None else given.data}\n")
         for model in given.models.split(","):
             config = resolve_config(model, given.preset, {"device": given.device})
-            cases = load_training_cases([data], config.preparation, cache=Path(folder) / "cache")
+            cases = load_training_cases([data], config.preprocessing, cache=Path(folder) / "cache")
             priors = [shifted(case) for case in cases] if find_model(model).refines else None
             rows += measure(make_objective(config, cases, priors), model, given.steps, given.repeats)
     print(table(["model", "batches", "making one, ms", "a step, ms", "waiting, ms a step", "share of the time"], rows))

@@ -226,7 +226,7 @@ def segment(
         _cohort(lambda progress: on_cluster(), cases, order, share, as_json=as_json)
         return
     if begun is not None and len(inputs) > 1:
-        begun.wait()  # what does not load is the command's error, not every case's
+        begun.loaded()  # what does not load is the command's error, not every case's
     with opening.open() if begun is None else Segmenter.of(begun) as segmenter:
         segmenter.plan(order.options)  # a wrong option is the command's error, not every case's
         if baseline_mask is not None:

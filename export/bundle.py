@@ -18,7 +18,7 @@ from rediffinet.files import file_sha256, new_folder
 from rediffinet.io.cases import Case, find_cases, load_case
 from rediffinet.method.models import build_condition, condition_fill
 from rediffinet.method.noise import philox
-from rediffinet.method.preparation import prepare, to_spacing
+from rediffinet.method.preprocessing import preprocess, to_spacing
 from rediffinet.method.recipe import Calibration, Recipe
 from rediffinet.method.resample import MILLIMETRE, Spacing, same_spacing
 from rediffinet.method.windows import extract
@@ -181,7 +181,7 @@ def _prepared(
     phantom: Phantom, recipe: Recipe, spacing_mm: Spacing
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Image (C, X, Y, Z) and regions (R, X, Y, Z) of a phantom, prepared as a case is, at that voxel size."""
-    prepared = prepare(phantom.images, MILLIMETRE, recipe.preparation)
+    prepared = preprocess(phantom.images, MILLIMETRE, recipe.preprocessing)
     regions = regions_of(phantom.labels[prepared.box], recipe.task)
     if same_spacing(MILLIMETRE, spacing_mm):
         return prepared.at(spacing_mm), regions

@@ -20,7 +20,7 @@ import torch
 from rediffinet.clinic.bench import Measured, Turn
 from rediffinet.errors import ConfigError
 from rediffinet.io.cases import Case
-from rediffinet.method.preparation import crop_box
+from rediffinet.method.preprocessing import crop_box
 from rediffinet.method.windows import plan_windows
 
 STEPS, SAMPLES = 10, 10
@@ -123,7 +123,7 @@ def monai(case: Case, *, bundle: str | None, threads: int | None = None) -> Turn
 
     from rediffinet.bundle import open_bundle
     from rediffinet.engines import open_engine
-    from rediffinet.method.preparation import prepare
+    from rediffinet.method.preprocessing import preprocess
 
     opened = open_bundle(bundle)
     recipe = opened.manifest.recipe
@@ -132,7 +132,7 @@ def monai(case: Case, *, bundle: str | None, threads: int | None = None) -> Turn
         raise ConfigError("the bundle's model has no baseline for MONAI to slide")
     engine = open_engine("torch", threads=threads)
     graph: Any = engine.load(opened.graph("baseline"))
-    prepared = prepare(case.images, case.spacing_mm, recipe.preparation)
+    prepared = preprocess(case.images, case.spacing_mm, recipe.preprocessing)
     image = torch.from_numpy(prepared.image)[None]
 
     def network(window: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ SIDE_BY_SIDE = 2
 
 
 class Opened:
-    """A bundle whose graphs load in the background from now on; `graphs` waits for them."""
+    """A bundle whose graphs load in the background from now on; `loaded` waits for them."""
 
     def __init__(
         self,
@@ -35,15 +35,9 @@ class Opened:
         self._loading: dict[str, Future[Graph]] = {spec.name: pool.submit(self.engine.load, spec) for spec in specs}
         pool.shutdown(wait=False)
 
-    @property
-    def graphs(self) -> dict[str, Graph]:
-        """The graphs by name. Raises EngineError for one that does not load."""
+    def loaded(self) -> dict[str, Graph]:
+        """The graphs by name, once all are loaded. Raises EngineError for one that does not load."""
         return {name: loading.result() for name, loading in self._loading.items()}
-
-    def wait(self) -> None:
-        """Wait until all graphs are loaded; raises EngineError for one that does not load."""
-        for loading in self._loading.values():
-            loading.result()
 
     def close(self) -> None:
         """Give the engine's memory back."""

@@ -21,7 +21,7 @@ from rediffinet.io.masks import BaselineMask, mask_from_labels
 from rediffinet.method.decode import Decoded, decode
 from rediffinet.method.inference import Inferred, Loaded, Plan, find_discrepancy, plan_sampling, predict_baseline
 from rediffinet.method.models import MODELS
-from rediffinet.method.preparation import Prepared, prepare, regrid, to_spacing
+from rediffinet.method.preprocessing import Preprocessed, preprocess, regrid, to_spacing
 from rediffinet.method.refine import Discrepancy
 from rediffinet.opened import Opened
 from rediffinet.report import BaselineInfo, BundleInfo, EngineInfo, Report, SamplingInfo, Seconds, Warning_, peak_rss_mb
@@ -77,7 +77,7 @@ class Segmenter:
     ) -> None:
         self._take(Opened(bundle, engine, device, threads, precision))
         try:
-            self._opened.wait()
+            self._opened.loaded()
         except BaseException:
             self.close()
             raise
@@ -169,13 +169,13 @@ class Segmenter:
         if given is not None:
             self.check_takes_baseline()
         manifest, recipe = self.bundle.manifest, self.bundle.manifest.recipe
-        tell = _watched(case.name, progress, cancelled, deadline_s)
+        tell = watched(f"Case {case.name}", progress, cancelled, deadline_s)
         seconds = {"load": case.load_seconds + (0.0 if given is None else given.load_seconds)}
         started = time.perf_counter()
         with _timed(seconds, "normalise"):
             tell("normalise", 0, 1)
             held = None if given is None else recipe.whole(given.regions)
-            prepared = prepare(case.images, case.spacing_mm, recipe.preparation, held, case.missing)
+            prepared = preprocess(case.images, case.spacing_mm, recipe.preprocessing, held, case.missing)
             mask = None if given is None else given.regions[(slice(None), *prepared.box)]
         with _timed(seconds, "baseline"):
             image = prepared.at(recipe.decided_mm)
@@ -274,7 +274,7 @@ class Segmenter:
 
     @cached_property
     def _graphs(self) -> Mapping[str, Graph]:
-        return self._opened.graphs
+        return self._opened.loaded()
 
     @property
     def _loaded(self) -> Loaded:
@@ -303,7 +303,9 @@ class Segmenter:
             denoiser_calls=windows * plan.samples * plan.steps,
         )
 
-    def _trust_warnings(self, case: Case, prepared: Prepared, decoded: Decoded, measured: Findings) -> list[Warning_]:
+    def _trust_warnings(
+        self, case: Case, prepared: Preprocessed, decoded: Decoded, measured: Findings
+    ) -> list[Warning_]:
         recipe = self.bundle.manifest.recipe
         found = [
             *check_result(case, prepared, recipe, decoded.regions),
@@ -338,17 +340,17 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = time.perf_counter() - started
 
 
-def _watched(
-    name: str, progress: Progress | None, cancelled: Callable[[], bool] | None, deadline_s: float | None
+def watched(
+    what: str, progress: Progress | None, cancelled: Callable[[], bool] | None, deadline_s: float | None
 ) -> Progress:
-    """A progress callback that raises when the caller wants no more of the case."""
+    """A progress callback that raises when the caller wants no more of `what`, counted from now."""
     started = time.monotonic()
 
     def tell(stage: str, done: int, of: int) -> None:
         if cancelled is not None and cancelled():
-            raise CaseCancelledError(f"Case {name} was cancelled during '{stage}', {done} of {of}.")
+            raise CaseCancelledError(f"{what} was cancelled during '{stage}', {done} of {of}.")
         if deadline_s is not None and time.monotonic() - started > deadline_s:
-            message = f"Case {name} took longer than {deadline_s:g} s; it had come to '{stage}', {done} of {of}."
+            message = f"{what} took longer than {deadline_s:g} s; it had come to '{stage}', {done} of {of}."
             raise DeadlineError(message)
         if progress is not None:
             progress(stage, done, of)

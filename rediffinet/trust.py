@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rediffinet.ext import component_sizes, label_components
 from rediffinet.io.cases import Case
 from rediffinet.io.checks import CaseWarning
-from rediffinet.method.preparation import Prepared
+from rediffinet.method.preprocessing import Preprocessed
 from rediffinet.method.recipe import Range, Recipe, TrustSettings
 
 Mask = npt.NDArray[np.bool_]
@@ -140,7 +140,7 @@ def check_disagreement(disagreement: float, settings: TrustSettings) -> list[Cas
     return [CaseWarning("samples-disagree", message)]
 
 
-def check_result(case: Case, prepared: Prepared, recipe: Recipe, regions: Mask) -> list[CaseWarning]:
+def check_result(case: Case, prepared: Preprocessed, recipe: Recipe, regions: Mask) -> list[CaseWarning]:
     """Every check that needs no samples, of a segmented case. regions: those found, bool (R, …) on the brain crop."""
     full = np.zeros(case.images.shape[1:], bool)
     full[prepared.box] = recipe.whole(regions)

@@ -1,15 +1,14 @@
 """The examples run as they stand, on the toy bundle."""
 
 import csv
-import importlib.util
 import os
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import nibabel as nib
@@ -18,14 +17,6 @@ import pytest
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
-
-
-def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_script(toy_folder: Path, toy_bundle: Any, tmp_path: Path) -> None:
@@ -48,7 +39,7 @@ def test_an_app_of_ones_own(toy_folder: Path, toy_bundle: Any, monkeypatch: pyte
 
     monkeypatch.setenv("BUNDLE", str(toy_bundle.path))
     files = {contrast: (toy_folder / f"toy-{contrast}.nii.gz").read_bytes() for contrast in CONTRASTS}
-    with TestClient(example("own_app").app) as client:
+    with TestClient(runpy.run_path(str(EXAMPLES / "own_app.py"))["app"]) as client:
         answer = client.post("/segment", files=files)
         refused = client.post("/segment", files=files | {"t2w": b"nothing"})
     assert answer.status_code == 200

@@ -1,4 +1,4 @@
-"""The discrepancy between a baseline and the truth, and what a sampled one says (Re-DiffiNet, eq. 4 and 5)."""
+"""What a sampled discrepancy Δ between a baseline and the truth says (Re-DiffiNet, eq. 4 and 5)."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,11 +8,6 @@ from rediffinet.ext import component_sizes, label_components
 Volume = npt.NDArray[np.float32]
 KEPT = 0.25
 """Share of the tumour believed in that is kept at least when whole components are flipped, or none is."""
-
-
-def discrepancy(mask: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Δx0 = |U(I) − x0| of boolean regions of any equal shape (eq. 4)."""
-    return np.asarray(mask != truth)
 
 
 def refined_probability(

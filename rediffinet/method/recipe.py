@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rediffinet.method.models import MODELS, ModelKind
 from rediffinet.method.normalise import Normalisation
-from rediffinet.method.preparation import Preparation
+from rediffinet.method.preprocessing import Preprocessing
 from rediffinet.method.resample import Spacing
 from rediffinet.method.uncertainty import UncertaintyCurve
 from rediffinet.task import Task
@@ -223,9 +223,9 @@ class Recipe(Part):
         return MODELS[self.model]
 
     @property
-    def preparation(self) -> Preparation:
+    def preprocessing(self) -> Preprocessing:
         """How a case becomes the model's arrays."""
-        return Preparation(self.task, self.normalisation, self.spacing_mm)
+        return Preprocessing(self.task, self.normalisation, self.spacing_mm)
 
     @property
     def decided_mm(self) -> Spacing:

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from rediffinet.errors import ConfigError
 from rediffinet.method.models import MODELS, ModelKind, Network, find_model
 from rediffinet.method.normalise import Normalisation
-from rediffinet.method.preparation import Preparation
+from rediffinet.method.preprocessing import Preprocessing
 from rediffinet.nets.config import Frozen, RefinerConfig, UNetConfig, Window
 from rediffinet.task import DEFAULT_TASK, TASKS, Task
 
@@ -137,10 +137,18 @@ class TrainConfig(Frozen):
         names = sorted(set(type(self).model_fields) - MACHINE_FIELDS)
         return [name for name in names if getattr(self, name) != getattr(other, name)]
 
+    def misfits(self, baseline: "TrainConfig") -> list[str]:
+        """What keeps a model of this configuration from refining what that baseline says; nothing where they fit.
+
+        A refiner that learns in windows may look at smaller voxels than the baseline.
+        """
+        alike = ("task", "normalisation", *(("spacing_mm",) if self.windows is None else ()))
+        return [name for name in alike if getattr(self, name) != getattr(baseline, name)]
+
     @property
-    def preparation(self) -> Preparation:
+    def preprocessing(self) -> Preprocessing:
         """How a case becomes the networks' arrays."""
-        return Preparation(self.task, self.normalisation, self.spacing_mm)
+        return Preprocessing(self.task, self.normalisation, self.spacing_mm)
 
     @property
     def network(self) -> UNetConfig | RefinerConfig:

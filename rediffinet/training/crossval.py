@@ -154,13 +154,13 @@ def crossvalidate(
 
     @cache
     def prepared(spacing_mm: Spacing) -> list[TrainingCase]:
-        how = replace(config.preparation, spacing_mm=spacing_mm)
+        how = replace(config.preprocessing, spacing_mm=spacing_mm)
         return load_training_cases(study.data, how, told, cache=study.cache, patients=study.patients)
 
     cases = prepared(config.spacing_mm)
     folds = assign_folds([case.name for case in cases], study.folds, study.fold_seed, study.patients)
     _check_folds(study, cases, folds)
-    tell(check_dataset(cases, folds, config.preparation, *sorted({piece.fold for piece in pieces})))
+    tell(check_dataset(cases, folds, config.preprocessing, *sorted({piece.fold for piece in pieces})))
     _write_folds(study, cases, folds)
     waiting = False
     while remaining := [piece for piece in pieces if not (piece.folder(study) / SCORES).is_file()]:
@@ -254,7 +254,7 @@ def finished(study: Study, model: str, seed: int) -> list[Finished]:
     config = open_run(pieces[0].folder(study)).config
     cases = load_training_cases(
         study.data,
-        config.preparation,
+        config.preprocessing,
         cache=study.cache,
         patients=study.patients,
     )

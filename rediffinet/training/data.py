@@ -17,7 +17,7 @@ from rediffinet.files import write_atomically
 from rediffinet.io.cases import find_cases, find_labels, load_case, load_label_map
 from rediffinet.io.conventions import ConventionError, Conventions
 from rediffinet.method.noise import philox
-from rediffinet.method.preparation import Preparation, prepare
+from rediffinet.method.preprocessing import Preprocessing, preprocess
 from rediffinet.method.resample import MILLIMETRE, Spacing, same_spacing
 from rediffinet.task import regions_of
 
@@ -70,7 +70,7 @@ def read_patients(path: Path) -> dict[str, str]:
 
 
 def load_training_case(
-    folder: Path, how: Preparation, cache: Path | None = None, conventions: Conventions | None = None
+    folder: Path, how: Preprocessing, cache: Path | None = None, conventions: Conventions | None = None
 ) -> TrainingCase:
     """Read one labelled case folder and prepare it.
 
@@ -104,7 +104,7 @@ def load_training_case(
     )
 
 
-def _cache_key(folder: Path, how: Preparation) -> str:
+def _cache_key(folder: Path, how: Preprocessing) -> str:
     files = sorted(path for path in folder.iterdir() if path.is_file())
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     task = how.task.model_dump_json(include={"contrasts", "labels", "regions", "suffixes", "label_suffixes"})
@@ -112,7 +112,7 @@ def _cache_key(folder: Path, how: Preparation) -> str:
     return hashlib.sha256(made_of.encode()).hexdigest()[:16]
 
 
-def _read_training_case(folder: Path, how: Preparation, conventions: Conventions) -> tuple[TrainingCase, str]:
+def _read_training_case(folder: Path, how: Preprocessing, conventions: Conventions) -> tuple[TrainingCase, str]:
     """The case, and the convention that its labels fit alone."""
     case = load_case(folder, task=how.task)
     path = find_labels(folder, how.task)
@@ -120,7 +120,7 @@ def _read_training_case(folder: Path, how: Preparation, conventions: Conventions
         message = f"{folder}: no reference segmentation, expected {case.name}-seg.nii.gz or {case.name}_seg.nii.gz"
         raise TrainingError(message)
     labels = load_label_map(path, conventions, case.grid)
-    prepared = prepare(case.images, case.spacing_mm, how)
+    prepared = preprocess(case.images, case.spacing_mm, how)
     regions = regions_of(labels[prepared.box], how.task)
     if not same_spacing(case.spacing_mm, how.spacing_mm):
         regions = prepared.to_model(regions.astype(np.float32)) >= 0.5
@@ -131,7 +131,7 @@ def _read_training_case(folder: Path, how: Preparation, conventions: Conventions
 
 def load_training_cases(
     folders: Sequence[Path],
-    how: Preparation,
+    how: Preprocessing,
     done: Callable[[int, int], None] | None = None,
     *,
     cache: Path | None = None,

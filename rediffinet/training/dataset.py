@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.errors import TrainingError
-from rediffinet.method.preparation import Preparation
+from rediffinet.method.preprocessing import Preprocessing
 from rediffinet.method.resample import axis_weights
 from rediffinet.training.data import TrainingCase
 
@@ -19,7 +19,7 @@ Two patients of BraTS reach 0.93; the same head with other intensities stored is
 """
 
 
-def check_dataset(cases: Sequence[TrainingCase], folds: Mapping[str, int], how: Preparation, *held_out: int) -> str:
+def check_dataset(cases: Sequence[TrainingCase], folds: Mapping[str, int], how: Preprocessing, *held_out: int) -> str:
     """The table of the cases (Markdown), once nothing is wrong with them.
 
     how: the cases were prepared. held_out: folds that are held out in turn; none when all cases are trained on. Raises
@@ -42,7 +42,7 @@ def check_dataset(cases: Sequence[TrainingCase], folds: Mapping[str, int], how: 
     return table
 
 
-def describe_cases(cases: Sequence[TrainingCase], folds: Mapping[str, int], how: Preparation) -> str:
+def describe_cases(cases: Sequence[TrainingCase], folds: Mapping[str, int], how: Preprocessing) -> str:
     """A line per case: patient, fold, shape of the brain crop, volumes of the regions in ml."""
     millilitre = 1000.0 / float(np.prod(how.spacing_mm))
     columns = ["case", "patient", "fold", "crop", *(f"{name} ml" for name in how.task.region_names)]

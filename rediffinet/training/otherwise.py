@@ -31,7 +31,7 @@ def found_with_masks(
     """
 
     def meet(piece: Finished, case: TrainingCase) -> Meeting | None:
-        given = given_mask(case, masks, piece.baseline.config.preparation)
+        given = given_mask(case, masks, piece.baseline.config.preprocessing)
         return None if given is None else (case, given.at(case), given)
 
     found = _found(pieces, inference, meet, "other programs' masks", stage)

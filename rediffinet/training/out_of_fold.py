@@ -15,7 +15,7 @@ from rediffinet.errors import TrainingError
 from rediffinet.files import write_atomically
 from rediffinet.io.cases import load_case
 from rediffinet.io.masks import read_baseline_mask
-from rediffinet.method.preparation import Preparation, prepare, regrid, to_spacing
+from rediffinet.method.preprocessing import Preprocessing, preprocess, regrid, to_spacing
 from rediffinet.method.resample import Spacing, same_spacing
 from rediffinet.method.windows import slide
 from rediffinet.nets.unet import BaselineGraph
@@ -85,7 +85,7 @@ def predict(
     seen = case
     if not same_spacing(case.spacing_mm, run.config.spacing_mm):
         assert case.folder is not None, "a case that was read from a folder"
-        seen = load_training_case(case.folder, run.config.preparation, cache)
+        seen = load_training_case(case.folder, run.config.preprocessing, cache)
     if missing is not None:
         seen = lacking(seen, missing, run.config.normalisation.background)
     path = cache / f"{case.name}-{_prediction_key(run, seen)}.npy"
@@ -134,7 +134,7 @@ def collect_priors(
                 for contrast in range(len(case.image))
                 for run in unseen
             ]
-        if masks is not None and (given := given_mask(case, masks, baselines[0].config.preparation)) is not None:
+        if masks is not None and (given := given_mask(case, masks, baselines[0].config.preprocessing)) is not None:
             priors.append(Prior(given.at(case), given=True))
         found.append(priors)
         if stage is not None:
@@ -161,14 +161,14 @@ def lacking(case: TrainingCase, contrast: int, background: float) -> TrainingCas
     return replace(case, image=image)
 
 
-def given_mask(case: TrainingCase, masks: Path, how: Preparation) -> GivenMask | None:
+def given_mask(case: TrainingCase, masks: Path, how: Preprocessing) -> GivenMask | None:
     """The label map `CASE*.nii[.gz]` in the folder `masks`; None where there is none."""
     paths = sorted(path for path in masks.glob(f"{case.name}*") if path.name.endswith((".nii", ".nii.gz")))
     if not paths or case.folder is None:
         return None
     original = load_case(case.folder, task=how.task)
     regions = read_baseline_mask(paths[0], original, how.task).regions
-    prepared = prepare(original.images, original.spacing_mm, how)
+    prepared = preprocess(original.images, original.spacing_mm, how)
     return GivenMask(regions[(slice(None), *prepared.box)], original.spacing_mm)
 
 

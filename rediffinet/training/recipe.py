@@ -97,14 +97,12 @@ def pair_runs(run: Run | None, baseline: Run | None) -> RunPair:
     if baseline.config.model != "unet":
         message = f"{baseline.path} is a run of '{baseline.config.model}', expected one of 'unet' for the baseline"
         raise ExportError(message)
-    # a refiner that learnt in windows may have looked at finer voxels than the baseline
-    for what in ("task", "normalisation", *(() if run.config.windows else ("spacing_mm",))):
-        if getattr(run.config, what) != getattr(baseline.config, what):
-            message = (
-                f"{run.path} and {baseline.path} were trained with different {what}: {getattr(run.config, what)} and "
-                f"{getattr(baseline.config, what)}. Train both alike."
-            )
-            raise ExportError(message)
+    for what in run.config.misfits(baseline.config):
+        message = (
+            f"{run.path} and {baseline.path} were trained with different {what}: {getattr(run.config, what)} and "
+            f"{getattr(baseline.config, what)}. Train both alike."
+        )
+        raise ExportError(message)
     return RunPair(run, baseline)
 
 

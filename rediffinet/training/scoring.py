@@ -14,7 +14,7 @@ from rediffinet.io.cases import find_labels, load_case, load_label_map
 from rediffinet.io.conventions import Conventions
 from rediffinet.method.decode import decode
 from rediffinet.method.inference import Inferred, Loaded, infer, plan_sampling
-from rediffinet.method.preparation import crop_box
+from rediffinet.method.preprocessing import crop_box
 from rediffinet.method.refine import Discrepancy
 from rediffinet.method.resample import Spacing
 from rediffinet.metrics import evaluate_case, find_protocol

@@ -1,7 +1,7 @@
 """Training: what `rediff train` does, from data folders to a checkpoint."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -42,7 +42,7 @@ def _open_beginning(folder: Path, config: TrainConfig, held_out: Sequence[Traini
             f"with {ours}"
         )
         raise TrainingError(message)
-    if run.config.preparation != config.preparation:
+    if run.config.preprocessing != config.preprocessing:
         message = f"`begin_with={folder}`: is prepared otherwise (task, normalisation or voxel size); train both alike"
         raise TrainingError(message)
     if seen := [case.name for case in held_out if case.patient in run.seen_patients]:
@@ -61,13 +61,8 @@ def _open_baselines(folders: Sequence[Path], config: TrainConfig) -> list[Run]:
         if run.config.model != "unet":
             message = f"`baseline={run.path}` is a run of '{run.config.model}', expected one of 'unet'"
             raise TrainingError(message)
-        own = run.config.preparation
-        if config.windows is not None:  # windows may have smaller voxels than what the baseline looks at
-            own = replace(own, spacing_mm=config.spacing_mm)
-        if own != config.preparation:
-            message = (
-                f"`baseline={run.path}` is prepared otherwise (task, normalisation or voxel size); train both alike"
-            )
+        if differs := config.misfits(run.config):
+            message = f"`baseline={run.path}` was trained with different {', '.join(differs)}; train both alike"
             raise TrainingError(message)
     return runs
 
@@ -146,7 +141,7 @@ def _fill_cache(config: TrainConfig, data: Sequence[Path], cache: Path, place: P
     folders = [path for folder in data for path in find_cases(folder, config.task)]
     for path in folders[place.rank :: place.processes]:
         try:
-            load_training_case(path, config.preparation, cache)
+            load_training_case(path, config.preprocessing, cache)
         except RediffError:
             continue
 
@@ -182,7 +177,7 @@ def _read(
     runs = _open_baselines(baselines, config)
     cases = load_training_cases(
         data,
-        config.preparation,
+        config.preprocessing,
         (lambda i, n: stage("reading cases", i, n)) if stage else None,
         cache=cache,
         patients=patients,
@@ -197,7 +192,7 @@ def _read(
             "never split. Give more data, or fewer `folds`."
         )
         raise TrainingError(message)
-    check_dataset(cases, folds, config.preparation, *(() if config.fold is None else (config.fold,)))
+    check_dataset(cases, folds, config.preprocessing, *(() if config.fold is None else (config.fold,)))
     profiles = [intensity_profile(case.image, config.normalisation.background, config.task.contrasts) for case in kept]
     beginning = None if begin_with is None else _open_beginning(begin_with, config, held_out)
     provenance = Provenance(

@@ -1,11 +1,10 @@
 """`rediff segment` from DICOM to DICOM: a small head as four series, and an Orthanc server on loopback."""
 
-import importlib.util
 import json
+import runpy
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 import uuid
@@ -23,16 +22,8 @@ pytest.importorskip("highdicom", reason="needs the extra [dicom]")
 pytest.importorskip("SimpleITK", reason="needs the extra [prepare]")
 
 HELPERS = Path(__file__).parent.parent / "rediffinet" / "io" / "dicom" / "conftest.py"
+write_single = runpy.run_path(str(HELPERS))["write_single"]
 QUICK = ("--steps", 1, "--samples", 1, "--no-preview", "--json")
-
-
-def helpers() -> Any:
-    spec = importlib.util.spec_from_file_location("dicom_helpers", HELPERS)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +36,8 @@ def study(head: HeadPhantom, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four series in one folder, and a localiser."""
     folder = tmp_path_factory.mktemp("study")
     for number, (contrast, image) in enumerate(zip(("t1n", "t1c", "t2w", "t2f"), head.images, strict=True), 1):
-        helpers().write_single(folder, image, head.affine, contrast, number)
-    helpers().write_single(folder, head.images[0][:, :, :1], head.affine, "t1n", 9, SeriesDescription="localizer")
+        write_single(folder, image, head.affine, contrast, number)
+    write_single(folder, head.images[0][:, :, :1], head.affine, "t1n", 9, SeriesDescription="localizer")
     return folder
 
 
@@ -99,7 +90,7 @@ def test_a_prepared_study_passes_through(rediff: Any, toy_bundle: Any, make_toy_
 
     images, affine = make_toy_images().astype(int), np.diag([-1.0, -1, 1, 1])
     for number, (contrast, image) in enumerate(zip(("t1n", "t1c", "t2w", "t2f"), images, strict=True), 1):
-        helpers().write_single(tmp_path / "study", image, affine, contrast, number)
+        write_single(tmp_path / "study", image, affine, contrast, number)
     done = rediff("prepare", tmp_path / "study", "-o", tmp_path / "case", "--json")
     assert done.code == 0, done.err
     report = json.loads(done.out)

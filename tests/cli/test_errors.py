@@ -304,7 +304,7 @@ def test_one_mask_for_several_cases(refuses: Any, toy_folder: Path, tmp_path: Pa
 def test_a_bug_exits_with_1_and_asks_for_a_report(
     rediff: Any, toy_folder: Path, toy_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rediffinet.method.preparation.brain_box", lambda _: 1 / 0)
+    monkeypatch.setattr("rediffinet.method.preprocessing.brain_box", lambda _: 1 / 0)
     done = rediff("segment", toy_folder, "-o", tmp_path / "out", "--bundle", toy_bundle.path)
     assert done.code == 1
     assert "ZeroDivisionError" in done.err

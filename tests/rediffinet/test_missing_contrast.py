@@ -13,7 +13,7 @@ from rediffinet.errors import BundleError, CaseError, MissingContrastError
 from rediffinet.io.cases import Case, find_cases, load_case
 from rediffinet.io.preview import shown_contrasts
 from rediffinet.method.normalise import Normalisation, normalise
-from rediffinet.method.preparation import Preparation, prepare
+from rediffinet.method.preprocessing import Preprocessing, preprocess
 from rediffinet.segmenter import Segmenter
 from rediffinet.task import DEFAULT_TASK, TASKS
 
@@ -132,10 +132,10 @@ def test_cases_that_lie_together_may_each_lack_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("background", [-1.0, 0.0])
 def test_it_is_background_too_after_resampling(make_toy_images: Any, background: float) -> None:
-    how = Preparation(TASK, Normalisation(background=background), (2.0, 2.0, 2.0))
+    how = Preprocessing(TASK, Normalisation(background=background), (2.0, 2.0, 2.0))
     images = make_toy_images()
     images[1] = 0
-    image = prepare(images, (1.0, 1.0, 1.0), how, missing=("t1c",)).image
+    image = preprocess(images, (1.0, 1.0, 1.0), how, missing=("t1c",)).image
     assert np.unique(image[1]).tolist() == [background]
 
 

@@ -30,7 +30,7 @@ from rediffinet.errors import (
     OutputError,
     RediffError,
 )
-from rediffinet.segmenter import Segmenter
+from rediffinet.segmenter import Segmenter, watched
 
 POLL_S = 0.2
 TELL_S = 0.5
@@ -109,24 +109,17 @@ def recover(store: JobStore, settings: Settings) -> None:
 def _compute(store: JobStore, segmenter: Segmenter, settings: Settings, job: Job) -> str:
     folder = settings.jobs / job.id
     state, told, result = "failed", None, None
-    limit = settings.limits.case_s
-    started = time.monotonic()
-    last = 0.0
-    cancelled = False
+    last, cancelled = 0.0, False
 
-    def progress(stage: str, done: int, total: int) -> None:
+    def advance(stage: str, done: int, total: int) -> None:
         nonlocal last, cancelled
         now = time.monotonic()
         if now - last >= TELL_S:
             last = now
             with suppress(sqlite3.OperationalError):  # the case does not depend on it
                 cancelled = store.advance(job.id, stage, done, total)
-        if cancelled:
-            raise CaseCancelledError(f"The case was cancelled during '{stage}', {done} of {total}.")
-        if now - started > limit:
-            message = f"The case took longer than {limit:g} s; it had come to '{stage}', {done} of {total}."
-            raise DeadlineError(message)
 
+    progress = watched("The case", advance, lambda: cancelled, settings.limits.case_s)
     before = Path.cwd()
     try:
         os.chdir(folder)  # the paths in the report are those in the case's own folder

@@ -38,16 +38,12 @@ class Segmented:
     description: str = "rediffinet brain tumour segmentation"
 
 
-def write_seg(result: Segmented, kind: Kind = "BINARY") -> bytes:
-    """A segmentation object: a segment per label and, for BINARY, one for the whole tumour that overlaps them.
-
-    Raises OutputError when nothing was found: a segmentation without a voxel is no valid object.
-    """
-    return stored(make_seg(result, kind))
-
-
 def make_seg(result: Segmented, kind: Kind = "BINARY") -> Any:
-    """The dataset that `write_seg` stores."""
+    """A segmentation dataset: a segment per label and, for BINARY, one for the whole tumour that overlaps them.
+
+    `stored` makes a file of it. Raises OutputError when nothing was found: a segmentation without a voxel is no valid
+    object.
+    """
     _check(result)
     hd = library("highdicom")
     found = findings_in(result)

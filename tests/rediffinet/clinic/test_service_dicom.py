@@ -1,11 +1,11 @@
 """Raw scans and DICOM through `rediff serve`: a zip of an examination becomes a result, and objects on its series."""
 
 import gzip
-import importlib.util
 import io
-import sys
+import runpy
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,8 @@ pytest.importorskip("highdicom", reason="needs the extra [dicom]")
 pytest.importorskip("SimpleITK", reason="needs the extra [prepare]")
 
 
-def command_line() -> Any:
-    """The tests of the command line have the phantom's series and an Orthanc."""
-    path = Path(__file__).parents[2] / "cli" / "test_dicom.py"
-    spec = importlib.util.spec_from_file_location("dicom_of_the_command_line", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-COMMAND_LINE = command_line()
+# The tests of the command line have the phantom's series and an Orthanc.
+COMMAND_LINE = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "cli" / "test_dicom.py")))
 head, study, mask, orthanc = COMMAND_LINE.head, COMMAND_LINE.study, COMMAND_LINE.mask, COMMAND_LINE.orthanc
 UID_OF_STUDY = "1.2.826.0.1.3680043.8.498.1"
 QUICK = {"steps": "1", "samples": "1", "preview": "false", "uncertainty": "false"}

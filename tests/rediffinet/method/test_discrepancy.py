@@ -7,19 +7,11 @@ import pytest
 from scipy import ndimage
 
 from rediffinet.method.discrepancy import (
-    discrepancy,
     doubted_components,
     near_boundary,
     refined_probability,
     wrong_probability,
 )
-
-
-def test_discrepancy_is_where_baseline_and_truth_differ() -> None:
-    mask, truth = np.array([[0, 0, 1, 1], [0, 1, 0, 1]], bool)
-    assert discrepancy(mask, truth).tolist() == [False, True, True, False]
-    # eq. 5: the discrepancy turns the baseline into the truth
-    assert np.array_equal(np.abs(mask.astype(int) - discrepancy(mask, truth)), truth)
 
 
 def test_refined_probability_of_every_combination() -> None:

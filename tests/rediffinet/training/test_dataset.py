@@ -9,12 +9,12 @@ pytest.importorskip("torch", reason="training needs torch (extra 'train')")
 
 from rediffinet.errors import TrainingError
 from rediffinet.method.normalise import Normalisation
-from rediffinet.method.preparation import Preparation
+from rediffinet.method.preprocessing import Preprocessing
 from rediffinet.task import find_task
 from rediffinet.training.data import TrainingCase, assign_folds, read_patients
 from rediffinet.training.dataset import check_dataset, describe_cases
 
-HOW = Preparation(find_task("glioma-2023"), Normalisation(), (1.0, 1.0, 1.0))
+HOW = Preprocessing(find_task("glioma-2023"), Normalisation(), (1.0, 1.0, 1.0))
 
 
 def structured(case: TrainingCase, seed: int) -> TrainingCase:

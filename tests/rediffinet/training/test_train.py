@@ -216,7 +216,7 @@ def test_the_refiner_trains_on_the_baselines_predictions(refiner: Path, baseline
     held = {name: open_run(folder) for folder in baselines for name in open_run(folder).provenance.held_out}
     files = sorted((refiner / "out_of_fold").iterdir())
     assert [file.name.rsplit("-", 1)[0] for file in files] == names(phantoms)
-    cases = load_training_cases([phantoms], refiner_config().preparation)
+    cases = load_training_cases([phantoms], refiner_config().preprocessing)
     for case, file in zip(cases, files, strict=True):
         np.testing.assert_array_equal(np.load(file), predict_probability(held[case.name], case))
 

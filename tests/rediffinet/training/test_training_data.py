@@ -11,12 +11,12 @@ import pytest
 
 from rediffinet.errors import CaseError, TrainingError
 from rediffinet.method.normalise import Normalisation
-from rediffinet.method.preparation import Preparation
+from rediffinet.method.preprocessing import Preprocessing
 from rediffinet.task import find_task
 from rediffinet.training.data import assign_folds, load_training_case, load_training_cases, patient_of
 
 NAMES = [f"BraTS-GLI-{patient:05d}-{time:03d}" for patient in range(23) for time in range(1 + patient % 3)]
-HOW = Preparation(find_task("glioma-2023"), Normalisation(), (1.0, 1.0, 1.0))
+HOW = Preprocessing(find_task("glioma-2023"), Normalisation(), (1.0, 1.0, 1.0))
 
 
 def rewrite_labels(path: Path, change: dict[int, int]) -> None:

@@ -151,7 +151,7 @@ def test_priors_of_baselines_lacking_contrasts_and_other_programs(phantoms: Path
     truth = next(folder.glob("*seg*"))
     (masks / f"{folder.name}-other.nii.gz").write_bytes(truth.read_bytes())
     settings = resolve_config("unet", "glioma-2mm-windows", {"folds": 2}, TINY)
-    cases = load_training_cases([phantoms], settings.preparation, cache=tmp_path / "cache")
+    cases = load_training_cases([phantoms], settings.preprocessing, cache=tmp_path / "cache")
     runs = [open_run(path) for path in baselines]
     priors = collect_priors(cases, runs, tmp_path / "priors", missing=True, masks=masks)
     for case, known in zip(cases, priors, strict=True):
@@ -174,8 +174,8 @@ def test_a_corrector_of_smaller_voxels_than_its_baseline(phantoms: Path, tmp_pat
         baselines.append(tmp_path / f"u{fold}")
     runs = [open_run(path) for path in baselines]
     corrector = resolve_config("discrepancy-unet", "glioma-2mm-windows", {"folds": 2, "fold": 0}, fine)
-    coarse = load_training_cases([phantoms], runs[0].config.preparation, cache=tmp_path / "cache")
-    cases = load_training_cases([phantoms], corrector.preparation, cache=tmp_path / "cache")
+    coarse = load_training_cases([phantoms], runs[0].config.preprocessing, cache=tmp_path / "cache")
+    cases = load_training_cases([phantoms], corrector.preprocessing, cache=tmp_path / "cache")
     priors = [prior.probability for (prior,) in collect_priors(cases, runs, tmp_path / "priors")]
     said = out_of_fold(coarse, runs, tmp_path / "priors")
     for prior, case, small, small_prior in zip(priors, cases, coarse, said, strict=True):

@@ -64,7 +64,7 @@ def baselines(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
 def held_out(phantoms: Path, baselines: list[Path]) -> list[TrainingCase]:
     """The cases of fold 0."""
     run = open_run(baselines[0])
-    cases = load_training_cases([phantoms], run.config.preparation)
+    cases = load_training_cases([phantoms], run.config.preprocessing)
     return [case for case in cases if case.name in run.provenance.held_out]
 
 

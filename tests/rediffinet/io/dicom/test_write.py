@@ -15,7 +15,7 @@ from rediffinet.errors import ConfigError, OutputError
 from rediffinet.io.dicom.files import read_series
 from rediffinet.io.dicom.rtstruct import contours, make_rtstruct, write_rtstruct
 from rediffinet.io.dicom.volume import Stack, read_volume, stack_frames
-from rediffinet.io.dicom.write import Segmented, make_seg, write_seg, write_sr
+from rediffinet.io.dicom.write import Segmented, make_seg, stored, write_sr
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra [dicom]")
 hd = pytest.importorskip("highdicom", reason="needs the extra [dicom]")
@@ -88,7 +88,7 @@ def test_every_voxel_of_a_segment_lies_where_it_lay(
     single(tmp_path, labels.astype(int) * 100 + 7, affine)
     stack = stack_frames(read_series(tmp_path)[0])
     read = np.rint((read_volume(stack).voxels - 7) / 100).astype(np.uint8)
-    dataset = pydicom.dcmread(io.BytesIO(write_seg(segmented(stack, read))))
+    dataset = pydicom.dcmread(io.BytesIO(stored(make_seg(segmented(stack, read)))))
     for label, value in (("edema", 2), ("enhancing tumour", 3), ("necrosis", 1)):
         found, wanted = seg_places(dataset, label), places(labels == value, affine)
         assert found.shape == wanted.shape
@@ -108,7 +108,7 @@ def test_segments_with_codes_colours_references(
     stack = stack_frames(read_series(tmp_path)[0])
     values = read_volume(stack).voxels
     read = np.rint(((values + 5) / 2 - 7) / 100 if frames == "enhanced" else (values - 7) / 100).astype(np.uint8)
-    dataset = pydicom.dcmread(io.BytesIO(write_seg(segmented(stack, read), kind)))
+    dataset = pydicom.dcmread(io.BytesIO(stored(make_seg(segmented(stack, read), kind))))
     codes = {
         (item.SegmentLabel, item.SegmentedPropertyTypeCodeSequence[0].CodeValue): item
         for item in dataset.SegmentSequence
@@ -142,7 +142,7 @@ def test_what_is_written_is_valid_by_dicom3tools(source: Stack, tmp_path: Path) 
     result = segmented(source, labels)
     seg = make_seg(result)
     objects = {
-        "seg": write_seg(result),
+        "seg": stored(make_seg(result)),
         "sr": write_sr(result, seg),
         "rtstruct": write_rtstruct(source, {"WT": labels > 0, "ET": labels == 3}, "tumour"),
     }
@@ -163,7 +163,7 @@ background, which the standard wants there."""
 
 def test_a_label_map_is_valid_as_far_as_dicom3tools_knows_it(source: Stack, tmp_path: Path) -> None:
     path = tmp_path / "labelmap.dcm"
-    path.write_bytes(write_seg(segmented(source, labels_in(source.grid.shape)), "LABELMAP"))
+    path.write_bytes(stored(make_seg(segmented(source, labels_in(source.grid.shape)), "LABELMAP")))
     found = dciodvfy(path)
     if UNKNOWN_OBJECT in found:
         assert set(found) == {UNKNOWN_OBJECT, SEGMENT_ZERO}
@@ -177,7 +177,7 @@ def test_dcmqi_reads_the_same_segments(source: Stack, tmp_path: Path) -> None:
     import nibabel as nib
 
     labels = labels_in(source.grid.shape)
-    (tmp_path / "seg.dcm").write_bytes(write_seg(segmented(source, labels)))
+    (tmp_path / "seg.dcm").write_bytes(stored(make_seg(segmented(source, labels))))
     tool = next(path for path in Path(dcmqi.__file__).parent.rglob("segimage2itkimage*") if path.is_file())
     command = [str(tool), "--inputDICOM", str(tmp_path / "seg.dcm"), "--outputDirectory", str(tmp_path), "-t", "nii"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -244,8 +244,8 @@ def test_a_hole_is_a_polygon_of_its_own() -> None:
 def test_nothing_found_and_labels_without_a_code(source: Stack) -> None:
     empty = np.zeros(source.grid.shape, np.uint8)
     with pytest.raises(OutputError, match="No tumour"):
-        write_seg(segmented(source, empty))
+        stored(make_seg(segmented(source, empty)))
     with pytest.raises(OutputError, match="not on the grid"):
-        write_seg(segmented(source, empty[:-1]))
+        stored(make_seg(segmented(source, empty[:-1])))
     with pytest.raises(ConfigError, match="no DICOM code"):
-        write_seg(Segmented(source, empty + 1, {"cavity": 1}, "m", "v"))
+        stored(make_seg(Segmented(source, empty + 1, {"cavity": 1}, "m", "v")))

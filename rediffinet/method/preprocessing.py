@@ -20,8 +20,8 @@ Volume = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Preparation:
-    """How the images of a task become arrays of a model; runs that are prepared alike can work on the same arrays."""
+class Preprocessing:
+    """How the images of a task become arrays of a model; runs with the same can work on the same arrays."""
 
     task: Task
     normalisation: Normalisation
@@ -29,8 +29,8 @@ class Preparation:
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """A prepared case: `box` of its volume was cropped, `crop` is that, normalised; `image` is on the model's grid.
+class Preprocessed:
+    """A preprocessed case: `box` of its volume was cropped, `crop` is that, normalised; `image` is on the model's grid.
 
     crop float32 (C, x, y, z) with voxels of spacing_mm; image float32 (C, X, Y, Z) with voxels of model_mm.
     """
@@ -57,25 +57,25 @@ class Prepared:
         return to_spacing(self.crop, self.spacing_mm, wanted_mm)
 
 
-def prepare(
+def preprocess(
     images: Volume,
     spacing_mm: Spacing,
-    how: Preparation,
+    how: Preprocessing,
     held: npt.NDArray[np.bool_] | None = None,
     missing: Sequence[str] = (),
-) -> Prepared:
-    """Prepare the images (C, X, Y, Z) of a case with voxels of that size.
+) -> Preprocessed:
+    """Preprocess the images (C, X, Y, Z) of a case with voxels of that size.
 
     held: bool (X, Y, Z), what must not be cut off besides the brain, such as a mask made elsewhere. missing: contrasts
     of which there is no image. Raises CaseError for images that hold no brain or a contrast that cannot be normalised.
     """
     box = crop_box(images, held)
     crop = normalise(images[(slice(None), *box)], how.normalisation, how.task.contrasts, missing)
-    return Prepared(box, spacing_mm, how.spacing_mm, crop, to_spacing(crop, spacing_mm, how.spacing_mm))
+    return Preprocessed(box, spacing_mm, how.spacing_mm, crop, to_spacing(crop, spacing_mm, how.spacing_mm))
 
 
 def crop_box(images: Volume, held: npt.NDArray[np.bool_] | None = None) -> Box:
-    """What of a case (C, X, Y, Z) is worked on: the box of the brain, and of what is held besides; see `prepare`."""
+    """What of a case (C, X, Y, Z) is worked on: the box of the brain, and of what is held besides; see `preprocess`."""
     box = brain_box(images)
     if held is not None and held.any():
         kept = held.copy()
