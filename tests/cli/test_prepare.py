@@ -37,9 +37,10 @@ def small_head(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     small_head(without) → its affine and shape, and the flags that name the mask.
     """
     from rediffinet.phantom import make_head_phantom
-    from rediffinet.prepare import pipeline
+    from rediffinet.prepare import pipeline, register
 
     monkeypatch.setattr(pipeline, "LEAST_SHAPE", (96, 108, 84))
+    monkeypatch.setattr(register, "SAMPLES", 8_000)  # where the series lie is what other tests ask
     head = make_head_phantom(2, (48, 48, 40), tumour="enhancing")
     affine = np.diag([0.5, 0.5, 0.5, 1.0]) @ head.affine
 
