@@ -115,10 +115,10 @@ def calibrate(
     """Choose the thresholds of the flip on out-of-fold cases; score each fold with those chosen on the others.
 
     Writes into STUDY/calibrated, which `rediff export --calibrated` takes: MODEL-decision.json (what was chosen, the
-    curve of the uncertainty, when samples disagree, means and deviations of the scores), MODEL-uncertainty.json (the
-    reliability before and after), MODEL-sweep.csv (every case at every threshold, where they are chosen), MODEL.csv
-    (the baseline, and the model with the decision of the other folds) and, with --masks, MODEL-given.csv. Prints the
-    path of the decision.
+    curve of the uncertainty, the margin in mm, when samples disagree, means and deviations of the scores),
+    MODEL-uncertainty.json (the reliability before and after), MODEL-sweep.csv (every case at every threshold, where
+    they are chosen), MODEL.csv (the baseline, and the model with the decision of the other folds) and, with --masks,
+    MODEL-given.csv. Prints the path of the decision.
     """
     from rediffinet.cli.paths import check_new_folder
     from rediffinet.cli.progress import training_progress
@@ -156,6 +156,13 @@ def calibrate(
         f"expected calibration error {found.before.error:.4f}, calibrated on other folds {found.after.error:.4f}",
         err=True,
     )
+    for region, part in found.margin["regions"].items():
+        typer.echo(
+            f"{region}: the margin of {part['median_mm']:g} mm (median) that the other folds gave held "
+            f"{part['coverage']:.1%} of the boundary, {found.margin['share']:.0%} or more of it in {part['reached']} "
+            f"of {part['cases']} cases",
+            err=True,
+        )
     for fold, choice in found.per_fold.items():
         typer.echo(f"fold {fold}, chosen on the others: {choice.described()}", err=True)
     typer.echo(f"chosen on all: {found.chosen.described()}", err=True)

@@ -86,6 +86,10 @@ def segment(
         bool, typer.Option("--save-probabilities", help="Write X-probabilities.nii.gz.")
     ] = False,
     save_uncertainty: Annotated[bool, typer.Option("--save-uncertainty", help="Write X-uncertainty.nii.gz.")] = False,
+    save_margin: Annotated[
+        bool,
+        typer.Option("--save-margin", help="Write X-margin.nii.gz: where the boundaries lie with 90 %."),
+    ] = False,
     preview: Annotated[bool, typer.Option(help="Write X-preview.png.")] = True,
     html_report: Annotated[
         bool, typer.Option("--html-report", help="Write X-report.html: pictures, volumes, warnings, provenance.")
@@ -166,7 +170,10 @@ def segment(
         raise ConfigError("--skip-existing compares files, which a study has too many of. Use --overwrite for DICOM.")
     contrasts = channels.split(",") if channels else None
     share = Shard.parse(shard) if shard is not None else Shard()
-    task = (read_manifest(bundle) if begun is None else begun.bundle.manifest).recipe.task
+    manifest = read_manifest(bundle) if begun is None else begun.bundle.manifest
+    task = manifest.recipe.task
+    if save_margin:
+        manifest.check_gives_margin(given=baseline_mask is not None)
     if source is None:
         inputs = [CaseInput(files=explicit, task=task, allow_missing=allow_missing)]
     elif dicom:
@@ -198,7 +205,7 @@ def segment(
         out,
         seed,
         SegmentOptions(steps, samples, refine_everywhere, postprocess),
-        OutputChoice(preview, save_uncertainty, save_probabilities, overwrite, html_report),
+        OutputChoice(preview, save_uncertainty, save_probabilities, overwrite, html_report, save_margin),
         baseline_mask,
         _mask_labels(baseline_mask, labels, inputs, task),
         skip_existing,

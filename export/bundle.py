@@ -56,6 +56,7 @@ class ExportSettings(InferenceSettings):
             decision=found.decision,
             given=found.given,
             uncertainty=found.uncertainty,
+            margin=found.margin,
             disagreement=found.disagreement,
             metrics=found.metrics,
         )

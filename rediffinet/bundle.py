@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from rediffinet.engines.base import GraphSpec, TensorSpec
-from rediffinet.errors import BundleError, MissingContrastError
+from rediffinet.errors import BundleError, ConfigError, MissingContrastError
 from rediffinet.files import file_sha256
 from rediffinet.method.recipe import Part, PerRegion, Recipe
 
@@ -175,6 +175,21 @@ class Manifest(Part):
             expected=f"a case as the bundle's scores are: {there}",
             hint="Add the contrast, or use a bundle that was scored without it.",
         )
+
+    def check_gives_margin(self, *, given: bool) -> None:
+        """Raise ConfigError unless results have a margin in mm; given: of masks that were made elsewhere."""
+        if self.recipe.margin is None:
+            message = (
+                f"a margin in mm was asked for, and bundle '{self.name}' has none. Fit one with `rediff calibrate` and "
+                "export the bundle again, or leave `save_margin=True` out."
+            )
+            raise ConfigError(message)
+        if given:
+            message = (
+                "a margin in mm was asked for with masks made elsewhere, and it was fitted on the bundle's own "
+                "baseline. Leave `save_margin=True` or `baseline_mask` out."
+            )
+            raise ConfigError(message)
 
 
 @dataclass(frozen=True)

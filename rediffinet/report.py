@@ -131,6 +131,21 @@ class UncertaintyInfo(_Part):
     sample_disagreement: float
 
 
+class MarginInfo(_Part):
+    """The band in which the boundaries lie with that probability: by region, its median half-width in mm.
+
+    None for a region that was not found, of whose boundary nothing is known.
+    """
+
+    share: float
+    median_mm: dict[str, float | None]
+
+    def described(self) -> str:
+        """In words, of the regions that were found; empty where none was."""
+        found = [f"{name} ±{mm:.1f}" for name, mm in self.median_mm.items() if mm is not None]
+        return f"{self.share:.0%} margin: {', '.join(found)} mm" if found else ""
+
+
 class Warning_(_Part):  # noqa: N801 (Warning is a builtin)
     """Something a reader of the result should know."""
 
@@ -172,6 +187,7 @@ class Report(_Part):
     volumes_ml: Volumes
     flipped_voxels: PerRegionCount | None
     uncertainty: UncertaintyInfo
+    margin: MarginInfo | None = None
     warnings: list[Warning_]
     native: dict[str, NativeInfo] = Field(default_factory=dict)
     outputs: dict[str, str] = Field(default_factory=dict)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from rediffinet.io.geometry import to_input_grid
 from rediffinet.io.source import Source
+from rediffinet.method.margin import Margin, band
 from rediffinet.method.normalise import Box
 from rediffinet.report import Report
 from rediffinet.task import Task
@@ -24,6 +25,8 @@ class Result:
 
     `box` is in the canonical orientation (LPS). The baseline is None for a model without one. `source`: where the case
     came from, on whose grid and in whose form maps are stored. `task`: what the channels and labels are.
+    `crop_margins`: of every region, the boundary that was found and its margin in mm; None where no margin was fitted
+    for a result of this kind.
 
         >>> with Segmenter.open() as segmenter:
         ...     result = segmenter.segment(load_case("case_dir"))
@@ -45,6 +48,7 @@ class Result:
     crop_baseline_probability: Volume | None
     crop_probability: Volume
     crop_uncertainty: Volume
+    crop_margins: tuple[Margin, ...] | None = None
 
     @property
     def labels(self) -> Labels:
@@ -65,6 +69,17 @@ class Result:
     def uncertainty(self) -> Volume:
         """Probability that the voxel's label is wrong, float32 (X, Y, Z)."""
         return self._on_input_grid(self.crop_uncertainty)
+
+    @property
+    def margin(self) -> Labels | None:
+        """Bands in which the boundaries lie, uint8 (X, Y, Z): bit k is that of the k-th region; None where unfitted."""
+        if self.crop_margins is None:
+            return None
+        shape = (self.crop_labels.shape[0], self.crop_labels.shape[1], self.crop_labels.shape[2])
+        bits = np.zeros(shape, np.uint8)
+        for index, one in enumerate(self.crop_margins):
+            bits |= band(one, shape, self.source.grid.canonical_spacing_mm).astype(np.uint8) << np.uint8(index)
+        return self._on_input_grid(bits)
 
     def _on_input_grid(self, crop: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
         grid = self.source.grid

@@ -20,11 +20,22 @@ from rediffinet.io.cases import Case
 from rediffinet.io.masks import BaselineMask, mask_from_labels
 from rediffinet.method.decode import Decoded, decode
 from rediffinet.method.inference import Inferred, Loaded, Plan, find_discrepancy, plan_sampling, predict_baseline
+from rediffinet.method.margin import margins
 from rediffinet.method.models import MODELS
 from rediffinet.method.preprocessing import Preprocessed, preprocess, regrid, to_spacing
 from rediffinet.method.refine import Discrepancy
 from rediffinet.opened import Opened
-from rediffinet.report import BaselineInfo, BundleInfo, EngineInfo, Report, SamplingInfo, Seconds, Warning_, peak_rss_mb
+from rediffinet.report import (
+    BaselineInfo,
+    BundleInfo,
+    EngineInfo,
+    MarginInfo,
+    Report,
+    SamplingInfo,
+    Seconds,
+    Warning_,
+    peak_rss_mb,
+)
 from rediffinet.result import Labels, Result, Volume
 from rediffinet.task import Task
 from rediffinet.trust import check_disagreement, check_result
@@ -211,6 +222,9 @@ class Segmenter:
                 given=mask,
                 postprocess=options.postprocess,
             )
+            around = None
+            if recipe.margin is not None and given is None and not case.missing:  # it was fitted on such cases alone
+                around = margins(decoded.regions, decoded.probability, recipe.margin, case.spacing_mm)
         seconds["total"] = seconds["load"] + time.perf_counter() - started
         tell("decode", 1, 1)
         measured = findings(case, decoded, found, recipe)
@@ -234,6 +248,15 @@ class Segmenter:
             missing_contrasts=list(case.missing),
             labels=_named_labels(recipe.task),
             task=recipe.task,
+            margin=None
+            if around is None or recipe.margin is None
+            else MarginInfo(
+                share=recipe.margin.share,
+                median_mm={
+                    name: None if one.median_mm is None else round(one.median_mm, 2)
+                    for name, one in zip(recipe.task.region_names, around, strict=True)
+                },
+            ),
             **measured,
         )
         return Result(
@@ -247,6 +270,7 @@ class Segmenter:
             crop_probability=decoded.probability,
             crop_uncertainty=decoded.uncertainty,
             crop_baseline_probability=decoded.baseline_probability,
+            crop_margins=around,
         )
 
     @property

@@ -34,4 +34,4 @@ def remove_leftovers(folder: Path, cases: Collection[str], *, alone: bool = Fals
 
 
 def _names(case: str) -> dict[str, str]:
-    return OutputChoice(uncertainty=True, probabilities=True, html=True).names(case)
+    return OutputChoice(uncertainty=True, probabilities=True, html=True, margin=True).names(case)

@@ -92,15 +92,20 @@ def _warnings(report: dict[str, Any]) -> str:
 
 def _volumes(report: dict[str, Any]) -> str:
     before, after = report["volumes_ml"]["baseline"], report["volumes_ml"]["refined"]
+    margin = report["margin"]
     flipped, doubt = report["flipped_voxels"], report["uncertainty"]
     heads = ["Region", "Segmentation"] if before is None else ["Region", "Baseline", "Refined", "Change"]
     heads += [] if flipped is None else ["Voxels changed"]
+    heads += [] if margin is None else [f"{margin['share']:.0%} margin, mm"]
     rows = []
     for region, ml in after.items():
         cells = (
             [f"{ml:.1f}"] if before is None else [f"{before[region]:.1f}", f"{ml:.1f}", f"{ml - before[region]:+.1f}"]
         )
         cells += [] if flipped is None else [str(flipped[region])]
+        if margin is not None:
+            width = margin["median_mm"][region]
+            cells.append("–" if width is None else f"±{width:.1f}")
         rows.append([region, *cells])
     labels = ", ".join(f"{value} {name}" for name, value in sorted(report["labels"].items(), key=lambda one: one[1]))
     return (

@@ -25,6 +25,7 @@ class OutputChoice:
     probabilities: bool = False
     overwrite: bool = False
     html: bool = False
+    margin: bool = False
 
     def names(self, case: str, *, baseline: bool = True) -> dict[str, str]:
         """File name by kind, the report last: where it is, everything is. baseline: whether there is one to write."""
@@ -35,6 +36,8 @@ class OutputChoice:
             names["uncertainty"] = f"{case}-uncertainty.nii.gz"
         if self.probabilities:
             names["probabilities"] = f"{case}-probabilities.nii.gz"
+        if self.margin:
+            names["margin"] = f"{case}-margin.nii.gz"
         if self.preview:
             names["preview"] = f"{case}-preview.png"
         if self.html:
@@ -110,7 +113,10 @@ class Saved:
 
 
 def encode_result(result: "Result", choice: OutputChoice | None = None) -> dict[str, bytes]:
-    """The outputs of a case in memory, keyed by file name, the report last: what `save_result` writes."""
+    """The outputs of a case in memory, keyed by file name, the report last: what `save_result` writes.
+
+    Raises OutputError when a margin is asked for that the result does not have.
+    """
     choice = choice or OutputChoice()
     started = time.perf_counter()
     names = _names_of(result, choice)
@@ -130,7 +136,8 @@ def save_result(
     more: further files that belong to the result, name and content by kind.
 
     All files are made in a temporary folder inside and then renamed, the report last; outputs of an earlier run that
-    are not written again are removed. Raises OutputError, and then leaves nothing behind.
+    are not written again are removed. Raises OutputError, also when a margin is asked for that the result does not
+    have, and then leaves nothing behind.
     """
     choice = choice or OutputChoice()
     case = result.report.case
@@ -150,11 +157,17 @@ def save_result(
 
 
 def _names_of(result: "Result", choice: OutputChoice) -> dict[str, str]:
+    if choice.margin and result.crop_margins is None:
+        message = (
+            f"Case {result.report.case} has no margin in mm: it is fitted on results of the bundle's own baseline from "
+            "all contrasts, where `rediff calibrate` was run. Leave `save_margin=True` out."
+        )
+        raise OutputError(message)
     return choice.names(result.report.case, baseline=result.crop_baseline is not None)
 
 
 def _all_names(case: str) -> dict[str, str]:
-    return OutputChoice(preview=True, uncertainty=True, probabilities=True, html=True).names(case)
+    return OutputChoice(preview=True, uncertainty=True, probabilities=True, html=True, margin=True).names(case)
 
 
 def _written(result: "Result", names: dict[str, str], started: float) -> Report:
@@ -174,6 +187,9 @@ def _images(result: "Result", names: dict[str, str]) -> Iterator[tuple[str, byte
     if "probabilities" in names:
         regions = ", ".join(result.task.region_names)
         yield "probabilities", _stored(result, Map(result.probabilities, f"probabilities of {regions}"))
+    if "margin" in names and (bits := result.margin) is not None:
+        regions_by_bit = {1 << index: name for index, name in enumerate(result.task.region_names)}
+        yield "margin", _stored(result, Map(bits, labels=regions_by_bit))
     if "preview" in names:
         from rediffinet.io.preview import encode_preview
 

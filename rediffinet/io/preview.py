@@ -55,6 +55,8 @@ def render_preview(result: "Result") -> Image.Image:
         legend.append(("segmentation", REFINED_COLOUR))
     else:
         legend += [("baseline", BASELINE_COLOUR), ("refined", REFINED_COLOUR)]
+    if (margin := result.report.margin) is not None and (widths := margin.described()):
+        legend.append((widths, (220, 220, 220)))
     for text, colour in (*legend, ("research use only", (150, 150, 150))):
         draw.text((x, top + 3), text, fill=colour, font=font)
         x += int(draw.textlength(text, font=font)) + 14

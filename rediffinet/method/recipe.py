@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from rediffinet.method.margin import BoundaryMargin
 from rediffinet.method.models import MODELS, ModelKind
 from rediffinet.method.normalise import Normalisation
 from rediffinet.method.preprocessing import Preprocessing
@@ -166,7 +167,8 @@ class Recipe(Part):
     voxel size that the networks work at, along L, P, S, but for a refiner that has one of its own. given: the decision
     for a mask that was made elsewhere and takes the baseline's place, because other programs err otherwise; None is the
     same as for the own baseline. uncertainty: what a stated probability of a wrong label is worth; None where that was
-    not measured.
+    not measured. margin: the band in mm in which the boundaries lie, of an own baseline with all contrasts; None where
+    that was not measured.
     """
 
     model: str
@@ -181,6 +183,7 @@ class Recipe(Part):
     given: Decision | None = None
     trust: TrustSettings = TrustSettings()
     uncertainty: UncertaintyCurve | None = None
+    margin: BoundaryMargin | None = None
 
     @model_validator(mode="after")
     def _of_the_model(self) -> Self:
@@ -209,6 +212,7 @@ class Recipe(Part):
             "baseline.thresholds": None if self.baseline is None else self.baseline.thresholds,
             "decision.adding": self.decision.adding,
             "given.adding": None if self.given is None else self.given.adding,
+            "margin.scale_mm": None if self.margin is None else self.margin.scale_mm,
         }
         for name, values in numbers.items():
             if values is not None and len(values) != len(self.task.regions):
@@ -271,7 +275,8 @@ class Recipe(Part):
 class Calibration(Part):
     """What was chosen on cases that no network had seen, for one model: the file that calibration hands to export.
 
-    disagreement: of the samples, above which the report warns. metrics: scores, each case decided on other folds.
+    margin: of the boundaries, in mm. disagreement: of the samples, above which the report warns. metrics: scores, each
+    case decided on other folds.
     """
 
     schema_version: Literal["rediffinet-decision/1"] = "rediffinet-decision/1"
@@ -279,5 +284,6 @@ class Calibration(Part):
     decision: Decision
     given: Decision | None = None
     uncertainty: UncertaintyCurve | None = None
+    margin: BoundaryMargin | None = None
     disagreement: NonNegative | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)

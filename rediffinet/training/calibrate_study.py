@@ -25,6 +25,7 @@ from rediffinet.training.calibrate import (
     sweep_components,
     without,
 )
+from rediffinet.training.calibrate_margin import boundary_errors, fit_margin, held_out_coverage
 from rediffinet.training.crossval import Study, finished, gather
 from rediffinet.training.otherwise import found_with_masks, found_without
 from rediffinet.training.out_of_fold import Stage
@@ -38,12 +39,14 @@ class Calibrated:
     """chosen: on all cases, for a bundle; per_fold: on those of all other folds, what a fold's cases were scored with.
 
     given: chosen for masks made elsewhere, where there were some.
+    margin: coverage of the margin in mm on the cases of each fold, fitted on all others (`held_out_coverage`).
     before, after: reliability of the stated probability of a wrong label, and of the calibrated one.
     """
 
     chosen: Decision
     per_fold: dict[int, Decision]
     given: Decision | None
+    margin: dict[str, Any]
     before: Reliability
     after: Reliability
     folder: Path
@@ -109,6 +112,8 @@ def calibrate_study(
     per_fold = {fold: choices.choose(fold, unsure(fold)) for fold in sorted({one.fold for one in found})}
     before_rows, after_rows = choices.scored(per_fold)
     curve, before, after = calibrate_doubt(doubts(recipe, found, per_fold))
+    errors = boundary_errors(recipe, found, per_fold)
+    covered = held_out_coverage(errors, regions)
     folder = study.out / FOLDER
     folder.mkdir(exist_ok=True)
     if thresholds is None:
@@ -122,6 +127,7 @@ def calibrate_study(
         "folds": study.folds,
         "baseline": summary(before_rows, regions),
         "refined": summary(after_rows, regions),
+        "margin": covered,
         "decision": chosen.model_dump(mode="json"),
         "decision_of_the_other_folds": {str(f): choice.model_dump(mode="json") for f, choice in per_fold.items()},
     }
@@ -148,13 +154,14 @@ def calibrate_study(
         decision=chosen,
         given=given,
         uncertainty=curve,
+        margin=fit_margin(errors, len(regions)),
         disagreement=disagreement_limit(found),
         metrics=metrics,
     )
     diagrams = {"before": _described(before), "after": _described(after)}
     _write(decision_file(folder, model), calibration.model_dump_json(indent=2))
     _write(folder / f"{model}-uncertainty.json", json.dumps(diagrams, indent=2))
-    return Calibrated(chosen, per_fold, given, before, after, folder)
+    return Calibrated(chosen, per_fold, given, covered, before, after, folder)
 
 
 @dataclass(frozen=True, eq=False)

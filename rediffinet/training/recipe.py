@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rediffinet.errors import ConfigError, ExportError
+from rediffinet.method.margin import BoundaryMargin
 from rediffinet.method.models import find_model
 from rediffinet.method.recipe import (
     BaselineSettings,
@@ -45,6 +46,7 @@ class InferenceSettings:
     decision: Decision | None = None
     given: Decision | None = None
     uncertainty: UncertaintyCurve | None = None
+    margin: BoundaryMargin | None = None
     disagreement: float | None = None
 
 
@@ -147,6 +149,7 @@ def make_recipe(
         decision=settings.decision or plain_decision(config.task),
         given=settings.given,
         uncertainty=settings.uncertainty,
+        margin=settings.margin,
         trust=TrustSettings(
             intensities=None if intensities is None else dict(intensities), disagreement=settings.disagreement
         ),

@@ -195,6 +195,25 @@ def test_a_mask_from_elsewhere(rediff: Any, case: Path, bundle: Any, tmp_path: P
     assert np.array_equal(given, written)
 
 
+def test_the_margin_in_mm_where_it_was_fitted_and_nowhere_else(
+    rediff: Any, case: Path, bundle: Any, make_toy_bundle: Any, tmp_path: Path
+) -> None:
+    fitted = ("--bundle", make_toy_bundle(margin={"scale_mm": [9.0, 9.0, 9.0]}).path)
+    out = tmp_path / "out"
+    done = rediff("segment", case, "-o", out, *fitted, *QUICK, "--save-margin")
+    assert done.code == 0, done.err
+    assert f"{FIRST}-margin.nii.gz" in names(out)
+    report = json.loads((out / f"{FIRST}-report.json").read_text())
+    assert report["margin"]["median_mm"].keys() == {"WT", "TC", "ET"} and "margin" in report["outputs"]
+    mask = ("--baseline-mask", case / f"{FIRST}-seg.nii.gz")
+    for arguments, told in ((bundle, "bundle 'toy' has none"), ((*fitted, *mask), "masks made elsewhere")):
+        refused = rediff("segment", case, "-o", tmp_path / "none", *arguments, *QUICK, "--save-margin")
+        assert refused.code == 2 and told in refused.err and "--save-margin" in refused.err
+        assert not (tmp_path / "none").exists()
+    given = rediff("segment", case, "-o", tmp_path / "given", *fitted, *mask, *QUICK, "--json")
+    assert json.loads(given.out)["margin"] is None
+
+
 def test_a_folder_of_masks_for_a_cohort(rediff: Any, phantoms: Path, bundle: Any, tmp_path: Path) -> None:
     masks = tmp_path / "masks"
     masks.mkdir()

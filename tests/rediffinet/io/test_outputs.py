@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from rediffinet.errors import OutputError
 from rediffinet.io.cases import load_case
@@ -92,6 +93,33 @@ def test_maps_lie_on_the_grid_of_the_input(tmp_path: Path, toy_bundle: Any, make
         assert image.header.get_xyzt_units()[0] == "mm"
         assert b"Jane" not in image.header.binaryblock
     assert result.labels.any()
+
+
+def test_the_margin_is_a_bit_a_region_on_the_grid_of_the_input(
+    make_toy_bundle: Any, toy_case: Any, tmp_path: Path
+) -> None:
+    made = make_toy_bundle(margin={"scale_mm": [30.0, 20.0, 10.0]})
+    with Segmenter.open(made.path, threads=1) as segmenter:
+        result = segmenter.segment(toy_case)
+    paths = save_result(result, tmp_path / "out", OutputChoice(margin=True)).paths
+    image = nib.load(paths["margin"])
+    bits = np.asarray(image.dataobj)
+    assert image.get_data_dtype() == np.uint8 and bits.shape == result.labels.shape
+    assert bytes(image.header["descrip"]).rstrip(b"\0").decode() == "1 WT, 2 TC, 4 ET"
+    for bit, labels in enumerate(((1, 2, 3), (1, 3), (3,))):
+        region = np.isin(result.labels, labels)
+        surface = region & ~ndimage.binary_erosion(region)
+        assert surface.any() and (bits >> bit & 1)[surface].all(), "the boundary itself is in its band"
+    widths = json.loads(paths["report"].read_text())["margin"]
+    assert widths["share"] == 0.9
+    assert widths["median_mm"]["WT"] > widths["median_mm"]["ET"] >= 0.5
+
+
+def test_a_margin_that_was_never_fitted_is_not_written(result: Result, tmp_path: Path) -> None:
+    assert result.margin is None and result.report.margin is None
+    with pytest.raises(OutputError, match="has no margin in mm.*calibrate"):
+        save_result(result, tmp_path / "out", OutputChoice(margin=True))
+    assert not (tmp_path / "out").exists()
 
 
 def test_label_maps_name_their_values(result: Result, tmp_path: Path) -> None:

@@ -173,6 +173,10 @@ def test_calibration_of_a_finished_study(done: tuple[Study, list[str]]) -> None:
     wt = [float(r["dice"]) for r in rows_of(study) if (r["model"], r["region"]) == ("unet", "WT")]
     assert metrics["held_out_cases"] == len(wt) == len(found)
     assert metrics["baseline"]["WT"]["dice"]["mean"] == pytest.approx(sum(wt) / len(wt), abs=1e-4)
+    covered = metrics["margin"]["regions"]
+    assert set(covered) <= {"WT", "TC", "ET"}
+    assert all(0.0 <= part["least"] <= part["coverage"] <= 1.0 for part in covered.values())
+    assert all(part["cases"] + part["missed"] <= len(found) for part in covered.values())
 
 
 def test_the_confidence_of_enhancing_tumour_is_chosen_on_other_folds(done: tuple[Study, list[str]]) -> None:
