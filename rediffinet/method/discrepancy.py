@@ -18,14 +18,18 @@ def refined_probability(
     Where the discrepancy was sampled it is |U − Δ| read softly: Δ inside-out where U is set. Elsewhere it is the
     baseline's own. `sampled`: bool (X, Y, Z).
     """
-    return np.where(sampled, np.where(mask, 1.0 - delta, delta), probability).astype(np.float32, copy=False)
+    found = np.where(sampled, delta, probability).astype(np.float32, copy=False)
+    np.subtract(1.0, found, out=found, where=mask & sampled)
+    return found
 
 
 def wrong_probability(labels_in_regions: npt.NDArray[np.bool_], probability: Volume) -> Volume:
     """Probability that a voxel's final label is wrong, float32 (X, Y, Z): the largest over the three regions."""
     wrong = np.zeros(probability.shape[1:], np.float32)
     for inside, of_region in zip(labels_in_regions, probability, strict=True):  # region by region: less memory
-        np.maximum(wrong, np.where(inside, 1.0 - of_region, of_region), out=wrong)
+        of_label = of_region.copy()
+        np.subtract(1.0, of_region, out=of_label, where=inside)
+        np.maximum(wrong, of_label, out=wrong)
     return wrong
 
 

@@ -66,12 +66,18 @@ class Margin:
 
 def boundary_voxels(region: Mask) -> npt.NDArray[np.intp]:
     """Indices (n, 3) of voxels of a region (X, Y, Z) with one outside it over a face; the image's edge is outside."""
-    padded = np.pad(region, 1)
-    inner = region.copy()
+    occupied = [np.flatnonzero(region.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    if not occupied[0].size:
+        return np.empty((0, 3), np.intp)
+    inside = region[tuple(slice(int(at[0]), int(at[-1]) + 1) for at in occupied)]
+    padded = np.pad(inside, 1)
+    inner = inside.copy()
     for axis in range(3):
-        for step in (-1, 1):
-            inner &= np.roll(padded, step, axis)[1:-1, 1:-1, 1:-1]
-    return np.argwhere(region & ~inner)
+        for step in (0, 2):
+            there = [slice(1, -1)] * 3
+            there[axis] = slice(step, step + inside.shape[axis])
+            inner &= padded[tuple(there)]
+    return np.argwhere(inside & ~inner) + np.array([at[0] for at in occupied], np.intp)
 
 
 def boundary(region: Mask, probability: Volume, settings: BoundaryMargin, spacing_mm: Spacing) -> Boundary:
