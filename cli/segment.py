@@ -238,7 +238,7 @@ def segment(
         segmenter.plan(order.options)  # a wrong option is the command's error, not every case's
         if baseline_mask is not None:
             segmenter.check_takes_baseline()
-        if len(inputs) == 1:  # so is the error of a case that is alone
+        if len(inputs) == share.count == 1:  # so is the error of a case that is alone
             _alone(segmenter, inputs[0], order, profile, as_json=as_json)
             return
         if processes == 1:

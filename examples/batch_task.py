@@ -1,7 +1,8 @@
-"""A task of a batch scheduler (Slurm array, AWS Batch, Kubernetes index): its share of a cohort, safe to be preempted.
+"""A task of a batch scheduler (a Slurm array without gaps): its share of a cohort, safe to be preempted.
 
-    sbatch --array=1-16 --signal=TERM@60 --requeue --wrap "python examples/batch_task.py COHORT OUT"
+    sbatch --array=1-16 --signal=TERM@60 --requeue --wrap "srun python examples/batch_task.py COHORT OUT"
 
+SLURM_ARRAY_TASK_ID, _MIN and _COUNT say which share; other schedulers have other names for them.
 Shell users have the same in `rediff segment COHORT -o OUT --skip-existing --shard i/N`.
 """
 
@@ -18,7 +19,8 @@ from rediffinet.segmenter import Segmenter
 
 def main(cohort: Path, out: Path, bundle: Path | None = None) -> int:
     """0: all done; 3: some failed; 75: preempted, to be queued again (finished cases are skipped then)."""
-    shard = Shard(int(os.environ.get("SLURM_ARRAY_TASK_ID", "1")), int(os.environ.get("SLURM_ARRAY_TASK_COUNT", "1")))
+    number, first = (int(os.environ.get(f"SLURM_ARRAY_TASK_{name}", "1")) for name in ("ID", "MIN"))
+    shard = Shard(number - first + 1, int(os.environ.get("SLURM_ARRAY_TASK_COUNT", "1")))
     cases = shard.of(list_inputs(cohort))
     table = CohortTable(out, cases, suffix=shard.suffix)
     failed = 0

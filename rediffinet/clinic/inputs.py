@@ -60,18 +60,25 @@ def list_inputs(
 
 @dataclass(frozen=True)
 class Shard:
-    """The part `index` of `count`, counted from 1: every count-th case, so that all are about equally long."""
+    """The part `index` of `count`, counted from 1: every count-th case, so that all are about equally long.
+
+    Raises ConfigError for a part that there is not.
+    """
 
     index: int = 1
     count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            message = f"`shard`: got '{self.index}/{self.count}', expected i/N with i from 1 to N, such as 2/8"
+            raise ConfigError(message)
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
         """'2/8' → the second of eight. Raises ConfigError."""
         match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-        if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            message = f"`shard`: got '{text}', expected i/N with i from 1 to N, such as 2/8"
-            raise ConfigError(message)
+        if match is None:
+            raise ConfigError(f"`shard`: got '{text}', expected i/N with i from 1 to N, such as 2/8")
         return cls(int(match[1]), int(match[2]))
 
     def of(self, inputs: Sequence[CaseInput]) -> list[CaseInput]:

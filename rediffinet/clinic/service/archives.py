@@ -60,6 +60,9 @@ def check_archive(path: Path, files: int, unpacked_bytes: int) -> list[zipfile.Z
             raise CaseError("The archive holds a link or a device. Expected files and folders alone.")
         if entry.flag_bits & 0x1:
             raise CaseError("The archive is encrypted. Expected one without a password.")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # of the others a few bytes make gigabytes in one step, before they can be counted
+            raise CaseError("The archive is compressed by another method than deflate. Expected a usual zip file.")
         folded = entry.filename.casefold()
         if folded in seen:
             raise CaseError("The archive holds two files of one name.")

@@ -294,3 +294,9 @@ def test_a_mask_whose_labels_mean_something_else_now_is_refined_again(
             outcome = segment_case(segmenter, given, order)
             assert outcome.again == again
             assert outcome.report is not None and outcome.report.baseline.labels == name
+
+
+@pytest.mark.parametrize(("index", "count"), [(0, 4), (5, 4), (1, 0)])
+def test_a_share_that_there_is_not(index: int, count: int) -> None:
+    with pytest.raises(ConfigError, match=f"got '{index}/{count}', expected i/N"):
+        Shard(index, count)

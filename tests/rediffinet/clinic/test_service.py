@@ -191,9 +191,9 @@ def link(name: str) -> zipfile.ZipInfo:
     return entry
 
 
-def archive_of(*entries: tuple[str | zipfile.ZipInfo, bytes]) -> bytes:
+def archive_of(*entries: tuple[str | zipfile.ZipInfo, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(content, "w", method) as archive:
         for name, data in entries:
             archive.writestr(name, data)
     return content.getvalue()
@@ -216,6 +216,8 @@ ARCHIVES = {
     "deep": archive_of(("/".join("a" * 20), b"x")),
     "long name": archive_of(("n" * 300 + ".nii", b"x")),
     "same name twice": archive_of(("a.nii", b"x"), ("A.nii", b"y")),
+    "bzip2, which makes much of little at once": archive_of(("a.nii", bytes(2**20)), method=zipfile.ZIP_BZIP2),
+    "LZMA": archive_of(("a.nii", bytes(2**20)), method=zipfile.ZIP_LZMA),
     "10,000 files": archive_of(*((f"f{number}", b"") for number in range(10_000))),
 }
 
