@@ -87,7 +87,7 @@ def refinement_windows(where: Mask, settings: RefinerSettings) -> list[Start]:
 def _tiled(where: Mask, settings: RefinerSettings, axis: int) -> list[tuple[int, ...]]:
     """What the windows' starts are from that axis on."""
     if axis == 3:
-        return [()]
+        return [()] if where.any() else []
     size, width = where.shape[axis], settings.window[axis]
     occupied = np.flatnonzero(where.any(axis=tuple(a for a in range(3) if a != axis)))
     if not occupied.size:

@@ -101,6 +101,16 @@ def test_two_far_places_cost_two_windows_not_those_of_the_box_around_both() -> N
     assert len(refinement_windows(where, settings_of())) == 2
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_between_two_far_places_on_a_line_there_is_no_window(axis: int) -> None:
+    where = np.zeros((40, 40, 40), bool)
+    for at in (3, 36):
+        voxel = [20, 20, 20]
+        voxel[axis] = at
+        where[tuple(voxel)] = True
+    assert len(refinement_windows(where, settings_of())) == 2
+
+
 def test_nothing_unsure_is_no_window() -> None:
     assert refinement_windows(np.zeros((20, 20, 20), bool), settings_of()) == []
 
