@@ -16,10 +16,10 @@ from rediffinet.export.graphs import Weights, round_weights, run_torch, write_gr
 from rediffinet.export.variants import Lower, add_precisions
 from rediffinet.files import file_sha256, new_folder
 from rediffinet.io.cases import Case, find_cases, load_case
-from rediffinet.method.models import build_condition, condition_fill
 from rediffinet.method.noise import philox
 from rediffinet.method.preprocessing import preprocess, to_spacing
 from rediffinet.method.recipe import Calibration, Recipe
+from rediffinet.method.refine import condition_at
 from rediffinet.method.resample import MILLIMETRE, Spacing, same_spacing
 from rediffinet.method.windows import extract
 from rediffinet.nets.graphs import NetGraph
@@ -163,7 +163,6 @@ def gate_inputs(graph: NetGraph, recipe: Recipe, phantom: Phantom | None) -> dic
     if phantom is None:
         return {"random": random}
     shaped = dict(random)
-    fill, kind = recipe.background, recipe.kind
     image, regions = _prepared(phantom, recipe, recipe.decided_mm if "condition" in shaped else recipe.spacing_mm)
     whole = recipe.whole(regions)
     x, y, z = (int(centre) for centre in np.argwhere(whole).mean(axis=0))
@@ -171,10 +170,9 @@ def gate_inputs(graph: NetGraph, recipe: Recipe, phantom: Phantom | None) -> dic
         window = (shaped[name].shape[2], shaped[name].shape[3], shaped[name].shape[4])
         start = (x - window[0] // 2, y - window[1] // 2, z - window[2] // 2)
         if name == "image":
-            shaped[name] = extract(image, start, window, fill)[None]
+            shaped[name] = extract(image, start, window, recipe.background)[None]
         else:
-            condition = build_condition(kind, image, regions.astype(np.float32), whole, fill)
-            shaped[name] = extract(condition, start, window, condition_fill(kind, recipe.task, fill))[None]
+            shaped[name] = condition_at(recipe, image, regions.astype(np.float32), whole, start)[None]
     return {"random": random, "phantom": shaped}
 
 

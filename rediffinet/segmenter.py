@@ -20,9 +20,10 @@ from rediffinet.io.cases import Case
 from rediffinet.io.masks import BaselineMask, mask_from_labels
 from rediffinet.method.decode import Decoded, decode
 from rediffinet.method.inference import Inferred, Loaded, Plan, find_discrepancy, plan_sampling, predict_baseline
-from rediffinet.method.margin import margins
+from rediffinet.method.margin import Margin, margins
 from rediffinet.method.models import MODELS
 from rediffinet.method.preprocessing import Preprocessed, preprocess, regrid, to_spacing
+from rediffinet.method.recipe import Recipe
 from rediffinet.method.refine import Discrepancy
 from rediffinet.opened import Opened
 from rediffinet.report import (
@@ -248,15 +249,7 @@ class Segmenter:
             missing_contrasts=list(case.missing),
             labels=_named_labels(recipe.task),
             task=recipe.task,
-            margin=None
-            if around is None or recipe.margin is None
-            else MarginInfo(
-                share=recipe.margin.share,
-                median_mm={
-                    name: None if one.median_mm is None else round(one.median_mm, 2)
-                    for name, one in zip(recipe.task.region_names, around, strict=True)
-                },
-            ),
+            margin=_margin_info(recipe, around),
             **measured,
         )
         return Result(
@@ -380,6 +373,16 @@ def watched(
             progress(stage, done, of)
 
     return tell
+
+
+def _margin_info(recipe: Recipe, found: tuple[Margin, ...] | None) -> MarginInfo | None:
+    if found is None or recipe.margin is None:
+        return None
+    medians = zip(recipe.task.region_names, (one.median_mm for one in found), strict=True)
+    return MarginInfo(
+        share=recipe.margin.share,
+        median_mm={name: None if median is None else round(median, 2) for name, median in medians},
+    )
 
 
 def _named_labels(task: Task) -> dict[str, int]:

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from rediffinet.io.outputs import OutputChoice
+from rediffinet.io.outputs import all_names
 
 HIDDEN = ".rediffinet-*"
 """Where `rediffinet.files.new_files` makes files before it moves them in."""
@@ -18,7 +18,7 @@ def remove_leftovers(folder: Path, cases: Collection[str], *, alone: bool = Fals
     segmentation may have the same name, and is refused before such a folder is made. No other process may be writing
     these cases. alone: nor any other case in this folder, so that hidden folders without a file go as well.
     """
-    owner = {file: name for name in cases for file in _names(name).values()}
+    owner = {file: name for name in cases for file in all_names(name).values()}
     for hidden in folder.glob(HIDDEN):
         with suppress(OSError):
             held = [path.name for path in hidden.iterdir()]
@@ -26,12 +26,8 @@ def remove_leftovers(folder: Path, cases: Collection[str], *, alone: bool = Fals
             if None in found or not (found or alone):  # another cohort's, another shard's, or one that just begins
                 continue
             for name in filter(None, found):
-                names = _names(name)
+                names = all_names(name)
                 if names["report"] in held and not (folder / names["report"]).exists():
                     for file in names.values():
                         (folder / file).unlink(missing_ok=True)
             shutil.rmtree(hidden)
-
-
-def _names(case: str) -> dict[str, str]:
-    return OutputChoice(uncertainty=True, probabilities=True, html=True, margin=True).names(case)

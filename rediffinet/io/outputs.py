@@ -47,7 +47,7 @@ class OutputChoice:
 
 def check_output(folder: Path, case: str, choice: OutputChoice) -> None:
     """Raise OutputError, before any work, when the outputs exist (without overwrite) or cannot be written."""
-    names = _all_names(case)
+    names = all_names(case)
     if "\0" in str(folder):
         raise OutputError(f"output folder {str(folder)!r}: no name can hold a null character. Give another folder.")
     try:
@@ -145,7 +145,7 @@ def save_result(
     started = time.perf_counter()
     more = more or {}
     names = _names_of(result, choice)
-    with new_files(folder, last=names["report"], stale=_all_names(case).values()) as temporary:
+    with new_files(folder, last=names["report"], stale=all_names(case).values()) as temporary:
         for kind, content in _images(result, names):
             (temporary / names[kind]).write_bytes(content)
         for name, content in more.values():
@@ -166,7 +166,8 @@ def _names_of(result: "Result", choice: OutputChoice) -> dict[str, str]:
     return choice.names(result.report.case, baseline=result.crop_baseline is not None)
 
 
-def _all_names(case: str) -> dict[str, str]:
+def all_names(case: str) -> dict[str, str]:
+    """Every file that a case may have, by kind."""
     return OutputChoice(preview=True, uncertainty=True, probabilities=True, html=True, margin=True).names(case)
 
 

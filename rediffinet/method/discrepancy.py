@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from rediffinet.ext import component_sizes, label_components
+from rediffinet.ext import component_sizes, joint_box, label_components
 
 Volume = npt.NDArray[np.float32]
 KEPT = 0.25
@@ -41,13 +41,8 @@ def near_boundary(
     Distances are between voxel centres. A region without a voxel has no boundary, so nothing is near it.
     """
     near = np.zeros(mask.shape, bool)
-    occupied = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    if not occupied[0].size:
-        return near
     widths = [min(int(reach_mm / size), n) for size, n in zip(spacing_mm, mask.shape, strict=True)]
-    box = tuple(
-        slice(max(0, int(at[0]) - width), int(at[-1]) + 1 + width) for at, width in zip(occupied, widths, strict=True)
-    )
+    box = joint_box(mask, mask, max(widths))
     inside, found = mask[box], near[box]
     steps = np.meshgrid(*(np.arange(-width, width + 1) for width in widths), indexing="ij")
     offsets = np.stack(steps, -1).reshape(-1, 3)

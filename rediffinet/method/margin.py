@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from rediffinet.ext import joint_box
 from rediffinet.method.resample import Spacing
 
 Mask = npt.NDArray[np.bool_]
@@ -66,10 +67,8 @@ class Margin:
 
 def boundary_voxels(region: Mask) -> npt.NDArray[np.intp]:
     """Indices (n, 3) of voxels of a region (X, Y, Z) with one outside it over a face; the image's edge is outside."""
-    occupied = [np.flatnonzero(region.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    if not occupied[0].size:
-        return np.empty((0, 3), np.intp)
-    inside = region[tuple(slice(int(at[0]), int(at[-1]) + 1) for at in occupied)]
+    box = joint_box(region, region)
+    inside = region[box]
     padded = np.pad(inside, 1)
     inner = inside.copy()
     for axis in range(3):
@@ -77,7 +76,7 @@ def boundary_voxels(region: Mask) -> npt.NDArray[np.intp]:
             there = [slice(1, -1)] * 3
             there[axis] = slice(step, step + inside.shape[axis])
             inner &= padded[tuple(there)]
-    return np.argwhere(inside & ~inner) + np.array([at[0] for at in occupied], np.intp)
+    return np.argwhere(inside & ~inner) + np.array([part.start for part in box], np.intp)
 
 
 def boundary(region: Mask, probability: Volume, settings: BoundaryMargin, spacing_mm: Spacing) -> Boundary:

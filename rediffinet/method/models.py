@@ -111,11 +111,6 @@ def build_condition(
     return np.concatenate([parts[part] for part in kind.condition]).astype(np.float32, copy=False)
 
 
-def condition_fill(kind: ModelKind, task: Task, fill: float) -> list[float]:
-    """The value of each condition channel outside the brain crop: no tumour, background."""
-    return [-1.0 if part == "prior" else fill for part in kind.condition for _ in range(_channels(part, task))]
-
-
 def as_discrepancy(kind: ModelKind, predicted: Volume, mask: npt.NDArray[np.bool_]) -> Volume:
     """What a model predicted in [0, 1] as a discrepancy to U(I): itself, or |U(I) − x̂0| for a segmentation.
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rediffinet.errors import CaseError
+from rediffinet.ext import joint_box
 
 Box = tuple[slice, slice, slice]
 
@@ -55,17 +56,13 @@ def brain_box(images: npt.NDArray[np.float32], margin: int = 0) -> Box:
         CaseError: no voxel of any contrast is > 0.
     """
     mask = brain_mask(images)
-    box = []
-    for axis in range(3):
-        occupied = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        if occupied.size == 0:
-            message = (
-                "The images hold no brain: no voxel of any contrast is above 0.\n"
-                "Expected skull-stripped images with a background of 0 and positive intensities in the brain."
-            )
-            raise CaseError(message)
-        box.append(slice(max(int(occupied[0]) - margin, 0), min(int(occupied[-1]) + 1 + margin, mask.shape[axis])))
-    return box[0], box[1], box[2]
+    if not mask.any():
+        message = (
+            "The images hold no brain: no voxel of any contrast is above 0.\n"
+            "Expected skull-stripped images with a background of 0 and positive intensities in the brain."
+        )
+        raise CaseError(message)
+    return joint_box(mask, mask, margin)
 
 
 def normalise(

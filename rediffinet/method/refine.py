@@ -204,15 +204,12 @@ def sample_discrepancy(
     shape = (image.shape[1], image.shape[2], image.shape[3])
     mask = recipe.mask(probability)
     prior = probability if settings.condition == "probability" else mask.astype(np.float32)
-    tumour, background = recipe.whole(mask)[None], recipe.background
+    tumour = recipe.whole(mask)
     regions = len(recipe.task.regions)
     blend = Blend(regions + 1, shape, settings.window)
     mirror = recipe.diffusion is not None and recipe.diffusion.mirror
     for index, start in enumerate(starts):
-        seen = extract(image, start, settings.window, background)
-        believed = extract(prior, start, settings.window, 0.0)
-        inside = extract(tumour, start, settings.window, False)[0]
-        given = build_condition(kind, seen, believed, inside, background)
+        given = condition_at(recipe, image, prior, tumour, start)
         noises = [window_noise(*key, start, k, (regions, *settings.window)) for k in range(samples)]
         found = _samples(model, given, noises, mirror=mirror)
         blend.add(start, np.concatenate([found.mean(axis=0), found.std(axis=0).mean(axis=0, keepdims=True)]))
@@ -223,6 +220,22 @@ def sample_discrepancy(
     if kind.target == "segmentation":  # where no window was, |U − 0| is no finding
         delta = np.where(blend.covered, delta, np.float32(0.0))
     return Discrepancy(delta, blended[-1], blend.covered, len(starts))
+
+
+def condition_at(recipe: Recipe, image: Volume, prior: Volume, tumour: Mask, start: Start) -> Volume:
+    """The condition of the window at `start`, float32 (C, x, y, z): no tumour and background outside the crop.
+
+    image, prior and tumour on the crop: see `build_condition`.
+    """
+    assert recipe.refiner is not None, f"model '{recipe.kind.name}' has no refiner"
+    window = recipe.refiner.window
+    return build_condition(
+        recipe.kind,
+        extract(image, start, window, recipe.background),
+        extract(prior, start, window, 0.0),
+        extract(tumour[None], start, window, False)[0],
+        recipe.background,
+    )
 
 
 def _samples(model: WindowModel, condition: Volume, noises: list[Volume], *, mirror: bool) -> Volume:
