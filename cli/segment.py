@@ -141,8 +141,8 @@ def segment(
         begun = context.with_resource(Opened(open_bundle(bundle), engine, device, threads, precision))
     import_nibabel_alone()
 
-    from rediffinet.clinic.cohort import CaseInput, Order, list_inputs, segment_cohort
-    from rediffinet.clinic.inputs import Shard
+    from rediffinet.clinic.cohort import CaseInput, Order, segment_cohort
+    from rediffinet.clinic.inputs import Shard, list_cohort
     from rediffinet.clinic.workers import Opening, segment_in_processes
     from rediffinet.io.dicom.files import is_dicom
     from rediffinet.io.dicom.study import study_name
@@ -174,18 +174,20 @@ def segment(
     task = manifest.recipe.task
     if save_margin:
         manifest.check_gives_margin(given=baseline_mask is not None)
+    apart, empty = (out, baseline_mask), list[Path]()
     if source is None:
         inputs = [CaseInput(files=explicit, task=task, allow_missing=allow_missing)]
     elif dicom:
         inputs = [CaseInput(folder=source, given=study_name(source, study), task=task, allow_missing=allow_missing)]
     elif prepare:
         inputs = []
-        for folder, found in list_raw(source, contrasts, chosen, allow_missing=allow_missing):
+        listed, empty = list_raw(source, contrasts, chosen, allow_missing=allow_missing, apart=apart)
+        for folder, found in listed:
             files, name = (None, None) if found is None else (found.files, found.name)
             inputs.append(CaseInput(folder, files, contrasts, name, task, allow_missing))
     else:
         try:
-            inputs = list_inputs(source, contrasts, task, allow_missing=allow_missing)
+            inputs, empty = list_cohort(source, contrasts, task, allow_missing=allow_missing, apart=apart)
         except CaseError:
             if not is_dicom(source):
                 raise
@@ -193,6 +195,8 @@ def segment(
             raise CaseError(
                 f"{message}\nUse `prepare=True`, and `dicom_seg=True` for an object that goes back."
             ) from None
+    for folder in empty:
+        typer.echo(f"{folder}: holds no image and is no case", err=True)
     if baseline_mask is not None and len(inputs) > 1 and not baseline_mask.is_dir():
         message = (
             f"--baseline-mask {baseline_mask} is one file for {len(inputs)} cases. Give a folder that holds a mask of "

@@ -1,13 +1,13 @@
 """What is to be segmented: a case folder or four files, many of them, and the share of one of several machines."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rediffinet.errors import ConfigError
 from rediffinet.io.cases import find_cases
-from rediffinet.io.naming import case_name, find_contrasts
+from rediffinet.io.naming import case_name, find_contrasts, find_others
 from rediffinet.task import DEFAULT_TASK, TASKS, Task
 
 
@@ -56,6 +56,25 @@ def list_inputs(
     """The case in a folder, or the cases in a folder of case folders, with the contrasts of a task."""
     folders = find_cases(path, task, allow_missing=allow_missing)
     return [CaseInput(folder, channels=channels, task=task, allow_missing=allow_missing) for folder in folders]
+
+
+def list_cohort(
+    path: Path,
+    channels: Sequence[str] | None = None,
+    task: Task = TASKS[DEFAULT_TASK],
+    *,
+    allow_missing: bool = False,
+    apart: Iterable[Path | None] = (),
+) -> tuple[list[CaseInput], list[Path]]:
+    """(what `list_inputs` finds and every other folder with images, sorted; folders without any, which are no cases).
+
+    Images under names that are not known are a case that fails, not one that is not there. apart: folders that are
+    none, as that of the outputs.
+    """
+    cases = list_inputs(path, channels, task, allow_missing=allow_missing)
+    others, empty = find_others(path, [given.folder for given in cases if given.folder], task, apart)
+    more = [CaseInput(folder, channels=channels, task=task, allow_missing=allow_missing) for folder in others]
+    return sorted([*cases, *more], key=lambda given: given.source), empty
 
 
 @dataclass(frozen=True)

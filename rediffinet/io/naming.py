@@ -6,16 +6,22 @@ written `FOLDER/CASE`, where CASE is what its file names share.
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 
 from rediffinet.errors import CaseError, LabelError
+from rediffinet.io.dicom.files import is_dicom
 from rediffinet.task import DEFAULT_TASK, TASKS, Task
 
 _NAME = re.compile(r"(?:(?P<case>.+)[-_])?(?P<token>[a-z0-9]+)\.nii(?:\.gz)?", re.IGNORECASE | re.DOTALL)
 _NNUNET = re.compile(r"\d{4}")
 _GLIOMA = TASKS[DEFAULT_TASK]
+ENDINGS = (".nii", ".nii.gz", ".hdr", ".mha", ".mhd", ".nrrd", ".mgz", ".mgh")
+"""What images end with, those of formats that are not read too."""
+MOST_FILES = 10_000
+"""In how many files of a folder an image is looked for."""
 _UNENCODABLE = re.compile("[\ud800-\udfff]")
 
 
@@ -50,6 +56,24 @@ def find_cases(path: str | PathLike[str], task: Task = _GLIOMA, *, allow_missing
         )
         raise CaseError(message)
     return sorted([*(folder / name for name in here if name is not None), *inside])
+
+
+def find_others(
+    path: Path, cases: Iterable[Path], task: Task = _GLIOMA, apart: Iterable[Path | None] = ()
+) -> tuple[list[Path], list[Path]]:
+    """The folders beside the case folders of a cohort: (those that hold images somewhere, those that hold none).
+
+    No image is a label map (`ID-seg`), nor anything in a folder of results. Both are empty where `path` is a case
+    itself or where cases lie together in it: folders there belong to them. apart: folders that are left out.
+    """
+    cases, away = list(cases), {folder.resolve() for folder in apart if folder is not None}
+    if path in cases or not all(case.is_dir() for case in cases):
+        return [], []
+    others = [
+        child for child in _children(path) if child.is_dir() and child not in cases and child.resolve() not in away
+    ]
+    images = [child for child in others if next(_other_images(child, task), None) or is_dicom(child)]
+    return images, [child for child in others if child not in images]
 
 
 def find_contrasts(
@@ -184,6 +208,16 @@ def _images(files: Iterable[Path], task: Task) -> list[Path]:
     return [path for path, token in tokens if token and (token in known or _channel(token, task) is not None)]
 
 
+def _other_images(folder: Path, task: Task) -> Iterator[Path]:
+    """Files in a folder, at any depth, that are images by their ending alone."""
+    if any(folder.glob("*-report.json")):  # results
+        return
+    for path in sorted(islice(folder.rglob("*"), MOST_FILES)):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.name.lower().endswith(ENDINGS) and not hidden and _token(path) not in task.label_suffixes:
+            yield path
+
+
 def _by_case(images: Iterable[Path], task: Task) -> dict[str | None, list[Path]]:
     found: dict[str | None, list[Path]] = {}
     for path in images:
@@ -243,6 +277,14 @@ def _table(
     ]
     said = [f"missing: {', '.join(missing)}"] if missing else []
     said += [f"more than one file: {', '.join(double)}"] if double else []
+    others = (
+        []
+        if len(missing) < len(found) or numbered
+        else [str(p.relative_to(folder)) for p in _other_images(folder, task)]
+    )
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        said.append(f"there is {', '.join(others[:3])}{more}, of no known name")
     lines = [f"The {len(found)} contrasts are not all in {folder} exactly once ({'; '.join(said)}).", *table]
     if numbered and not order:
         lines.append(

@@ -6,13 +6,13 @@ The rules see the file's name and what dcm2niix or BIDS wrote beside it, `NAME.j
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rediffinet.errors import CaseError
-from rediffinet.io.naming import case_name, case_of, find_cases, find_contrasts, printable
+from rediffinet.io.naming import case_name, case_of, find_cases, find_contrasts, find_others, printable
 from rediffinet.io.sequences import Guess, Signs, aligned, guess, is_agent, remedy, rules, sort_out
 
 ENDINGS = (".nii.gz", ".nii")
@@ -54,13 +54,16 @@ def list_raw(
     given: Mapping[str, str] | None = None,
     *,
     allow_missing: bool = False,
-) -> list[tuple[Path, RawFiles | None]]:
-    """The raw case in a folder, or each folder of cases with what was found; None: told when it is its turn.
+    apart: Iterable[Path | None] = (),
+) -> tuple[list[tuple[Path, RawFiles | None]], list[Path]]:
+    """(the raw case in a folder, or each folder of cases with what was found; folders without any image).
+
+    None: told when it is its turn. apart: folders that are no cases, as that of the outputs.
 
     Raises CaseError for a folder that is no case and holds none.
     """
     try:  # one case first: a mask beside its images may look like another case
-        return [(path, find_raw(path, channels, given, allow_missing=allow_missing))]
+        return [(path, find_raw(path, channels, given, allow_missing=allow_missing))], []
     except CaseError as error:
         try:
             folders = find_cases(path, allow_missing=allow_missing)
@@ -68,13 +71,14 @@ def list_raw(
             folders = []
         if given or folders in ([], [path]):
             raise error from None
+    others, empty = find_others(path, folders, apart=apart)
     found: list[tuple[Path, RawFiles | None]] = []
-    for folder in folders:
+    for folder in sorted([*folders, *others]):
         try:
             found.append((folder, find_raw(folder, channels, allow_missing=allow_missing)))
         except CaseError:
             found.append((folder, None))
-    return found
+    return found, empty
 
 
 def _by_rules(folder: Path, given: Mapping[str, str], *, allow_missing: bool) -> RawFiles:

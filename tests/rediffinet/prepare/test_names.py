@@ -115,7 +115,7 @@ def test_folders_of_cases(tmp_path: Path) -> None:
     for case in ("A", "B"):
         write(tmp_path / case, [f"{case}-{contrast}" for contrast in ("t1n", "t1c", "t2w", "t2f")])
     (tmp_path / "B" / "B-t2f.nii.gz").unlink()
-    (_, first), (folder, second) = list_raw(tmp_path)
+    ((_, first), (folder, second)), _ = list_raw(tmp_path)
     assert first is not None and first.name == "A"
     assert (folder, second) == (tmp_path / "B", None)
     with pytest.raises(CaseError, match="is no file"):
@@ -124,7 +124,7 @@ def test_folders_of_cases(tmp_path: Path) -> None:
 
 def test_a_mask_is_no_case_of_its_own(tmp_path: Path) -> None:
     names = [f"P-{contrast}" for contrast in ("t1n", "t1c", "t2w", "t2f")]
-    ((folder, found),) = list_raw(write(tmp_path, [*names, "P-brainmask-t1c"]))
+    ((folder, found),), _ = list_raw(write(tmp_path, [*names, "P-brainmask-t1c"]))
     assert folder == tmp_path
     assert found is not None and found.name == "P"
 
@@ -134,4 +134,4 @@ def test_cases_that_lie_together_are_not_mixed(tmp_path: Path) -> None:
     with pytest.raises(CaseError, match="different case names"):
         find_raw(tmp_path)
     write(tmp_path, [f"{case}-{contrast}" for case in "AB" for contrast in ("t1n", "t1c", "t2w", "t2f")])
-    assert [(folder.name, found.name) for folder, found in list_raw(tmp_path) if found] == [("A", "A"), ("B", "B")]
+    assert [(folder.name, found.name) for folder, found in list_raw(tmp_path)[0] if found] == [("A", "A"), ("B", "B")]
