@@ -83,7 +83,8 @@ class TrainConfig(Frozen):
     lost_parts: share in which it ends at a plane through the tumour.
     false_parts: share in which it has found the tumour of another case as well.
     warm_start: a diffusion model begins with the weights of the baseline it will refine. batch: examples of a step,
-    over all processes and their `accumulate` micro-batches. validate_every: steps between validations on the held-out
+    over all processes and their `accumulate` micro-batches. autocast: bf16 arithmetic under torch's mixed precision;
+    'auto': where the device has it (`training.precision`). validate_every: steps between validations on the held-out
     fold, 0 for none. MACHINE_FIELDS: how the work is laid out on this machine, among them the threads that make batches
     ahead and the seconds that processes wait for each other; they change the result by rounding alone.
     """
@@ -109,7 +110,7 @@ class TrainConfig(Frozen):
     result_dice: bool = False
     warm_start: bool = False
     ema: Fraction = 0.995
-    autocast: bool = True
+    autocast: bool | Literal["auto"] = "auto"
     channels_last: bool = False
     compile: bool = False
     mirror: bool = False

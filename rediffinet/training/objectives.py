@@ -19,6 +19,7 @@ from rediffinet.training.data import TrainingCase
 from rediffinet.training.losses import compound_loss, deep_supervision_loss
 from rediffinet.training.objective import Objective
 from rediffinet.training.out_of_fold import Prior, Probability
+from rediffinet.training.precision import autocast
 from rediffinet.training.prior_errors import false_part, gone_wrong, jittered, lost_part
 from rediffinet.training.sampling import cut, random_start, random_voxel
 from rediffinet.training.window_objectives import WindowCorrectorObjective, WindowRefinerObjective
@@ -43,7 +44,7 @@ class BaselineObjective(Objective):
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """See Objective."""
         image, regions = batch
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.config.autocast):
+        with autocast(self.config.autocast, image.device):
             logits = model(image)
         return deep_supervision_loss(logits, regions, squared_error=self.config.squared_error)
 
@@ -125,7 +126,7 @@ class CorrectorObjective(ConditionedObjective):
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """See Objective."""
         condition, target = batch
-        with torch.autocast(condition.device.type, torch.bfloat16, enabled=self.config.autocast):
+        with autocast(self.config.autocast, condition.device):
             logits = model(condition)
         return deep_supervision_loss(logits, target, squared_error=True)
 
@@ -168,7 +169,7 @@ class RefinerObjective(ConditionedObjective):
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """See Objective."""
         condition, x0, x_t, t = batch
-        with torch.autocast(condition.device.type, torch.bfloat16, enabled=self.config.autocast):
+        with autocast(self.config.autocast, condition.device):
             logits = model(x_t, condition, t)
         mask = (condition[:, : self.regions] > 0.0).float() if self.config.result_dice else None
         return compound_loss(logits.float(), x0, squared_error=True, mask=mask)

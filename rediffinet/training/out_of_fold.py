@@ -20,6 +20,7 @@ from rediffinet.method.resample import Spacing, same_spacing
 from rediffinet.method.windows import slide
 from rediffinet.nets.unet import BaselineGraph
 from rediffinet.training.data import TrainingCase, load_training_case
+from rediffinet.training.precision import autocast
 from rediffinet.training.run import Run
 
 CPU = torch.device("cpu")
@@ -34,7 +35,7 @@ def predict_probability(run: Run, case: TrainingCase, device: torch.device = CPU
     graph = BaselineGraph(run.model, mirror=run.config.mirror).eval().to(device)
 
     def predict(window: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=run.config.autocast):
+        with torch.inference_mode(), autocast(run.config.autocast, device):
             return np.asarray(graph(torch.from_numpy(window).to(device)).float().cpu().numpy())
 
     image = case.image.astype(np.float32)

@@ -20,6 +20,7 @@ from rediffinet.training.distributed import choose_device
 from rediffinet.training.losses import compound_loss
 from rediffinet.training.objective import Objective
 from rediffinet.training.out_of_fold import Prior
+from rediffinet.training.precision import autocast
 from rediffinet.training.windows import WindowBatches
 
 
@@ -51,7 +52,7 @@ class WindowCorrectorObjective(Objective):
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """See Objective."""
         condition, target = batch
-        with torch.autocast(condition.device.type, torch.bfloat16, enabled=self.config.autocast):
+        with autocast(self.config.autocast, condition.device):
             logits = model(condition)
         return self._compound(logits, condition, target)
 
@@ -89,6 +90,6 @@ class WindowRefinerObjective(WindowCorrectorObjective):
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """See Objective."""
         condition, x0, x_t, t = batch
-        with torch.autocast(condition.device.type, torch.bfloat16, enabled=self.config.autocast):
+        with autocast(self.config.autocast, condition.device):
             logits = model(x_t, condition, t)
         return self._compound(logits, condition, x0)

@@ -74,6 +74,8 @@ def test_later_set_wins() -> None:
         ("learning_rate=1e-4", ("learning_rate",), 1e-4),
         ("learning_rate=.5", ("learning_rate",), 0.5),
         ("autocast=False", ("autocast",), False),
+        ("autocast=true", ("autocast",), True),
+        ("autocast=auto", ("autocast",), "auto"),
         ("fold=2", ("fold",), 2),
         ("fold=null", ("fold",), None),
         ("normalisation.range=-2,2", ("normalisation", "range"), (-2.0, 2.0)),
