@@ -313,28 +313,27 @@ def _cohort(
     as_json: bool,
 ) -> None:
     from rediffinet.cli.progress import cohort_progress
-    from rediffinet.clinic.case import tidy
-    from rediffinet.clinic.cohort import count_finished
     from rediffinet.clinic.interrupt import Interrupted
-    from rediffinet.clinic.table import CohortTable
+    from rediffinet.clinic.table import open_table
+    from rediffinet.errors import OutputError
 
-    tidy(inputs, order, alone=share.count == 1)
-    table = CohortTable(order.out or Path(), inputs, suffix=share.suffix)
     found: dict[int, Outcome] = {}
     try:
-        with cohort_progress(len(inputs)) as (progress, advance):
+        with open_table(inputs, order, share) as table, cohort_progress(len(inputs)) as (progress, advance):
             for given, outcome in run(progress):
                 found[id(given)] = outcome
                 table.add(given, outcome)
                 _tell(outcome, quiet=as_json)
                 advance()
     except (Interrupted, KeyboardInterrupt):
-        finished = count_finished(inputs, order)
-        message = f"{len(finished)} of {len(inputs)} cases are finished: {', '.join(finished) or 'none'}."
-        typer.echo(f"{message} Start again with --skip-existing to go on.", err=True)
+        _say_how_to_go_on(inputs, order)
         raise
-    finally:
-        table.write()
+    except OutputError as error:
+        if not any(outcome.report for outcome in found.values()):
+            raise
+        typer.echo(in_flags(f"error: {error}", command_from(segment)), err=True)
+        _say_how_to_go_on(inputs, order)
+        raise typer.Exit(3) from None
     outcomes = [found[id(given)] for given in inputs]
     if as_json:
         reports = [outcome.report for outcome in outcomes if outcome.report is not None]
@@ -345,6 +344,14 @@ def _cohort(
         message = f"{len(failed)} of {len(outcomes)} cases failed, {written} were written: {', '.join(failed)}"
         typer.echo(message, err=True)
         raise typer.Exit(3)
+
+
+def _say_how_to_go_on(inputs: "list[CaseInput]", order: "Order") -> None:
+    from rediffinet.clinic.cohort import count_finished
+
+    finished = count_finished(inputs, order)
+    message = f"{len(finished)} of {len(inputs)} cases are finished: {', '.join(finished) or 'none'}."
+    typer.echo(f"{message} Start again with --skip-existing to go on.", err=True)
 
 
 def _tell(outcome: "Outcome", *, quiet: bool) -> None:

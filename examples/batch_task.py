@@ -10,10 +10,10 @@ import os
 import sys
 from pathlib import Path
 
-from rediffinet.clinic.cohort import Order, list_inputs, segment_cohort
-from rediffinet.clinic.inputs import Shard
+from rediffinet.clinic.cohort import Order, segment_cohort
+from rediffinet.clinic.inputs import Shard, list_cohort
 from rediffinet.clinic.interrupt import Interrupted, interruptible
-from rediffinet.clinic.table import CohortTable
+from rediffinet.clinic.table import open_table
 from rediffinet.segmenter import Segmenter
 
 
@@ -21,19 +21,16 @@ def main(cohort: Path, out: Path, bundle: Path | None = None) -> int:
     """0: all done; 3: some failed; 75: preempted, to be queued again (finished cases are skipped then)."""
     number, first = (int(os.environ.get(f"SLURM_ARRAY_TASK_{name}", "1")) for name in ("ID", "MIN"))
     shard = Shard(number - first + 1, int(os.environ.get("SLURM_ARRAY_TASK_COUNT", "1")))
-    cases = shard.of(list_inputs(cohort))
-    table = CohortTable(out, cases, suffix=shard.suffix)
+    cases = shard.of(list_cohort(cohort, apart=[out])[0])
+    order = Order(out, skip_existing=True)
     failed = 0
     try:
-        with interruptible(), Segmenter.open(bundle) as segmenter:
-            order = Order(out, skip_existing=True)
+        with interruptible(), open_table(cases, order, shard) as table, Segmenter.open(bundle) as segmenter:
             for given, outcome in zip(cases, segment_cohort(segmenter, cases, order), strict=True):
                 table.add(given, outcome)
                 failed += outcome.report is None
     except Interrupted:
         return 75
-    finally:
-        table.write()
     return 3 if failed else 0
 
 

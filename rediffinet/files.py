@@ -6,6 +6,7 @@ cause is the system's error; nothing half-written stays.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -103,8 +104,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
 def new_files(folder: Path, *, last: str = "", stale: Iterable[str] = ()) -> Iterator[Path]:
     """A hidden folder to fill, whose files go into `folder` together when the block ends well; others there stay.
 
-    Files of the same names are replaced and those named in `stale` removed. `last` names the file that says that the
-    others are whole: its old one goes before anything else does, its new one comes after everything else.
+    They are on the disk then. Files of the same names are replaced and those named in `stale` removed. `last` names the
+    file that says that the others are whole: its old one goes before anything else does, its new one comes after
+    everything else.
 
     Raises:
         OutputError: for an OSError of the block or of the renaming. None of the new files stays then, nor a folder that
@@ -150,14 +152,33 @@ def _move_in(made: Path, folder: Path, last: str, stale: Iterable[str]) -> None:
     for name in (*((last,) if last else ()), *(name for name in stale if name not in names)):
         (folder / name).unlink(missing_ok=True)
     done = []
+    for name in names:
+        _sync(made / name)
     try:
         for name in names:
+            if name == last:
+                _sync(folder)  # after a loss of power too it is there only where the others are
             (made / name).replace(folder / name)
             done.append(folder / name)
+        _sync(folder)
     except OSError:
         for path in done:
             path.unlink(missing_ok=True)
         raise
+
+
+def _sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    if sys.platform == "win32":  # opens no folder, and syncs no file that is open for reading
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _exists(path: Path) -> bool:

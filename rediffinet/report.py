@@ -191,12 +191,13 @@ class Report(_Part):
     warnings: list[Warning_]
     native: dict[str, NativeInfo] = Field(default_factory=dict)
     outputs: dict[str, str] = Field(default_factory=dict)
+    output_bytes: dict[str, int] = Field(default_factory=dict)
 
-    def written(self, outputs: dict[str, str], seconds: float) -> "Report":
-        """The report of a result whose `outputs`, file names by kind, took `seconds` to write."""
+    def written(self, outputs: dict[str, str], sizes: dict[str, int], seconds: float) -> "Report":
+        """The report of a result whose `outputs`, file names and bytes by kind, took `seconds` to write."""
         total = self.seconds.total - self.seconds.write + seconds
         spent = self.seconds.model_copy(update={"write": seconds, "total": total})
-        return self.model_copy(update={"outputs": outputs, "seconds": spent})
+        return self.model_copy(update={"outputs": outputs, "output_bytes": sizes, "seconds": spent})
 
     def to_json(self) -> str:
         """JSON text with the documented key names."""

@@ -133,7 +133,7 @@ def read_case(segmenter: Segmenter, given: CaseInput, order: Order) -> Read | Ou
             )
             raise OutputError(message)
         elif order.skip_existing and (folder / f"{name}-report.json").exists():
-            again = ("not all of its outputs are there",)
+            again = ("not all of its outputs are there and whole",)
             choice = replace(choice, overwrite=True)
     check_output(folder, name, choice)
     may_lack = segmenter.bundle.manifest.scores_without if given.allow_missing else None

@@ -1,9 +1,12 @@
 """Whether a case is done: its report is there with all it names, and tells the same images, bundle and options."""
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 from pydantic import ValidationError
 
 from rediffinet.clinic.inputs import CaseInput
@@ -16,14 +19,34 @@ from rediffinet.task import Task
 
 
 def read_finished(folder: Path, name: str) -> Report | None:
-    """The report of a case whose outputs are all in `folder`, or None. The report is written last."""
+    """The report of a case whose outputs are all and whole in `folder`, or None. The report is written last.
+
+    A file is whole that has the size which the report tells, or is an image that can be read to its end: one that a
+    person has edited is not made again.
+    """
     path = folder / f"{name}-report.json"
     try:
         report = Report.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
-    whole = report.case == name and all((folder / file).is_file() for file in report.outputs.values())
+    whole = report.case == name and all(
+        _is_whole(folder / file, report.output_bytes.get(kind)) for kind, file in report.outputs.items()
+    )
     return report if whole else None
+
+
+def _is_whole(path: Path, size: int | None) -> bool:
+    """size: in bytes; None in a report of before sizes were told."""
+    try:
+        found = path.stat().st_size if path.is_file() else 0
+        if found in (0, size):
+            return found > 0
+        if path.name.endswith(".nii.gz"):
+            np.asanyarray(nib.load(path).dataobj)  # type: ignore[attr-defined]
+            return True
+    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError):
+        return False
+    return size is None
 
 
 def changes(

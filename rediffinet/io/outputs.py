@@ -121,7 +121,7 @@ def encode_result(result: "Result", choice: OutputChoice | None = None) -> dict[
     started = time.perf_counter()
     names = _names_of(result, choice)
     contents = {names[kind]: content for kind, content in _images(result, names)}
-    report = _written(result, names, started)
+    report = _written(result, names, {name: len(content) for name, content in contents.items()}, started)
     return {**contents, names["report"]: report.to_json().encode()}
 
 
@@ -146,12 +146,13 @@ def save_result(
     more = more or {}
     names = _names_of(result, choice)
     with new_files(folder, last=names["report"], stale=all_names(case).values()) as temporary:
+        sizes = {}
         for kind, content in _images(result, names):
-            (temporary / names[kind]).write_bytes(content)
+            sizes[names[kind]] = (temporary / names[kind]).write_bytes(content)
         for name, content in more.values():
-            (temporary / name).write_bytes(content)
+            sizes[name] = (temporary / name).write_bytes(content)
         names = {**{kind: name for kind, (name, _) in more.items()}, **names}
-        report = _written(result, names, started)
+        report = _written(result, names, sizes, started)
         (temporary / names["report"]).write_bytes(report.to_json().encode())
     return Saved({kind: folder / name for kind, name in names.items()}, report)
 
@@ -171,9 +172,11 @@ def all_names(case: str) -> dict[str, str]:
     return OutputChoice(preview=True, uncertainty=True, probabilities=True, html=True, margin=True).names(case)
 
 
-def _written(result: "Result", names: dict[str, str], started: float) -> Report:
+def _written(result: "Result", names: dict[str, str], sizes: dict[str, int], started: float) -> Report:
     outputs = {kind: name for kind, name in names.items() if kind != "report"}
-    return result.report.written(outputs, time.perf_counter() - started)
+    return result.report.written(
+        outputs, {kind: sizes[name] for kind, name in outputs.items()}, time.perf_counter() - started
+    )
 
 
 def _images(result: "Result", names: dict[str, str]) -> Iterator[tuple[str, bytes]]:

@@ -9,9 +9,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from rediffinet.clinic.interrupt import Interrupted
+from rediffinet.clinic.lock import held
 from rediffinet.clinic.service.app import create_app
 from rediffinet.clinic.service.jobs import Jobs
-from rediffinet.clinic.service.lock import held
 from rediffinet.clinic.service.logs import log, log_error
 from rediffinet.clinic.service.protocol import PunctualProtocol
 from rediffinet.clinic.service.settings import Settings

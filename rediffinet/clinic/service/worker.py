@@ -167,7 +167,7 @@ def _status(error: RediffError) -> int:
 
 
 def _only_one(data: Path) -> Any:
-    from rediffinet.clinic.service.lock import held
+    from rediffinet.clinic.lock import held
 
     return held(data / "computing.lock", wait=True)
 

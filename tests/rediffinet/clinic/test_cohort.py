@@ -165,7 +165,7 @@ def test_finished_cases_are_skipped_and_those_of_other_images_options_or_bundles
         assert again(segmenter, cohort, order) == [(False, ())] * 3
         assert again(segmenter, cohort, order) == [(True, ())] * 3
         (out / "B-seg.nii.gz").unlink()  # a report without its outputs is no finished case
-        missing = (False, ("not all of its outputs are there",))
+        missing = (False, ("not all of its outputs are there and whole",))
         assert again(segmenter, cohort, order) == [(True, ()), missing, (True, ())]
         for path in out.glob("B-*"):
             path.unlink()
