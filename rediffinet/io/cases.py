@@ -27,7 +27,7 @@ from rediffinet.io.geometry import (
     to_input_grid,
 )
 from rediffinet.io.naming import case_name, check_name, find_cases, find_contrasts, find_labels, printable
-from rediffinet.io.nifti import Image, NiftiSource, form_warnings, new_header, read_nifti, write_nifti
+from rediffinet.io.nifti import Image, NiftiSource, form_warnings, new_header, read_images, read_nifti, write_nifti
 from rediffinet.io.source import Map, Read, Source, SourceImage
 from rediffinet.task import DEFAULT_TASK, TASKS, Task
 
@@ -242,10 +242,10 @@ def rounded_grid(what: str, distance_mm: float) -> CaseWarning:
 
 
 def _read_nifti_case(files: Mapping[str, Path], name: str, contrasts: tuple[str, ...]) -> Read:
+    volumes = read_images(files)
+    warnings = _same_grid(volumes)
+    first = next(iter(volumes.values()))
     with ThreadPoolExecutor(len(files)) as pool:
-        volumes = dict(zip(files, pool.map(read_nifti, files.values()), strict=True))
-        warnings = _same_grid(volumes)
-        first = next(iter(volumes.values()))
         images = np.empty((len(contrasts), *first.grid.canonical_shape), np.float32)
         list(pool.map(lambda out, contrast: _fill(out, volumes.get(contrast)), images, contrasts))
     headers = {contrast: volume.header for contrast, volume in volumes.items()}

@@ -1,6 +1,7 @@
 """What can be wrong with the images of a case: errors where no segmentation makes sense, else warnings."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -13,6 +14,10 @@ LARGEST_BRAIN_ML = 2500.0
 LARGEST_FILLED_FRACTION = 0.6
 SMALLEST_COVERAGE = 0.9
 LARGEST_NEGATIVE_FRACTION = 0.05
+LARGEST_IMAGE_VOXELS = 2**27
+"""512 × 512 × 512: a head at half a millimetre has half of them."""
+LARGEST_CASE_VOXELS = 2**28
+"""Of all images of a case together: four of 512 × 512 × 256."""
 SAME_IMAGE = 0.99
 """Correlation in the brain from which two contrasts are one image, up to scale, offset and rounding; in real
 examinations native and enhanced T1 reach 0.91."""
@@ -44,6 +49,26 @@ RESAMPLING = """\
     image = nibabel.load("in.nii.gz")
     nibabel.save(nibabel.processing.resample_to_output(image, (1, 1, 1), order=1), "out.nii.gz")"""
 """What the error about the spacing tells to run."""
+
+
+def check_image_size(what: str, shape: Sequence[int]) -> None:
+    """Raise CaseError for more voxels than one image may have; asked before they are read."""
+    voxels = math.prod(shape)
+    if voxels > LARGEST_IMAGE_VOXELS:
+        raise CaseError(
+            f"{what} announces {' × '.join(map(str, shape))} = {voxels / 1e6:,.0f} million voxels and cannot be read.\n"
+            f"Expected at most {LARGEST_IMAGE_VOXELS / 1e6:.0f} million: an image of a head. Crop or resample it first."
+        )
+
+
+def check_case_size(shapes: Iterable[Sequence[int]]) -> None:
+    """Raise CaseError for more voxels than the images of a case may have together; asked before they are read."""
+    voxels = sum(math.prod(shape) for shape in shapes)
+    if voxels > LARGEST_CASE_VOXELS:
+        raise CaseError(
+            f"The images of the case announce {voxels / 1e6:,.0f} million voxels together and cannot be read.\n"
+            f"Expected at most {LARGEST_CASE_VOXELS / 1e6:.0f} million. Crop or resample the largest first."
+        )
 
 
 def check_spacing(name: str, spacing_mm: Sequence[float], accepted_mm: tuple[float, float]) -> None:

@@ -3,26 +3,35 @@
 import gzip
 import hashlib
 import io
+import math
 import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from isal import igzip, igzip_lib
+from isal import igzip, isal_zlib
 
 from rediffinet.errors import CaseError, OutputError
 from rediffinet.files import write_atomically
-from rediffinet.io.checks import CaseWarning
+from rediffinet.io.checks import CaseWarning, check_case_size, check_image_size
 from rediffinet.io.geometry import Affine, Grid, check_affine, corner_distance_mm
 from rediffinet.io.source import Map, SourceImage
 
 FORM_TOLERANCE_MM = 0.5  # a float32 quaternion near a half turn is good to about 0.2 mm at the corners
 LONGEST_QUATERNION = 1.01  # written in float32 by some programs without normalising it; beyond, it is no rotation
 LONGEST_READ = 1 + 3 * float(np.finfo(np.float32).eps)  # squared: what nibabel reads as it is
+HEAD_BYTES = 544
+"""The longer of the two kinds of header, and the mark of no extensions."""
+LARGEST_OFFSET = 2**26
+PADDING = 2**20
+"""Bytes after the voxels that are put up with; some programs write a few."""
 
+_BAD_GZIP: Any = (EOFError, gzip.BadGzipFile, isal_zlib.error)
 _GEOMETRY_FIELDS = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
@@ -65,17 +74,24 @@ class NiftiSource:
 def read_nifti(path: str | os.PathLike[str]) -> Image:
     """Read a 3-D `.nii` or `.nii.gz`; trailing axes of length 1 are dropped.
 
+    The header is read first: no more is read or decompressed than it announces, and that has a limit.
     Raises:
-        CaseError: unreadable path, truncated or damaged file, not a NIfTI, not 3-D, not numbers, unusable affine.
+        CaseError: unreadable path, truncated or damaged file, not a NIfTI, not 3-D, not numbers, unusable affine; more
+            voxels than `checks.LARGEST_IMAGE_VOXELS`, or more bytes than the header announces.
     """
     path = Path(path)
     try:
-        stored = path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        reason = getattr(error, "strerror", None) or error
-        message = f"Cannot read {path}: {reason}.\nExpected a .nii or .nii.gz file that you may read."
-        raise CaseError(message) from error
-    image, warnings = _parse(path, _decompress(path, stored))
+        with path.open("rb") as stream:
+            _, most = _announced(path, stream)
+            if os.fstat(stream.fileno()).st_size > most + most // 64:  # gzip adds less than that to what it cannot pack
+                raise _longer(path)
+            stored = stream.read()
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    sha256 = hashlib.sha256(stored).hexdigest()
+    content = _decompress(path, stored, most)
+    del stored
+    image, warnings = _parse(path, content)
     shape, affine = _geometry(path, image)
     try:
         voxels = np.asanyarray(image.dataobj).reshape(shape)
@@ -88,7 +104,17 @@ def read_nifti(path: str | os.PathLike[str]) -> Image:
     if voxels.dtype.kind not in "fiub":
         message = f"{path} holds {voxels.dtype} voxels.\nExpected one real number per voxel; save it as a scalar image."
         raise CaseError(message)
-    return Image(path, hashlib.sha256(stored).hexdigest(), voxels, Grid(shape, affine), image.header, warnings)
+    return Image(path, sha256, voxels, Grid(shape, affine), image.header, warnings)
+
+
+def read_images(files: Mapping[str, Path]) -> dict[str, Image]:
+    """The images of a case, side by side, after all their headers: a case has a limit as a whole.
+
+    Raises CaseError as `read_nifti`, and for more voxels than `checks.LARGEST_CASE_VOXELS`.
+    """
+    with ThreadPoolExecutor(len(files)) as pool:
+        check_case_size(pool.map(_shape, files.values()))
+        return dict(zip(files, pool.map(read_nifti, files.values()), strict=True))
 
 
 def new_header(affine: Affine) -> nib.Nifti1Header:
@@ -191,15 +217,76 @@ def form_warnings(headers: dict[str, Any], shape: tuple[int, int, int]) -> list[
     return warnings
 
 
-def _decompress(path: Path, stored: bytes) -> bytes:
-    if stored[:2] != b"\x1f\x8b":
-        return stored
+def _unreadable(path: Path, error: Exception) -> CaseError:
+    reason = getattr(error, "strerror", None) or error  # ValueError: a name that no file can have
+    return CaseError(f"Cannot read {path}: {reason}.\nExpected a .nii or .nii.gz file that you may read.")
+
+
+def _longer(path: Path) -> CaseError:
+    message = f"{path} is longer than its header announces: it is no NIfTI image, or a damaged one.\n"
+    return CaseError(message + "Fetch or write the file again.")
+
+
+def _bad_gzip(path: Path, error: Exception) -> CaseError:
+    return CaseError(f"{path} is a damaged or truncated gzip file ({error}).\nFetch or write the file again.")
+
+
+def _head(path: Path, stream: IO[bytes]) -> bytes:
+    """The first bytes of the content."""
+    packed = stream.read(2) == b"\x1f\x8b"
+    stream.seek(0)
     try:
-        content: bytes = igzip.decompress(stored)
-        return content
-    except (EOFError, gzip.BadGzipFile, igzip_lib.IsalError) as error:  # type: ignore[misc]
-        message = f"{path} is a damaged or truncated gzip file ({error}).\nFetch or write the file again."
-        raise CaseError(message) from error
+        head: bytes = igzip.IGzipFile(fileobj=stream).read(HEAD_BYTES) if packed else stream.read(HEAD_BYTES)
+    except _BAD_GZIP as error:
+        raise _bad_gzip(path, error) from error
+    stream.seek(0)
+    return head
+
+
+def _shape(path: Path) -> tuple[int, int, int]:
+    try:
+        with path.open("rb") as stream:
+            return _announced(path, stream)[0]
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _announced(path: Path, stream: IO[bytes]) -> tuple[tuple[int, int, int], int]:
+    """Shape, and the most bytes that the content may have, decompressed, by the header. Raises CaseError for too many.
+
+    The stream is at its start afterwards.
+    """
+    image = _lazy(path, _head(path, stream))
+    shape, _ = _geometry(path, image)
+    check_image_size(str(path), shape)
+    data = image.dataobj
+    if data.offset > LARGEST_OFFSET:
+        message = f"{path} is damaged: its header announces {data.offset} bytes before the voxels.\n"
+        raise CaseError(message + "Fetch or write the file again.")
+    return shape, int(data.offset) + math.prod(image.shape) * data.dtype.itemsize + PADDING
+
+
+def _lazy(path: Path, head: bytes) -> Any:
+    """The image of a header, without voxels and extensions."""
+    length = 540 if head[4:8] == b"n+2\0" else 348
+    return _parse(path, head[:length] + bytes(4 if len(head) >= length else 0))[0]
+
+
+def _decompress(path: Path, stored: bytes, most: int) -> bytes:
+    """The content of a file; raises CaseError as soon as it is longer than `most` bytes."""
+    if stored[:2] == b"\x1f\x8b":
+        try:
+            unpacker = isal_zlib.decompressobj(wbits=31)
+            stored, packed = unpacker.decompress(stored, most + 1), stored
+            if unpacker.unused_data:  # several members
+                stored = igzip.IGzipFile(fileobj=io.BytesIO(packed)).read(most + 1)
+            elif not unpacker.eof and len(stored) <= most:
+                raise EOFError("it ends in the middle")
+        except _BAD_GZIP as error:
+            raise _bad_gzip(path, error) from error
+    if len(stored) > most:
+        raise _longer(path)
+    return stored
 
 
 def _parse(path: Path, content: bytes) -> tuple[Any, tuple[CaseWarning, ...]]:

@@ -10,7 +10,7 @@ from rediffinet.errors import OutputError
 from rediffinet.files import new_files
 from rediffinet.io.geometry import to_input_grid
 from rediffinet.io.naming import case_name
-from rediffinet.io.nifti import Image, read_nifti, write_nifti
+from rediffinet.io.nifti import Image, read_images, write_nifti
 from rediffinet.prepare.names import find_raw
 from rediffinet.prepare.picture import save_picture
 from rediffinet.prepare.pipeline import Prepared
@@ -36,7 +36,7 @@ def read_raw(
     else:
         chosen = dict(files or {})
         called = case_name(chosen, next(iter(chosen.values())).parent)
-    return name or called, {contrast: read_nifti(path) for contrast, path in chosen.items()}
+    return name or called, read_images(chosen)
 
 
 def case_files(case: str, contrasts: Sequence[str], *, passed_through: bool = False) -> dict[str, str]:

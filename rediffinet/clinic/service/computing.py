@@ -1,9 +1,7 @@
 """One case in its own folder, the current one: what a client sent in `in`, what can be fetched in `out`."""
 
-import gzip
 import shutil
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,6 @@ from rediffinet.prepare.route import RawChoice, RawRoute
 from rediffinet.segmenter import Segmenter, SegmentOptions
 from rediffinet.task import Task
 
-IMAGE_BYTES = 2**30
 RESULTS = "results.zip"
 UNPACKED = Path("archive")
 NO_ARCHIVE = "This service has no archive to ask. Send the files, or have it started with `dicomweb=ADDRESS`."
@@ -90,19 +87,6 @@ def told_result(folder: Path) -> dict[str, Any]:
     }
 
 
-def check_size(path: Path, limit: int) -> None:
-    """Raise CaseError for an image that unpacks to more than `limit` bytes, without unpacking it into memory."""
-    size = 0
-    try:
-        with path.open("rb") as raw, gzip.open(raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw as stream:
-            while chunk := stream.read(2**20):
-                size += len(chunk)
-                if size > limit:
-                    raise CaseError(f"The image unpacks to more than {limit / 2**20:.0f} MiB. Expected one 3-D image.")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise CaseError(f"An image is a damaged or truncated gzip file ({error}). Send it again.") from None
-
-
 def _given(
     asked: CaseRequest, settings: Settings, task: Task, progress: Callable[[str, int, int], None]
 ) -> tuple[CaseInput, bool]:
@@ -128,8 +112,6 @@ def _given(
     else:
         files = {path.name.partition(".")[0]: path for path in sorted(Path("in").iterdir()) if path != _brain_mask()}
         given = CaseInput(files=files, task=task)
-    for path in () if dicom else given.contrasts().values():
-        check_size(path, IMAGE_BYTES)
     return given, dicom
 
 
@@ -153,8 +135,6 @@ def _route(
         raise CaseError("DICOM objects are written for DICOM alone, for they refer to its images. Send DICOM files.")
     if mask is not None and not (asked.prepare or dicom):
         raise CaseError("A brain mask is for raw scans. Send `prepare=true` with it, or leave it out.")
-    if mask is not None:
-        check_size(mask, IMAGE_BYTES)
     choice = RawChoice(
         prepare=asked.prepare or dicom,
         native=asked.native,

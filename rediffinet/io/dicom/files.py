@@ -2,15 +2,52 @@
 
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rediffinet.errors import CaseError
+from rediffinet.io.checks import LARGEST_IMAGE_VOXELS
 from rediffinet.io.dicom.library import library
 
 LARGEST_ZIP_BYTES = 16 * 2**30
+LARGEST_DATASET_BYTES = 2 * LARGEST_IMAGE_VOXELS + 2**26
+"""Of a deflated file, inflated: the largest image of 16 bits, and its header."""
+
+
+class _Bounded(io.BufferedReader):
+    """A file of which no more is inflated than it may hold.
+
+    pydicom reads one thing to the end of the file and inflates it whole: a deflated dataset (PS3.5 A.5).
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As of any file. Raises CaseError."""
+        content = super().read(size)
+        if size is None or size < 0:
+            unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+            try:
+                left, length = content, 0
+                while left and not unpacker.eof and length <= LARGEST_DATASET_BYTES:
+                    length += len(unpacker.decompress(left, 2**20))
+                    left = unpacker.unconsumed_tail
+            except zlib.error:
+                length = 0  # damaged, or not deflated: pydicom says so
+            if length > LARGEST_DATASET_BYTES:
+                raise _too_large("inflates to")
+        return content
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """Where it is; nowhere, for what is in memory."""
+        return str(getattr(self.raw, "name", ""))
+
+
+def _too_large(does: str) -> CaseError:
+    message = f"A DICOM file {does} more than {LARGEST_DATASET_BYTES >> 20} MiB.\n"
+    return CaseError(message + "Expected images of a head. Leave the file out.")
 
 
 @dataclass(frozen=True)
@@ -21,12 +58,21 @@ class Blob:
     member: str | None = None
 
     def read(self, *, pixels: bool) -> Any:
-        """Its dataset. Raises pydicom's InvalidDicomError for what is none, OSError."""
+        """Its dataset. Raises pydicom's InvalidDicomError for what is none, CaseError for a bomb, OSError."""
         pydicom = library("pydicom")
+        raw: Any
         if self.member is None:
-            return pydicom.dcmread(self.path, stop_before_pixels=not pixels)
-        with zipfile.ZipFile(self.path) as archive:
-            return pydicom.dcmread(io.BytesIO(archive.read(self.member)), stop_before_pixels=not pixels)
+            raw, size = io.FileIO(self.path), self.path.stat().st_size
+        else:
+            with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as packed:
+                content = packed.read(LARGEST_DATASET_BYTES + 1)
+            raw, size = io.BytesIO(content), len(content)
+        with _Bounded(raw) as file:
+            if size > LARGEST_DATASET_BYTES and file.peek(132)[128:132] == b"DICM":
+                raise _too_large("holds")
+            dataset = pydicom.dcmread(file, stop_before_pixels=not pixels)
+        dataset.buffer = None  # it keeps all that was inflated
+        return dataset
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +135,8 @@ def read_series(path: Path) -> list[Series]:
     for blob in _blobs(path):
         try:
             header = blob.read(pixels=False)
+        except CaseError:
+            raise
         except Exception:  # whatever the parser says of a file that is no DICOM
             continue
         if "SOPInstanceUID" not in header or "SeriesInstanceUID" not in header:

@@ -7,6 +7,7 @@ from datetime import date, datetime
 from pathlib import Path
 
 from rediffinet.errors import CaseError
+from rediffinet.io.checks import check_case_size
 from rediffinet.io.dicom.choose import choose_series, guess
 from rediffinet.io.dicom.files import Series, read_series
 from rediffinet.io.dicom.volume import Stack, read_volume, stack_frames
@@ -35,6 +36,7 @@ def read_study(
     chosen = choose_series(_of_study(path, study), given, allow_missing=allow_missing)
     _check_frames(chosen, given or {})
     stacks = {contrast: stack_frames(series) for contrast, series in chosen.items()}
+    check_case_size(stack.grid.shape for stack in stacks.values())
     return Study(
         _name_of(next(iter(chosen.values()))),
         stacks,

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.errors import CaseError
+from rediffinet.io.checks import check_image_size
 from rediffinet.io.dicom.files import Series, find_value
 from rediffinet.io.geometry import Grid
 from rediffinet.io.nifti import Image, new_header
@@ -57,6 +58,9 @@ def stack_frames(series: Series) -> Stack:
     where = f"series {series.number}"
     if series.problem:
         raise CaseError(f"The images of {where} cannot be used: {series.problem}.\nChoose another series.")
+    shapes = {(int(header.get("Rows", 0)), int(header.get("Columns", 0))) for header in series.headers}
+    held = sum(max(1, int(header.get("NumberOfFrames", 1) or 1)) for header in series.headers)  # all are decoded
+    check_image_size(where.capitalize(), (*max(shapes), held))
     frames = [frame for number, header in enumerate(series.headers) for frame in _frames(where, number, header)]
     if len(frames) < 2:
         raise CaseError(f"There is one slice in {where}.\nExpected a series that covers the head.")
@@ -65,7 +69,6 @@ def stack_frames(series: Series) -> Stack:
         raise CaseError(f"The slices of {where} have more than one orientation.\nIt looks like a localiser.")
     if any(np.abs(np.subtract(frame.spacing, first.spacing)).max() > 1e-4 for frame in frames):
         raise CaseError(f"The slices of {where} differ in pixel spacing.\nExpected one series, not several.")
-    shapes = {(int(header.Rows), int(header.Columns)) for header in series.headers}
     if len(shapes) > 1:
         raise CaseError(f"The slices of {where} differ in size.\nExpected one series, not several.")
     row, column = first.orientation[:3], first.orientation[3:]
