@@ -162,6 +162,9 @@ def segment(
     chosen: dict[str, str] = {}
     if source is not None and (prepare or dicom):  # these flags then name series or files of the folder
         chosen, explicit = {contrast: str(path) for contrast, path in explicit.items()}, {}
+    if ray is not None and source is None and not explicit and Path(ray).exists():
+        message = f"--ray {ray}: that is a path, not the address of a cluster, and INPUT is not given."
+        raise ConfigError(f"{message}\nExpected the cases before it: rediff segment {ray} … --ray")
     if bool(explicit) == (source is not None):
         raise CaseError("Give either INPUT (a case folder or a folder of case folders) or --t1n --t1c --t2w --t2f.")
     if study is not None and not dicom:
@@ -315,7 +318,7 @@ def _cohort(
     from rediffinet.cli.progress import cohort_progress
     from rediffinet.clinic.interrupt import Interrupted
     from rediffinet.clinic.table import open_table
-    from rediffinet.errors import OutputError
+    from rediffinet.errors import RediffError
 
     found: dict[int, Outcome] = {}
     try:
@@ -328,7 +331,7 @@ def _cohort(
     except (Interrupted, KeyboardInterrupt):
         _say_how_to_go_on(inputs, order)
         raise
-    except OutputError as error:
+    except RediffError as error:
         if not any(outcome.report for outcome in found.values()):
             raise
         typer.echo(in_flags(f"error: {error}", command_from(segment)), err=True)

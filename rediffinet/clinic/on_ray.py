@@ -1,8 +1,13 @@
 """A cohort on a Ray cluster: one actor per worker holds a Segmenter; what a lost one was doing is done by another."""
 
+import os
+import socket
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rediffinet.clinic.case import Order, Outcome, segment_case, tidy
@@ -17,6 +22,10 @@ ATTEMPTS = 3
 IN_FLIGHT = 2
 """Cases that an actor has at a time: one that it computes and one that waits there, so that it never waits itself."""
 LOCAL = "local"
+PATIENCE_S = 300.0
+"""How long no worker at all is waited for: until the first has opened the bundle, or after the last was lost."""
+REACH_S = 5.0
+"""How long the address of a cluster may take to answer."""
 
 
 class _Actor:
@@ -50,16 +59,22 @@ class _Worker:
 
 
 def segment_on_ray(
-    inputs: Sequence[CaseInput], order: Order, opening: Opening, address: str = LOCAL, workers: int | None = None
+    inputs: Sequence[CaseInput],
+    order: Order,
+    opening: Opening,
+    address: str = LOCAL,
+    workers: int | None = None,
+    patience_s: float = PATIENCE_S,
 ) -> Iterator[tuple[CaseInput, Outcome]]:
     """Segment cases on a cluster; outcomes come as they are ready. Files are those of one process.
 
     address: of a cluster, "auto" for the one of this machine, or "local" to start one here. workers: how many actors;
-    None: as many as the cluster has GPUs (for a CUDA device) or groups of `opening.threads` cores. The images and the
-    output folder lie where every machine sees them under the same path.
+    None: as many as its nodes have GPUs (for a CUDA device) or groups of `opening.threads` cores. An actor that finds
+    no place, for others use the cluster or a node went away, is waited for while others work, and `patience_s` when
+    none does. The images and the output folder lie where every machine sees them under the same path.
 
-    Raises MissingExtraError without Ray, ConfigError for a cluster that cannot be reached or has no room for an actor,
-    and what keeps a Segmenter from opening.
+    Raises MissingExtraError without Ray, ConfigError for a cluster that cannot be reached, has no room for an actor or
+    has none left, and what keeps a Segmenter from opening.
     """
     try:
         import ray
@@ -68,7 +83,7 @@ def segment_on_ray(
     own = not ray.is_initialized()
     _connect(ray, address)
     try:
-        yield from _segment(ray, inputs, _absolute(order), opening, workers)
+        yield from _segment(ray, inputs, _absolute(order), opening, workers, patience_s)
     finally:
         if own:
             ray.shutdown()
@@ -77,18 +92,50 @@ def segment_on_ray(
 def _connect(ray: Any, address: str) -> None:
     if ray.is_initialized():
         return
-    options: dict[str, Any] = {} if address == LOCAL else {"address": address}
+    options: dict[str, Any] = {"address": address}  # "local" too: without one Ray looks for a cluster first
     if address == LOCAL:
         options["include_dashboard"] = False
+    elif address != "auto":
+        _check_address(address, address)
+    elif (last := os.environ.get("RAY_ADDRESS") or _last_cluster()) is not None:
+        _check_address(last, address)
     try:
         ray.init(**options, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # Ray raises that itself for a node that does not come up
-        message = f"`ray={address}`: no cluster there ({error}). Start one with `ray start --head`, or say `ray=local`."
-        raise ConfigError(message) from None
+        raise _no_cluster(address, str(error)) from None
+
+
+def _last_cluster() -> str | None:
+    """The address that the last `ray start` on this machine left, whether it is still there or not."""
+    with suppress(ImportError, AttributeError, OSError):  # Ray tells it to itself alone
+        from ray._private.services import find_bootstrap_address
+
+        found: str | None = find_bootstrap_address(None)
+        return found or None
+    return None
+
+
+def _check_address(address: str, given: str) -> None:
+    """Raise ConfigError where nothing listens: Ray itself tries for more than a minute. given: what it came from."""
+    if Path(address).exists():
+        message = f"`ray={address}`: that is a path, not the address of a cluster. Expected HOST:PORT, auto or local."
+        raise ConfigError(f"{message}\nThe cases are another argument, before this one.")
+    host, colon, port = address.partition("://")[2 if "://" in address else 0].rpartition(":")
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) < 2**16):
+        raise _no_cluster(given, f"{address} is no address, which is HOST:PORT, auto or local")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
+    except OSError as error:
+        raise _no_cluster(given, f"{address} does not answer within {REACH_S:.0f} s: {error}") from None
+
+
+def _no_cluster(address: str, why: str) -> ConfigError:
+    message = f"`ray={address}`: no cluster there ({why}). Start one with `ray start --head`, or say `ray=local`."
+    return ConfigError(message)
 
 
 def _segment(
-    ray: Any, inputs: Sequence[CaseInput], order: Order, opening: Opening, workers: int | None
+    ray: Any, inputs: Sequence[CaseInput], order: Order, opening: Opening, workers: int | None, patience_s: float
 ) -> Iterator[tuple[CaseInput, Outcome]]:
     tidy(inputs, order)
     doubles = check_names(inputs)
@@ -99,12 +146,20 @@ def _segment(
     make, room = _factory(ray, opening)
     count = min(workers or room, room, len(waiting))
     if waiting and count < 1:
-        raise ConfigError(f"The cluster has no room for a worker: it has {ray.cluster_resources()}.")
-    alive = [_Worker(make()) for _ in range(count)]
-    for problem in _began(ray, alive):
-        raise problem
+        raise ConfigError(f"The cluster has no room for a worker: {_nodes(ray)}.")
+    alive: list[_Worker] = []
+    starting: dict[Any, _Worker] = {}
     running: dict[Any, tuple[CaseInput, _Worker]] = {}
+    starts = (count or 1) * ATTEMPTS  # how many workers may be lost before they could tell that they began
+
+    def start() -> None:
+        worker = _Worker(make())
+        starting[worker.actor.begin.remote()] = worker
+
     try:
+        for _ in range(count):
+            start()
+        last = time.monotonic()
         while waiting or running:
             for worker in sorted(alive, key=lambda worker: worker.busy):
                 if waiting and worker.busy < IN_FLIGHT:
@@ -116,7 +171,25 @@ def _segment(
                     worker.busy += 1
             if waiting and any(worker.busy < IN_FLIGHT for worker in alive):
                 continue
-            ready, _ = ray.wait(list(running), num_returns=1)
+            last = time.monotonic() if alive else last
+            left = None if alive else max(0.0, last + patience_s - time.monotonic())
+            ready, _ = ray.wait([*running, *starting], num_returns=1, timeout=left)
+            if not ready:
+                message = f"No worker of the cluster began within {patience_s:.0f} s: {_nodes(ray)}."
+                raise ConfigError(f"{message}\nExpected nodes with free cores or GPUs: wait for them, and start again.")
+            if ready[0] in starting:
+                worker = starting.pop(ready[0])
+                try:
+                    if (problem := ray.get(ready[0])) is not None:
+                        raise problem
+                    alive.append(worker)
+                except ray.exceptions.RayActorError as error:
+                    starts -= 1
+                    if starts > 0:
+                        start()
+                    elif not alive and not starting:
+                        raise CaseError(f"The workers are lost before they begin: {error}") from None
+                continue
             given, worker = running.pop(ready[0])
             worker.busy -= 1
             try:
@@ -136,31 +209,33 @@ def _segment(
                     message = f"its worker was lost {ATTEMPTS} times; too little memory is a frequent reason"
                     yield given, failed(given, CaseError(message), order)
                 if waiting or running:
-                    alive.append(_Worker(make()))
+                    start()
     finally:
-        for worker in alive:
+        for worker in (*alive, *starting.values()):
             ray.kill(worker.actor)
 
 
-def _began(ray: Any, workers: Sequence[_Worker]) -> Iterator[RediffError]:
-    for said in ray.get([worker.actor.begin.remote() for worker in workers]):
-        if said is not None:
-            yield said
-
-
 def _factory(ray: Any, opening: Opening) -> tuple[Any, int]:
-    """(what makes an actor, how many the cluster has room for)."""
-    resources = ray.cluster_resources()
+    """(what makes an actor, how many the nodes that are alive have room for)."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if opening.device.startswith("cuda"):
         # Ray shows each actor its own GPU alone, as cuda:0
         opening, need = replace(opening, device="cuda:0"), {"num_gpus": 1, "num_cpus": 1}
-        room = int(min(resources.get("GPU", 0), resources.get("CPU", 0)))
+        room = sum(int(min(node.get("GPU", 0), node.get("CPU", 0))) for node in nodes)
     else:
-        cores = opening.threads or max(1, min(4, int(resources.get("CPU", 1))))
+        most = int(max((node.get("CPU", 0) for node in nodes), default=0))
+        cores = opening.threads or max(1, min(4, most))
         opening, need = replace(opening, threads=cores), {"num_cpus": cores}
-        room = int(resources.get("CPU", 0)) // cores
+        room = sum(int(node.get("CPU", 0)) // cores for node in nodes)
     actor = ray.remote(_Actor)
     return lambda: actor.options(max_restarts=0, **need).remote(opening), room
+
+
+def _nodes(ray: Any) -> str:
+    """The nodes that are alive, for messages."""
+    nodes = sorted((node["Resources"] for node in ray.nodes() if node["Alive"]), key=lambda node: -node.get("CPU", 0))
+    told = (f"{node.get('CPU', 0):.0f} cores and {node.get('GPU', 0):.0f} GPUs" for node in nodes)
+    return f"its nodes have {', '.join(told) or 'nothing'}"
 
 
 def _travelling(given: CaseInput) -> CaseInput:

@@ -1,0 +1,104 @@
+"""A Ray cluster of several nodes, all on this machine: where workers fit, nodes that go away, addresses of none."""
+
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rediffinet.clinic import on_ray
+from rediffinet.clinic.case import Order
+from rediffinet.clinic.cohort import list_inputs
+from rediffinet.clinic.on_ray import segment_on_ray
+from rediffinet.clinic.workers import Opening
+from rediffinet.errors import ConfigError
+
+CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
+
+ray = pytest.importorskip("ray")
+
+
+@pytest.fixture
+def cohort(tmp_path: Path, toy_folder: Path) -> Path:
+    for name in "ABCDEF":
+        folder = tmp_path / "cohort" / name
+        folder.mkdir(parents=True)
+        for contrast in CONTRASTS:
+            shutil.copy(toy_folder / f"toy-{contrast}.nii.gz", folder / f"{name}-{contrast}.nii.gz")
+    return tmp_path / "cohort"
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head that computes nothing and two nodes of six cores each, as Ray is told."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "180")
+    memory = {"object_store_memory": 80 * 2**20}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory})
+    made.workers = [made.add_node(num_cpus=6, **memory) for _ in range(2)]
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.mark.slow
+def test_workers_are_counted_by_node_and_a_node_that_goes_away_is_done_without(
+    cluster: Any, cohort: Path, toy_bundle: Any, tmp_path: Path
+) -> None:
+    opening = Opening(toy_bundle.path, "onnxruntime", threads=4)
+    ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+    assert on_ray._factory(ray, opening)[1] == 2  # 6 // 4 + 6 // 4, not 12 // 4
+    with pytest.raises(ConfigError, match="6 cores and 0 GPUs, 6 cores and 0 GPUs"):
+        list(segment_on_ray(list_inputs(cohort), Order(tmp_path / "big"), Opening(toy_bundle.path, threads=7)))
+    found = []
+    for _, outcome in segment_on_ray(list_inputs(cohort), Order(tmp_path / "out"), opening, patience_s=120):
+        found.append(outcome)
+        if len(found) == 1:
+            cluster.remove_node(cluster.workers[0], allow_graceful=False)
+    assert [outcome.error for outcome in found] == [None] * 6
+    assert len(list((tmp_path / "out").glob("*-report.json"))) == 6
+    started = time.monotonic()
+    while sum(node["Alive"] for node in ray.nodes()) > 2 and time.monotonic() < started + 90:  # until it is noticed
+        time.sleep(0.2)
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match="No worker of the cluster began within 3 s"):  # others have its cores
+        holder = ray.remote(num_cpus=6)(_Holder).remote()
+        ray.get(holder.ping.remote())
+        list(segment_on_ray(list_inputs(cohort), Order(tmp_path / "none"), opening, patience_s=3))
+    assert time.monotonic() - started < 60
+
+
+class _Holder:
+    def ping(self) -> None:
+        """Say that it is there."""
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:{closed}", "ray://127.0.0.1:{closed}", "nonsense", "a:b", "no.such.invalid:6379"]
+)
+def test_an_address_where_there_is_no_cluster(
+    address: str, tmp_path: Path, toy_bundle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = address.replace("{closed}", str(free.getsockname()[1]))
+    with pytest.raises(ConfigError, match=f"`ray={address}`: no cluster there"):
+        list(segment_on_ray([], Order(tmp_path), Opening(toy_bundle.path), address))
+
+    if address.startswith("127"):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ConfigError, match=f"`ray=auto`: no cluster there .{address} does not answer"):
+            list(segment_on_ray([], Order(tmp_path), Opening(toy_bundle.path), "auto"))
+
+
+def test_the_cohort_where_the_address_belongs(rediff: Any, cohort: Path, tmp_path: Path) -> None:
+    done = rediff("segment", "--ray", cohort, "-o", tmp_path / "out")
+    assert done.code == 2
+    assert f"--ray {cohort}: that is a path" in done.err and f"rediff segment {cohort} … --ray" in done.err
+    done = rediff("segment", cohort, "--ray", cohort / "A", "-o", tmp_path / "out")
+    assert done.code == 2
+    assert "that is a path, not the address of a cluster" in done.err
