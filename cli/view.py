@@ -1,5 +1,6 @@
 """`rediff view`."""
 
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -30,11 +31,22 @@ def view(
     with ViewerServer(scene, port) as server:
         typer.echo(f"{scene.case}: {server.url}")
         typer.echo("Ctrl-C ends.", err=True)
-        if browser:
-            import webbrowser
-
-            webbrowser.open(server.url)
+        serving = threading.Thread(target=server.serve_forever, daemon=True)
+        serving.start()
         try:
-            server.serve_forever()
+            if browser and not _opened(server.url):
+                typer.echo("No browser could be opened: open the address yourself.", err=True)
+            serving.join()
         except (Interrupted, KeyboardInterrupt):  # the way to end it, not an error
             typer.echo("ended", err=True)
+        finally:
+            server.shutdown()
+
+
+def _opened(url: str) -> bool:
+    import webbrowser
+
+    try:
+        return webbrowser.open(url)
+    except (webbrowser.Error, OSError):
+        return False

@@ -30,13 +30,13 @@ def read_finished(folder: Path, name: str) -> Report | None:
     except (OSError, ValidationError):
         return None
     whole = report.case == name and all(
-        _is_whole(folder / file, report.output_bytes.get(kind)) for kind, file in report.outputs.items()
+        is_whole(folder / file, report.output_bytes.get(kind)) for kind, file in report.outputs.items()
     )
     return report if whole else None
 
 
-def _is_whole(path: Path, size: int | None) -> bool:
-    """size: in bytes; None in a report of before sizes were told."""
+def is_whole(path: Path, size: int | None) -> bool:
+    """Whether an output is there as it was written, or an image that can be read. size: in bytes; None: not told."""
     try:
         found = path.stat().st_size if path.is_file() else 0
         if found in (0, size):

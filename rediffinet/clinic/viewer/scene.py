@@ -10,6 +10,7 @@ from urllib.parse import quote
 import nibabel as nib
 import numpy as np
 
+from rediffinet.clinic.finished import is_whole
 from rediffinet.clinic.viewer.corrections import Correction, read_corrections
 from rediffinet.errors import CaseError, LabelError, RediffError
 from rediffinet.files import file_sha256
@@ -92,6 +93,11 @@ def open_scene(target: Path, images: Path | None = None, reference: Path | None 
             f"{path} tells of {', '.join(gone) or 'no label map'}, which is not beside it.\nSegment the case again."
         )
         raise CaseError(message)
+    sizes = {folder / name: report.get("output_bytes", {}).get(kind) for kind, name in report["outputs"].items()}
+    broken = [file.name for file in maps.values() if not is_whole(file, sizes[file])]
+    if broken:
+        message = f"{', '.join(broken)} in {folder} cannot be read: empty, cut off or damaged.\nSegment the case again."
+        raise CaseError(message)
     found, notes = _find_images(report, folder, images)
     if not found:
         listed = "\n".join(f"  {note}" for note in notes)
@@ -143,6 +149,9 @@ def read_report(path: Path) -> dict[str, Any]:
         report = json.loads(path.read_text(encoding="utf-8"))
         known = str(report["schema"]).startswith(SCHEMAS)
         names = [str(report["case"]), *report["outputs"].values()]
+        told = [entry[key] for entry in report["inputs"] for key in ("contrast", "path", "sha256")]
+        if not all(isinstance(text, str) and "\0" not in text for text in told):
+            raise TypeError("the inputs are not told by text")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         message = f"{path} is not the report of a case ({reason}).\nExpected one that rediff segment wrote."
@@ -165,15 +174,19 @@ def _find_images(report: dict[str, Any], folder: Path, given: Path | None) -> tu
     prepared = prepared_images(report, folder) if given is None else {}
     if prepared:
         return {contrast: path.resolve() for contrast, path in prepared.items()}, []
-    refined: Any = nib.load(folder / report["outputs"][MAPS["refined"]])
+    try:
+        refined: Any = nib.load(folder / report["outputs"][MAPS["refined"]])
+    except (OSError, nib.filebasedimages.ImageFileError) as error:
+        raise CaseError(f"The label map of the case cannot be read: {error}.\nSegment the case again.") from None
     replaced = {} if given is None else find_contrasts(given)
     found: dict[str, Path] = {}
     notes = []
     for entry in report["inputs"]:
         contrast = entry["contrast"]
         stored = Path(entry["path"])
-        places = [replaced[contrast]] if contrast in replaced else [stored, folder / stored, folder / stored.name]
-        path = next((place for place in places if place.is_file()), None)
+        there = [place for place in _places(stored, folder) if place.is_file()]
+        there = [replaced[contrast]] if contrast in replaced else there
+        path = next((place for place in there if file_sha256(place) == entry["sha256"]), next(iter(there), None))
         if path is None and stored.is_dir():
             notes.append(f"{contrast}: {stored} is a series of files, which the page does not show; it reads NIfTI.")
         elif path is None:
@@ -185,6 +198,16 @@ def _find_images(report: dict[str, Any], folder: Path, given: Path | None) -> tu
         else:
             found[contrast] = path.resolve()
     return found, notes
+
+
+def _places(stored: Path, folder: Path) -> list[Path]:
+    """Where an image may be that a report in `folder` tells: a relative path begins somewhere above the report, for
+    the folder in which the case was segmented is not told; by itself beside the report; last from the current folder.
+    """
+    if stored.is_absolute():
+        return [stored, folder / stored.name]
+    home = folder.resolve()
+    return [*(above / stored for above in (home, *home.parents)), folder / stored.name, stored]
 
 
 def prepared_images(report: dict[str, Any], folder: Path) -> dict[str, Path]:

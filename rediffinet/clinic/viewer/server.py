@@ -8,6 +8,7 @@ import json
 import math
 import mimetypes
 import secrets
+import sys
 from collections.abc import Mapping
 from functools import cached_property
 from http import HTTPStatus
@@ -38,6 +39,8 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+METHODS = "GET, HEAD, POST"
+PROBLEM = "application/problem+json"
 TYPES = {
     ".js": "text/javascript",
     ".gz": "application/gzip",
@@ -60,6 +63,11 @@ class ViewerServer(ThreadingHTTPServer):
         except (OSError, OverflowError) as error:
             message = f"Port {port} of 127.0.0.1 cannot be used: {error}. Leave `port` out to take a free one."
             raise CaseError(message) from None
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that went away; tell the rest, which is ours to mend."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
 
     @property
     def url(self) -> str:
@@ -112,6 +120,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._file(self.server.page.get(path), path)
 
+    def do_HEAD(self) -> None:
+        """What GET answers, without its body."""
+        self.do_GET()
+
     def do_POST(self) -> None:
         """A correction: gzip of the labels as the body; who, from and note in the query."""
         self._read = False
@@ -138,6 +150,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
             return
         self._json(entry.model_dump(mode="json", by_alias=True), HTTPStatus.CREATED)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What the library refuses by itself: methods that are not known, and what is no HTTP."""
+        unknown = code == HTTPStatus.NOT_IMPLEMENTED
+        status = HTTPStatus.METHOD_NOT_ALLOWED if unknown else HTTPStatus(code)
+        detail = f"Expected {METHODS}, got {self.command}." if unknown else message or status.description
+        problem = {"title": status.phrase, "status": int(status), "detail": detail}
+        more = {"Connection": "close", **({"Allow": METHODS} if unknown else {})}
+        self.close_connection = True
+        self._send(status, json.dumps(problem).encode(), PROBLEM, more)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: addresses hold the secret."""
@@ -181,14 +203,15 @@ class _Handler(BaseHTTPRequestHandler):
         while unread > 0 and (chunk := self.rfile.read(min(unread, 2**20))):
             unread -= len(chunk)
         problem = {"title": status.phrase, "status": int(status), "detail": detail}
-        self._send(status, json.dumps(problem).encode(), "application/problem+json", {"Connection": "close"})
+        self._send(status, json.dumps(problem).encode(), PROBLEM, {"Connection": "close"})
 
     def _send(self, status: HTTPStatus, content: bytes, kind: str, more: Mapping[str, str]) -> None:
         self.send_response(status)
         for key, value in {**HEADERS, **more, "Content-Type": kind, "Content-Length": str(len(content))}.items():
             self.send_header(key, value)
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
 
 def scene_bytes(scene: Scene) -> int:

@@ -116,3 +116,54 @@ def test_a_report_cannot_reach_out_of_its_folder(segmented: Any, name: str) -> N
     path.write_text(json.dumps(report))
     with pytest.raises(CaseError, match="outside its own folder"):
         open_scene(segmented.out)
+
+
+@pytest.mark.parametrize("ending", ["seg.nii.gz", "baseline.nii.gz", "uncertainty.nii.gz"])
+@pytest.mark.parametrize("kept", [0, 100])
+@pytest.mark.parametrize("told", [True, False])
+def test_a_map_that_is_empty_or_cut_off(segmented: Any, ending: str, kept: int, told: bool) -> None:
+    """told: whether the report has the sizes, which those of earlier versions have not."""
+    path = segmented.output(ending)
+    path.write_bytes(path.read_bytes()[:kept])
+    if not told:
+        report = json.loads(segmented.output("report.json").read_text())
+        del report["output_bytes"]
+        segmented.output("report.json").write_text(json.dumps(report))
+    with pytest.raises(CaseError, match=f"toy-{ending}.* cannot be read"):
+        open_scene(segmented.out)
+
+
+def test_a_map_that_is_of_its_size_and_nothing_else(segmented: Any) -> None:
+    path = segmented.output("seg.nii.gz")
+    path.write_bytes(bytes(path.stat().st_size))  # what a loss of power may leave
+    with pytest.raises(CaseError, match="cannot be read"):
+        open_scene(segmented.out)
+
+
+@pytest.mark.parametrize("inputs", [None, [{}], [{"contrast": "t1n", "path": 3, "sha256": ""}], "x"])
+def test_a_report_that_does_not_tell_its_images(segmented: Any, inputs: Any) -> None:
+    report = json.loads(segmented.output("report.json").read_text())
+    segmented.output("report.json").write_text(json.dumps({**report, "inputs": inputs}))
+    with pytest.raises(CaseError, match="not the report of a case"):
+        open_scene(segmented.out)
+
+
+def test_relative_paths_begin_above_the_report_and_not_in_the_current_folder(
+    segmented: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = json.loads(segmented.output("report.json").read_text())
+    for entry in report["inputs"]:
+        entry["path"] = f"images/{entry['path'].rpartition('/')[2]}"
+    segmented.output("report.json").write_text(json.dumps(report))
+    other = tmp_path / "elsewhere"
+    shutil.copytree(segmented.images, other / "images")
+    for path in (other / "images").glob("*.nii.gz"):
+        path.write_bytes(b"of another study")
+    monkeypatch.chdir(other)
+    scene = open_scene(segmented.out)
+    assert [path.parent for path in scene.images.values()] == [segmented.images.resolve()] * 4
+    results = segmented.out.rename(tmp_path / "far")
+    shutil.move(segmented.images, tmp_path / "near")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "near").rename(tmp_path / "images")
+    assert len(open_scene(results).images) == 4

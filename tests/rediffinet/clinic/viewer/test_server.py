@@ -4,7 +4,10 @@ import gzip
 import hashlib
 import http.client
 import json
+import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,6 +84,51 @@ def test_nothing_else_is_served(server: viewer.ViewerServer, path: str) -> None:
 def test_other_pages_are_refused(server: viewer.ViewerServer, headers: dict[str, str]) -> None:
     """A page of another origin, and one whose name was made to point at this machine."""
     assert ask(server, f"/{server.secret}/v1/cases", **headers)[0] == 403
+
+
+@pytest.mark.parametrize("path", ["", "v1/cases/toy/scene", "v1/cases/toy/files/toy-seg.nii.gz", "nothing", "../x"])
+def test_head_tells_what_get_does_without_a_body(server: viewer.ViewerServer, path: str) -> None:
+    full, short = (ask(server, f"/{server.secret}/{path}", method) for method in ("GET", "HEAD"))
+    assert short[0] == full[0] and short[2] == b""
+    assert {key: value for key, value in short[1].items() if key != "Date"} == {
+        key: value for key, value in full[1].items() if key != "Date"
+    }
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
+def test_other_methods_are_a_problem_that_names_those_there_are(server: viewer.ViewerServer, method: str) -> None:
+    status, headers, content = ask(server, f"/{server.secret}/", method)
+    assert (status, headers["Allow"]) == (405, "GET, HEAD, POST")
+    assert headers["Content-Type"] == "application/problem+json"
+    assert method in json.loads(content)["detail"]
+
+
+def test_what_is_no_http_is_a_problem_too(server: viewer.ViewerServer) -> None:
+    for sent in (
+        b"\x16\x03\x01\x02\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /" + b"x" * 70000 + b" HTTP/1.1\r\n\r\n",
+    ):
+        with socket.create_connection(server.server_address[:2], timeout=20) as connection:
+            connection.sendall(sent)
+            said = connection.makefile("rb").read()
+        assert b"<html" not in said.lower() and b'"detail"' in said
+
+
+def test_a_client_that_goes_away_is_no_traceback(
+    server: viewer.ViewerServer, segmented: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    big = segmented.out / "toy-uncertainty.nii.gz"
+    big.write_bytes(bytes(2**25))  # more than what lies in between takes
+    for _ in range(3):
+        with socket.create_connection(server.server_address[:2], timeout=20) as connection:
+            address = f"/{server.secret}/v1/cases/toy/files/{big.name}"
+            connection.sendall(f"GET {address} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            connection.recv(100)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset, not closed
+    assert ask(server, f"/{server.secret}/")[0] == 200
+    time.sleep(0.3)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_correction_is_saved(server: viewer.ViewerServer, segmented: Any) -> None:
