@@ -14,6 +14,7 @@ from rediffinet.clinic.cohort import Order, segment_cohort
 from rediffinet.clinic.inputs import Shard, list_cohort
 from rediffinet.clinic.interrupt import Interrupted, interruptible
 from rediffinet.clinic.table import open_table
+from rediffinet.errors import RediffError
 from rediffinet.segmenter import Segmenter
 
 
@@ -35,4 +36,11 @@ def main(cohort: Path, out: Path, bundle: Path | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(Path, sys.argv[1:])))
+    if len(sys.argv) not in (3, 4):
+        sys.stderr.write("usage: python examples/batch_task.py COHORT OUT [BUNDLE]\n")
+        sys.exit(2)
+    try:
+        sys.exit(main(*map(Path, sys.argv[1:])))
+    except RediffError as error:  # of the whole task: a wrong bundle, no cohort, another task with this share
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)

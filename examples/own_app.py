@@ -4,6 +4,7 @@ BUNDLE=path uvicorn --app-dir examples own_app:app        # without BUNDLE the d
 """
 
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator
@@ -53,3 +54,8 @@ def segment(t1n: UploadFile, t1c: UploadFile, t2w: UploadFile, t2f: UploadFile) 
     volumes = result.report.to_dict()["volumes_ml"]["refined"]
     headers = {"X-Volumes-Ml": ", ".join(f"{region}={ml:.2f}" for region, ml in volumes.items())}
     return Response(encode_result(result)["case-seg.nii.gz"], media_type="application/gzip", headers=headers)
+
+
+if __name__ == "__main__":
+    sys.stderr.write("usage: [BUNDLE=path] uvicorn --app-dir examples own_app:app\n")
+    sys.exit(2)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from rediffinet import Segmenter, load_case
-from rediffinet.errors import CaseError, DeadlineError
+from rediffinet.errors import RediffError
 
 
 def main(case_folder: Path, out: Path, bundle: Path | None = None) -> int:
@@ -17,14 +17,14 @@ def main(case_folder: Path, out: Path, bundle: Path | None = None) -> int:
     def progress(stage: str, done: int, of: int) -> None:
         print(f"\r{stage} {done}/{of}   ", end="", file=sys.stderr, flush=True)
 
-    with Segmenter.open(bundle) as segmenter:
-        try:
+    try:
+        with Segmenter.open(bundle) as segmenter:
             case = load_case(case_folder)
             result = segmenter.segment(case, seed=0, progress=progress, deadline_s=600)
-        except (CaseError, DeadlineError) as error:  # the images; too slow
-            print(f"\n{error}", file=sys.stderr)
-            return 2
-    result.save(out, overwrite=True)
+        result.save(out, overwrite=True)
+    except RediffError as error:  # the images (CaseError), too slow (DeadlineError), no room (OutputError) …
+        print(f"\n{error}", file=sys.stderr)
+        return 2
     volumes = result.report.to_dict()["volumes_ml"]["refined"]
     with (out / "volumes.csv").open("a", newline="") as stream:
         csv.writer(stream).writerow([case.name, *(round(ml, 2) for ml in volumes.values())])
@@ -32,4 +32,7 @@ def main(case_folder: Path, out: Path, bundle: Path | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4):
+        sys.stderr.write("usage: python examples/script.py CASE_FOLDER OUT [BUNDLE]\n")
+        sys.exit(2)
     sys.exit(main(*map(Path, sys.argv[1:])))

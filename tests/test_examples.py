@@ -75,3 +75,24 @@ def test_a_batch_task_does_its_share_and_is_preempted_without_loss(
     assert not list(out.glob(".*"))
     assert task(2).wait(120) == 0
     assert len(list(out.glob("*-report.json"))) == 4
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_an_example_without_arguments_says_how_it_is_called(name: str) -> None:
+    if name == "own_app.py":
+        pytest.importorskip("fastapi")
+    done = subprocess.run([sys.executable, EXAMPLES / name], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("usage: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["script.py", "batch_task.py"])
+@pytest.mark.parametrize("wrong", ["cases", "bundle", "out"])
+def test_what_a_user_gets_wrong_is_a_sentence(
+    name: str, wrong: str, toy_folder: Path, toy_bundle: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    given = {"cases": toy_folder, "out": tmp_path / "out", "bundle": toy_bundle.path, wrong: tmp_path / "file" / "x"}
+    done = subprocess.run([sys.executable, EXAMPLES / name, *given.values()], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and str(tmp_path / "file") in done.stderr
