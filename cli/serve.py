@@ -10,7 +10,9 @@ import typer
 def serve(
     data: Annotated[Path, typer.Option(help="Folder of the service: jobs, uploads, results, tokens.")],
     host: Annotated[str, typer.Option(help="Address to listen on; others than loopback need a token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one, which is printed.")
+    ] = 8000,
     bundle: Annotated[Path | None, typer.Option(help="Bundle folder; default: the one in the package.")] = None,
     engine: Annotated[str, typer.Option(help="auto, or one that `rediff doctor` lists.")] = "auto",
     device: Annotated[str, typer.Option(help="cpu or cuda:N.")] = "cpu",
@@ -28,12 +30,19 @@ def serve(
     new_token: Annotated[
         str | None, typer.Option(metavar="NAME", help="Make a token for NAME, print it once, and end.")
     ] = None,
+    list_tokens: Annotated[
+        bool, typer.Option("--list-tokens", help="Names of the tokens, when they were made, and end.")
+    ] = False,
+    revoke_token: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Forget the token of NAME, at once, and end.")
+    ] = None,
     without_token: Annotated[
         bool, typer.Option("--without-token", help="Listen to everybody who reaches the port.")
     ] = False,
 ) -> None:
     """Segment cases over HTTP: send four images or a zip, ask for the state, fetch the files. See docs/service.md."""
     from rediffinet.cli.paths import check_new_folder
+    from rediffinet.clinic.service import tokens
     from rediffinet.clinic.service.settings import MIB, Archive, Limits, Settings
     from rediffinet.errors import MissingExtraError
 
@@ -54,13 +63,17 @@ def serve(
         archive=None if dicomweb is None else Archive(dicomweb, authorization),
     )
     if new_token is not None:
-        from rediffinet.clinic.service.tokens import new_token as make
-
-        typer.echo(make(settings.tokens, new_token))
+        typer.echo(tokens.new_token(settings.tokens, new_token))
+        return
+    if revoke_token is not None:
+        tokens.revoke_token(settings.tokens, revoke_token)
+        return
+    if list_tokens:
+        for name, made, digest in tokens.list_tokens(settings.tokens):
+            typer.echo(f"{name}  {made}  sha256 {digest}…")
         return
     try:
         from rediffinet.clinic.service.server import serve as run
     except ModuleNotFoundError as error:
         raise MissingExtraError("The service", str(error.name), "serve") from None
-    typer.echo(f"http://{host}:{port}/", err=True)
     run(settings)

@@ -23,7 +23,7 @@ from rediffinet.clinic.service.problems import MEDIA_TYPE, Problem, problem
 from rediffinet.clinic.service.requests import FIELDS, CaseRequest
 from rediffinet.clinic.service.settings import LOOPBACK
 from rediffinet.clinic.service.supervisor import Supervisor
-from rediffinet.clinic.service.tokens import Tokens
+from rediffinet.clinic.service.tokens import TokenFile
 from rediffinet.clinic.service.uploads import ARCHIVE, BRAIN_MASK, CONTRASTS, receive
 from rediffinet.clinic.viewer.corrections import save_correction
 from rediffinet.clinic.viewer.server import DIST, content_type, scene_bytes
@@ -146,7 +146,7 @@ def _request_body() -> dict[str, Any]:
     }
 
 
-def create_app(jobs: Jobs, tokens: Tokens, supervisor: Supervisor, version: str) -> FastAPI:
+def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: str) -> FastAPI:
     """The application. Everything it needs is given; it starts nothing."""
     app = FastAPI(
         title="rediff serve",

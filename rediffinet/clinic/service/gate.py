@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rediffinet.clinic.service.logs import log, log_error
 from rediffinet.clinic.service.problems import MEDIA_TYPE, problem
-from rediffinet.clinic.service.tokens import Tokens
+from rediffinet.clinic.service.tokens import TokenFile
 from rediffinet.clinic.viewer.server import HEADERS
 
 OPEN_TO_ALL = ("/healthz", "/readyz")
@@ -24,7 +24,7 @@ class Gate:
     point here (DNS rebinding) is refused, and so is a page of another origin, always.
     """
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, *, local: bool, count: Callable[[str, int], None]) -> None:
+    def __init__(self, app: ASGIApp, tokens: TokenFile, *, local: bool, count: Callable[[str, int], None]) -> None:
         self._app = app
         self._tokens = tokens
         self._local = local
@@ -66,14 +66,15 @@ class Gate:
             log("request", method=_method(scope), route=route, status=status, ms=spent)
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> dict[str, Any] | None:
+        tokens = self._tokens.now()
         host = headers.get("host", "")
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-        if self._local and not self._tokens.names and name not in LOOPBACK_NAMES:
+        if self._local and tokens.open and name not in LOOPBACK_NAMES:
             return problem(403, "This service answers on this machine alone, under localhost or 127.0.0.1.")
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             return problem(403, "This service answers its own page alone, not one of another origin.")
-        owner = self._tokens.owner(headers.get("authorization"))
+        owner = tokens.owner(headers.get("authorization"))
         if owner is None and scope["path"] not in OPEN_TO_ALL:
             return problem(
                 401,

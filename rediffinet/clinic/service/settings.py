@@ -12,6 +12,13 @@ UID = r"[0-9]+(\.[0-9]+)*"
 """What a DICOM UID looks like."""
 
 
+def private_folder(path: Path) -> None:
+    """Make a folder, and those above, that nobody but its owner may look into; one that is there stays as it is."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one client, one upload and one case may take.

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rediffinet.clinic.service.logs import log, log_error
+from rediffinet.clinic.service.settings import private_folder
 from rediffinet.errors import ConfigError
 from rediffinet.files import write_atomically
 
@@ -21,13 +23,19 @@ OPEN = ""
 
 @dataclass(frozen=True)
 class Tokens:
-    """Names by hash."""
+    """Names by hash. closed: a token is needed even when there is none any more."""
 
     names: dict[str, str]
+    closed: bool = False
+
+    @property
+    def open(self) -> bool:
+        """Whether no token is needed."""
+        return not self.names and not self.closed
 
     def owner(self, authorization: str | None) -> str | None:
-        """Whose token an Authorization header holds; None: no known one. Without any token all is OPEN's."""
-        if not self.names:
+        """Whose token an Authorization header holds; None: no known one. Where none is needed all is OPEN's."""
+        if self.open:
             return OPEN
         token = _token(authorization or "")
         if token is None:
@@ -38,6 +46,32 @@ class Tokens:
             if secrets.compare_digest(given, known):
                 found = name
         return found
+
+
+class TokenFile:
+    """The tokens of a running service, as its file has them at the moment.
+
+    A service that had tokens never becomes open to everybody, whatever becomes of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = _state(path)
+        self._tokens = read_tokens(path)
+
+    def now(self) -> Tokens:
+        """The tokens; the file is read again when it has changed."""
+        seen = _state(self._path)
+        if seen != self._seen:
+            closed = not self._tokens.open
+            try:
+                names = read_tokens(self._path).names
+            except ConfigError as error:  # nobody is let in by a file that cannot be read
+                log_error("the tokens cannot be read", error)
+                names, closed = {}, True
+            self._seen, self._tokens = seen, Tokens(names, closed)
+            log("tokens were read again", count=len(names))
+        return self._tokens
 
 
 def read_tokens(path: Path) -> Tokens:
@@ -53,17 +87,49 @@ def read_tokens(path: Path) -> Tokens:
 
 
 def new_token(path: Path, name: str) -> str:
-    """Make a token, keep its hash, return it. A second one of a name replaces the first."""
+    """Make a token, keep its hash, return it. A second one of a name replaces the first, which is known no longer."""
     if not name.isidentifier():
         message = f"`new_token`: got '{name}', expected a name of letters, digits and underscores"
         raise ConfigError(message)
-    read_tokens(path)
-    entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    entries = _entries(path)
     token = PREFIX + secrets.token_urlsafe(32)
     entries[name] = {"sha256": _hash(token), "made": datetime.now(UTC).isoformat(timespec="seconds")}
-    write_atomically(path, (json.dumps(entries, indent=1) + "\n").encode(), parents=True, durable=True)
-    path.chmod(0o600)
+    _keep(path, entries)
     return token
+
+
+def list_tokens(path: Path) -> list[tuple[str, str, str]]:
+    """(name, when it was made, the first characters of its SHA-256) of each token."""
+    return [(name, str(entry.get("made", "")), str(entry["sha256"])[:8]) for name, entry in _entries(path).items()]
+
+
+def revoke_token(path: Path, name: str) -> None:
+    """Forget a token: it is known no longer, at once. Raises ConfigError for one that there is not."""
+    entries = _entries(path)
+    if entries.pop(name, None) is None:
+        known = ", ".join(entries) or "none"
+        raise ConfigError(f"`revoke_token`: there is no token '{name}', expected one of: {known}")
+    _keep(path, entries)
+
+
+def _entries(path: Path) -> dict[str, dict[str, str]]:
+    read_tokens(path)
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def _keep(path: Path, entries: dict[str, dict[str, str]]) -> None:
+    private_folder(path.parent)
+    write_atomically(path, (json.dumps(entries, indent=1) + "\n").encode(), durable=True)
+    path.chmod(0o600)
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """What changes with the file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _token(authorization: str) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from rediffinet.clinic.interrupt import Interrupted, interruptible
 from rediffinet.clinic.service.computing import finished_name, segment_received, told_result
-from rediffinet.clinic.service.logs import log, log_error
+from rediffinet.clinic.service.logs import log, log_error, tell_libraries
 from rediffinet.clinic.service.problems import problem
 from rediffinet.clinic.service.settings import Settings
 from rediffinet.clinic.service.store import Job, JobStore
@@ -40,6 +40,7 @@ _T = TypeVar("_T")
 
 def work(settings: Settings, parent: Connection) -> None:
     """Compute until the web process ends or says so (SIGTERM). The target of the computing process."""
+    tell_libraries()
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the web process decides
     try:

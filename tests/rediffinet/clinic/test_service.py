@@ -535,6 +535,121 @@ def test_tokens_are_hashed_and_each_sees_its_own(service: Service, images: dict[
     assert tokens["a"] not in service.log.read_text()
 
 
+def test_tokens_are_replaced_listed_and_revoked_while_the_service_runs(service: Service, rediff: Any) -> None:
+    def ask(token: str) -> int:
+        return int(service.client.get("/v1/cases", headers={"authorization": f"Bearer {token}"}).status_code)
+
+    def command(*options: str) -> Any:
+        return rediff("serve", "--data", service.data, *options)
+
+    assert command("--list-tokens").out == ""
+    service.start()
+    assert service.client.get("/v1/cases").status_code == 200  # on loopback, as long as there is none
+    first = command("--new-token", "clinic").out.strip()
+    assert service.client.get("/v1/cases").status_code == 401
+    assert ask(first) == 200
+    second, other = command("--new-token", "clinic").out.strip(), command("--new-token", "ward").out.strip()
+    assert [ask(token) for token in (first, second, other)] == [401, 200, 200]
+    listed = command("--list-tokens").out
+    kept = json.loads((service.data / "tokens.json").read_text())
+    for line, (name, entry) in zip(listed.splitlines(), kept.items(), strict=True):
+        assert line.startswith(name) and entry["made"] in line and entry["sha256"][:8] in line
+    assert not any(token in listed for token in (first, second, other))
+    assert command("--revoke-token", "ward").code == 0
+    assert [ask(token) for token in (second, other)] == [200, 401]
+    wrong = command("--revoke-token", "absent")
+    assert wrong.code == 2 and "--revoke-token: there is no token 'absent', expected one of: clinic" in wrong.err
+    (service.data / "tokens.json").write_text("nonsense")
+    assert ask(second) == 401
+    (service.data / "tokens.json").write_text(json.dumps(kept))
+    assert [ask(token) for token in (second, other)] == [200, 200]
+    for name in ("ward", "clinic"):
+        command("--revoke-token", name)
+    assert ask(second) == 401 and service.client.get("/v1/cases").status_code == 401  # it does not become open
+
+
+LOUD = """
+import logging, os, threading, warnings
+import rediffinet.clinic.service.jobs as jobs
+import rediffinet.clinic.service.computing as computing
+
+def loud(real):
+    def call(*given, **named):
+        warnings.warn("Nobody^Phantom")
+        logging.getLogger("pydicom").warning("Nobody^%s", "Phantom")
+        thread = threading.Thread(target=lambda: 1 / len(given[:0]))
+        thread.start()
+        thread.join()
+        os.write(2, b"a library in C\\n")
+        os.write(1, b"and what it prints\\n")
+        print("print", flush=True)
+        return real(*given, **named)
+    return call
+
+jobs.parse_request = loud(jobs.parse_request)
+computing._pack = loud(computing._pack)
+"""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_every_line_is_json_and_the_address_is_the_real_one(
+    tmp_path: Path, images: dict[str, bytes], toy_bundle: Any, host: str
+) -> None:
+    """Warnings, records, prints of Python and of C, errors of threads, in both processes; what is no HTTP."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
+            free.bind((host, 0))
+    except OSError:
+        pytest.skip(f"needs the address {host}")
+    (tmp_path / "loud").mkdir()
+    (tmp_path / "loud" / "sitecustomize.py").write_text(LOUD)
+    command = [sys.executable, "-c", PROGRAM, "serve", "--data", str(tmp_path / "new" / "data"), "--port", "0"]
+    command += ["--host", host, "--bundle", str(toy_bundle.path), "--engine", "onnxruntime", "--threads", "1"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "loud")}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        shown = f"[{host}]" if ":" in host else host
+        assert address.startswith(f"http://{shown}:") and address.endswith("/") and ":0/" not in address
+        with httpx.Client(base_url=address, timeout=60) as client:
+            files = {name: (name, content) for name, content in images.items()}
+            url = f"v1/cases/{client.post('v1/cases', files=files).json()['id']}"
+            deadline = time.monotonic() + 240
+            while client.get(url).json()["state"] not in ("done", "failed"):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            assert client.get(url).json()["state"] == "done"
+            with socket.create_connection((host, httpx.URL(address).port)) as raw:
+                raw.sendall(b"nonsense\r\n\r\n")
+                raw.recv(100)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, (tmp_path / "log").read_text()
+        assert process.stdout.read() == ""
+    finally:
+        process.kill()
+        process.wait()
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert all(line["event"] and line["time"] and line["level"] for line in lines)
+    for event in (
+        "service begins",
+        "library warns",
+        "library says",
+        "uncaught error",
+        "process prints",
+        "service ends",
+    ):
+        times = [line["event"] for line in lines].count(event)
+        assert times >= (1 if event.startswith("service") else 2), (event, times)  # each process by itself
+    assert {line.get("text") for line in lines} >= {"a library in C", "and what it prints", "print"}
+    assert "Nobody" not in (tmp_path / "log").read_text()
+    begun = next(line for line in lines if line["event"] == "service begins")
+    assert address.endswith(f":{begun['port']}/")
+    modes = {path.stat().st_mode & 0o077 for path in (tmp_path / "new" / "data").rglob("*")}
+    assert modes == {0} and (tmp_path / "new" / "data").stat().st_mode & 0o777 == 0o700
+
+
 def test_listening_to_others_needs_a_token_or_a_word(rediff: Any, tmp_path: Path) -> None:
     done = rediff("serve", "--data", tmp_path / "s", "--host", "0.0.0.0")
     assert done.code == 2

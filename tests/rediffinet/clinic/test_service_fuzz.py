@@ -26,12 +26,12 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from rediffinet.clinic.service.settings import Limits, Settings
     from rediffinet.clinic.service.store import JobStore
     from rediffinet.clinic.service.supervisor import Supervisor
-    from rediffinet.clinic.service.tokens import Tokens
+    from rediffinet.clinic.service.tokens import TokenFile
 
     chosen = Settings(data=tmp_path_factory.mktemp("service"), limits=Limits(queue=100_000, upload_bytes=2**20))
     store = JobStore(chosen.database)
     jobs = Jobs(chosen, store)
-    app = create_app(jobs, Tokens({}), Supervisor(chosen, store, lambda _: None), "0")
+    app = create_app(jobs, TokenFile(chosen.tokens), Supervisor(chosen, store, lambda _: None), "0")
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as made:
         made.jobs = jobs  # type: ignore[attr-defined]
         yield made
