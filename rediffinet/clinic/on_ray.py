@@ -24,6 +24,8 @@ IN_FLIGHT = 2
 LOCAL = "local"
 PATIENCE_S = 300.0
 """How long no worker at all is waited for: until the first has opened the bundle, or after the last was lost."""
+HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""How gRPC begins (RFC 9113): the preface of HTTP/2 and an empty frame of settings (type 4), answered by one."""
 REACH_S = 5.0
 """How long the address of a cluster may take to answer."""
 
@@ -116,7 +118,7 @@ def _last_cluster() -> str | None:
 
 
 def _check_address(address: str, given: str) -> None:
-    """Raise ConfigError where nothing listens: Ray itself tries for more than a minute. given: what it came from."""
+    """Raise ConfigError where no gRPC answers: Ray itself tries for minutes. given: what the address came from."""
     if Path(address).exists():
         message = f"`ray={address}`: that is a path, not the address of a cluster. Expected HOST:PORT, auto or local."
         raise ConfigError(f"{message}\nThe cases are another argument, before this one.")
@@ -124,7 +126,11 @@ def _check_address(address: str, given: str) -> None:
     if not (host and colon and port.isascii() and port.isdigit() and int(port) < 2**16):
         raise _no_cluster(given, f"{address} is no address, which is HOST:PORT, auto or local")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
+        with socket.create_connection((host.strip("[]"), int(port)), REACH_S) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") == "0":
+                connection.sendall(HTTP2)
+                if connection.recv(9)[3:4] != HTTP2[-6:-5]:
+                    raise _no_cluster(given, f"something else than Ray listens at {address}")
     except OSError as error:
         raise _no_cluster(given, f"{address} does not answer within {REACH_S:.0f} s: {error}") from None
 

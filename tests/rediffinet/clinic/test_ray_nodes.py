@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_workers_are_counted_by_node_and_a_node_that_goes_away_is_done_without(
     cluster: Any, cohort: Path, toy_bundle: Any, tmp_path: Path
 ) -> None:
     opening = Opening(toy_bundle.path, "onnxruntime", threads=4)
-    ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+    on_ray._connect(ray, cluster.address)
     assert on_ray._factory(ray, opening)[1] == 2  # 6 // 4 + 6 // 4, not 12 // 4
     with pytest.raises(ConfigError, match="6 cores and 0 GPUs, 6 cores and 0 GPUs"):
         list(segment_on_ray(list_inputs(cohort), Order(tmp_path / "big"), Opening(toy_bundle.path, threads=7)))
@@ -93,6 +94,30 @@ def test_an_address_where_there_is_no_cluster(
         monkeypatch.setenv("RAY_ADDRESS", address)
         with pytest.raises(ConfigError, match=f"`ray=auto`: no cluster there .{address} does not answer"):
             list(segment_on_ray([], Order(tmp_path), Opening(toy_bundle.path), "auto"))
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.0 400 Bad Request\r\n\r\n"])
+def test_an_address_where_something_else_listens(
+    said: bytes, tmp_path: Path, toy_bundle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What never answers, and what answers something else."""
+    monkeypatch.setattr(on_ray, "REACH_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        held: list[socket.socket] = []
+
+        def answer() -> None:
+            held.append(server.accept()[0])
+            held[0].sendall(said)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(
+            ConfigError, match=rf"no cluster there \(.*{'something else' if said else 'does not answer'}"
+        ):
+            list(segment_on_ray([], Order(tmp_path), Opening(toy_bundle.path), address))
+        thread.join()
+        held[0].close()
 
 
 def test_the_cohort_where_the_address_belongs(rediff: Any, cohort: Path, tmp_path: Path) -> None:
