@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rediffinet.cli.lean import import_nibabel_alone
+from rediffinet.cli.lean import import_nibabel_alone, leave_out_converters
 from rediffinet.cli.words import command_from, in_flags
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ def segment(
         raise ConfigError(message)
     if profile is not None and (processes > 1 or ray is not None):
         raise ConfigError("--profile is of one process. Leave --processes and --ray out.")
+    leave_out_converters()
     begun = None
     if processes == 1 and ray is None:  # the graphs load while the rest is imported and the images are read
         begun = context.with_resource(Opened(open_bundle(bundle), engine, device, threads, precision))

@@ -8,6 +8,7 @@ asked for by name runs, or raises an error that says what to do.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,9 @@ __all__ = [
     "open_engine",
     "survey",
 ]
+
+
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # OpenVINO tells its makers of every start
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ processor has it. The precision that the compiled graph reports must be the one 
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,14 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import openvino as ov
 
 from rediffinet.engines.base import Array, Buffer, Device, Engine, Graph, GraphSpec, TensorSpec
 from rediffinet.engines.machine import describe_processor
 from rediffinet.engines.openvino_cache import CompiledGraphs
 from rediffinet.errors import EngineError
-
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # which tells its makers of every start
-import openvino as ov  # noqa: E402
 
 CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
 HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}

@@ -58,15 +58,14 @@ class Decoded:
 
 @dataclass(frozen=True)
 class _Masks:
-    """On the case's voxels: the baseline bool and soft, Δ̂ to flip it by with its limits, the refined probability.
+    """On the case's voxels: the baseline bool and soft, the label map after the flips, the refined probability.
 
     left_out: bool (X, Y, Z), where whole components of the baseline are flipped.
     """
 
     baseline: Regions
     prior: Volume
-    delta: Volume
-    limits: Sequence[float]
+    labels: Labels
     probability: Volume
     left_out: npt.NDArray[np.bool_]
 
@@ -95,7 +94,7 @@ def decode(
     else:
         masks = _resampled(recipe, decision, prior, found, spacing_mm, shape, given)
     task = recipe.task
-    labels = flip_and_decode(masks.delta, masks.baseline, masks.limits, task.paint, task.parents).labels
+    labels = masks.labels
     baseline = None if inferred.probability is None else _labels(masks.baseline, task)
     confidence = 1.0
     if postprocess:
@@ -162,25 +161,23 @@ def _without_small(
 
 
 def _labels(mask: Regions, task: Task) -> Labels:
-    never = (1.0,) * len(mask)
-    return flip_and_decode(np.zeros(mask.shape, np.float32), mask, never, task.paint, task.parents).labels
+    """The regions painted in their order; what `flip_and_decode` makes of masks that nothing flips."""
+    labels = np.zeros(mask.shape[1:], np.uint8)
+    for inside, value in zip(mask, task.paint, strict=True):
+        np.copyto(labels, np.uint8(value), where=inside)
+    return labels
 
 
 def _masks(recipe: Recipe, decision: Decision, prior: Volume, found: Discrepancy) -> _Masks:
-    mask = recipe.mask(prior)
+    mask, task = recipe.mask(prior), recipe.task
     probability = refined_probability(mask, prior, found.delta, found.sampled)
     left_out = left_out_of(recipe, decision, mask, found)
     plain = decision.adding == decision.removing and decision.reach_mm is None
     if plain and not left_out.any():  # one pass over Δ̂ flips and decodes
-        return _Masks(mask, prior, found.delta, decision.adding, probability, left_out)
-    return _flipped(mask, prior, _flips(recipe, decision, mask, found.delta, left_out), probability, left_out)
-
-
-def _flipped(
-    mask: Regions, prior: Volume, flips: Regions, probability: Volume, left_out: npt.NDArray[np.bool_]
-) -> _Masks:
-    """Masks whose flips are decided already."""
-    return _Masks(mask, prior, flips.astype(np.float32), (0.5,) * len(mask), probability, left_out)
+        labels = flip_and_decode(found.delta, mask, decision.adding, task.paint, task.parents).labels
+    else:
+        labels = _labels(mask ^ _flips(recipe, decision, mask, found.delta, left_out), task)
+    return _Masks(mask, prior, labels, probability, left_out)
 
 
 def left_out_of(recipe: Recipe, decision: Decision, mask: Regions, found: Discrepancy) -> npt.NDArray[np.bool_]:
@@ -253,7 +250,7 @@ def _resampled(
     probability = up(doubted)  # of a wrong label; where the label is inside, what it is the opposite of
     np.subtract(1.0, probability, out=probability, where=inside)
     outside = up(left_out[None].astype(np.float32))[0] > 0.0 if left_out.any() else np.zeros(shape, bool)
-    return _flipped(baseline, soft, baseline ^ inside, probability, outside)
+    return _Masks(baseline, soft, _labels(inside, recipe.task), probability, outside)
 
 
 def _column(values: Sequence[float]) -> Volume:

@@ -18,16 +18,20 @@ def refined_probability(
     Where the discrepancy was sampled it is |U − Δ| read softly: Δ inside-out where U is set. Elsewhere it is the
     baseline's own. `sampled`: bool (X, Y, Z).
     """
-    found = np.where(sampled, delta, probability).astype(np.float32, copy=False)
-    np.subtract(1.0, found, out=found, where=mask & sampled)
-    return found
+    refined = probability.astype(np.float32)
+    box = (slice(None), *joint_box(sampled, sampled))
+    found, inside = refined[box], sampled[box[1:]]
+    np.copyto(found, delta[box], where=inside)
+    np.subtract(1.0, found, out=found, where=mask[box] & inside)
+    return refined
 
 
 def wrong_probability(labels_in_regions: npt.NDArray[np.bool_], probability: Volume) -> Volume:
     """Probability that a voxel's final label is wrong, float32 (X, Y, Z): the largest over the three regions."""
     wrong = np.zeros(probability.shape[1:], np.float32)
+    of_label = np.empty_like(wrong)
     for inside, of_region in zip(labels_in_regions, probability, strict=True):  # region by region: less memory
-        of_label = of_region.copy()
+        np.copyto(of_label, of_region)
         np.subtract(1.0, of_region, out=of_label, where=inside)
         np.maximum(wrong, of_label, out=wrong)
     return wrong

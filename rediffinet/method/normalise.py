@@ -1,6 +1,7 @@
 """Intensity normalisation and the brain crop: from a case's images to what the networks take."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
@@ -81,12 +82,16 @@ def normalise(
     """
     recipe = recipe or Normalisation()
     out = np.empty(images.shape, np.float32)
-    for channel, image in enumerate(images):
+
+    def one(channel: int) -> None:
         name = contrasts[channel] if contrasts else f"channel {channel}"
         if name in missing:
             out[channel] = recipe.background
         else:
-            _normalise_contrast(image, recipe, name, out[channel])
+            _normalise_contrast(images[channel], recipe, name, out[channel])
+
+    with ThreadPoolExecutor(2) as pool:  # more would hold more copies of an image at a time
+        list(pool.map(one, range(len(images))))
     return out
 
 

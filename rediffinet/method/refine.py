@@ -205,21 +205,25 @@ def sample_discrepancy(
     mask = recipe.mask(probability)
     prior = probability if settings.condition == "probability" else mask.astype(np.float32)
     tumour = recipe.whole(mask)
-    regions = len(recipe.task.regions)
-    blend = Blend(regions + 1, shape, settings.window)
+    regions, several = len(recipe.task.regions), samples > 1
+    blend = Blend(regions + several, shape, settings.window)
     mirror = recipe.diffusion is not None and recipe.diffusion.mirror
     for index, start in enumerate(starts):
         given = condition_at(recipe, image, prior, tumour, start)
         noises = [window_noise(*key, start, k, (regions, *settings.window)) for k in range(samples)]
         found = _samples(model, given, noises, mirror=mirror)
-        blend.add(start, np.concatenate([found.mean(axis=0), found.std(axis=0).mean(axis=0, keepdims=True)]))
+        values = found.mean(axis=0)
+        if several:
+            values = np.concatenate([values, found.std(axis=0).mean(axis=0, keepdims=True)])
+        blend.add(start, values)
         if done is not None:
             done(index + 1, len(starts))
     blended = blend.mean()
-    delta = as_discrepancy(kind, blended[:-1], mask)
+    delta = as_discrepancy(kind, blended[:regions], mask)
     if kind.target == "segmentation":  # where no window was, |U − 0| is no finding
         delta = np.where(blend.covered, delta, np.float32(0.0))
-    return Discrepancy(delta, blended[-1], blend.covered, len(starts))
+    disagreement = blended[-1] if several else np.zeros(shape, np.float32)
+    return Discrepancy(delta, disagreement, blend.covered, len(starts))
 
 
 def condition_at(recipe: Recipe, image: Volume, prior: Volume, tumour: Mask, start: Start) -> Volume:

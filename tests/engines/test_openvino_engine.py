@@ -222,3 +222,15 @@ def test_types_that_threads_ask_for_together_and_nothing_that_is_sent() -> None:
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", TOGETHER], capture_output=True, text=True, timeout=300)
         assert done.stdout == "done\n", done.stderr
+
+
+def test_opening_the_engine_loads_no_telemetry() -> None:
+    code = """
+import sys
+from rediffinet.engines import open_engine
+
+open_engine("openvino", threads=1).close()
+assert not [name for name, module in sys.modules.items() if name.startswith("openvino_telemetry") and module]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
