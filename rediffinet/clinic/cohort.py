@@ -96,12 +96,12 @@ def check_names(inputs: Iterable[CaseInput]) -> list[tuple[CaseInput, CaseError]
 
 def count_finished(inputs: Iterable[CaseInput], order: Order) -> list[str]:
     """Names of the cases whose outputs are all there."""
-    found = []
+    found: dict[str, None] = {}
     for given in inputs:
         with suppress(RediffError):
-            if read_finished(order.folder(given.name), given.name) is not None:
-                found.append(given.name)
-    return found
+            if given.name not in found and read_finished(order.folder(given.name), given.name) is not None:
+                found[given.name] = None  # once, where two cases have one name
+    return list(found)
 
 
 def failed(given: CaseInput, error: Exception, order: Order) -> Outcome:

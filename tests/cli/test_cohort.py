@@ -138,6 +138,21 @@ def test_a_second_start_without_a_word_on_what_is_finished_changes_nothing(
     assert rediff("segment", cohort, "-o", out, *options, "--overwrite").code == 0
 
 
+def test_two_cases_of_one_name_are_one_that_is_finished(
+    rediff: Any, cohort: Path, options: Any, tmp_path: Path
+) -> None:
+    shutil.rmtree(cohort / "C")
+    shutil.rmtree(cohort / "B")
+    shutil.copytree(cohort / "A", cohort / "B")
+    command = ("segment", cohort, "-o", tmp_path / "out", *options)
+    assert rediff(*command).code == 3
+    for more, said in (((), "1 of 2 cases are finished already"), (("--skip-existing",), "both named A")):
+        done = rediff(*command, *more)
+        assert said in done.err
+        with (tmp_path / "out" / "cohort.csv").open(newline="") as stream:
+            assert [row["state"] for row in csv.DictReader(stream)] == ["done", "failed"]
+
+
 def test_the_rows_of_another_cohort_stay_as_long_as_its_reports(
     rediff: Any, cohort: Path, options: Any, toy_folder: Path, tmp_path: Path
 ) -> None:
