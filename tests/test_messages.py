@@ -18,7 +18,7 @@ from rediffinet.cli.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUP = typer.main.get_command(app)
-FLAG = re.compile(r"(?<![\w`-])(?:--[a-z][a-z-]*|-[a-z](?![\w-]))")
+FLAG = re.compile(r"(?<![\w`-])(?:--(?:[a-z][a-z-]*|…)|-[a-z](?![\w-]))")
 COMMAND = re.compile(r"\b(?:rediff [a-z]+|pip install|torchrun|ray start)\b[^\n`]*")
 INSTALL = re.compile(r"pip install[^\n]*?'rediffinet\[([a-z,-]+)\]'")
 

@@ -96,10 +96,10 @@ def sort_out(
 
 
 def remedy(unclear: Mapping[str, str], what: str) -> str:
-    """What to do about contrasts that are unclear. what: a flag takes."""
-    flags = " ".join(f"--{contrast} {what}" for contrast in unclear)
+    """What to do about contrasts that are unclear. what: of each is to be named."""
+    named = " ".join(f"`{contrast}={what}`" for contrast in unclear)
     alone = list(unclear.values()) == ["none"]
-    return f"Say which it is: {flags}." + (" To go on without it: `allow_missing=True`." if alone else "")
+    return f"Say which it is: {named}." + (" To go on without it: `allow_missing=True`." if alone else "")
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -124,7 +124,7 @@ def _given(folder: Path, contrast: str, text: str, there: Mapping[str, Path]) ->
         if path is not None and path.is_file():
             return path
     message = (
-        f"--{contrast} {text} is no file, neither here nor in {folder}.\nIt holds {', '.join(there) or 'no image'}."
+        f"`{contrast}={text}` is no file, neither here nor in {folder}.\nIt holds {', '.join(there) or 'no image'}."
     )
     raise CaseError(message)
 

@@ -15,11 +15,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
+from rediffinet.clinic.service.computing import RESULTS
 from rediffinet.clinic.service.gate import Gate
 from rediffinet.clinic.service.jobs import Jobs, ended
 from rediffinet.clinic.service.logs import log_error
 from rediffinet.clinic.service.measures import Measures
-from rediffinet.clinic.service.problems import MEDIA_TYPE, Problem, problem
+from rediffinet.clinic.service.problems import MEDIA_TYPE, Problem, in_fields, problem
 from rediffinet.clinic.service.requests import FIELDS, CaseRequest
 from rediffinet.clinic.service.settings import LOOPBACK
 from rediffinet.clinic.service.supervisor import Supervisor
@@ -136,6 +137,7 @@ def _request_body() -> dict[str, Any]:
                 "schema": {
                     "anyOf": [
                         {"type": "object", "properties": {**images, **texts}, "required": list(images)},
+                        {"type": "object", "properties": {**images, **texts}, "required": ["allow_missing"]},
                         {"type": "object", "properties": {**archive, **texts}, "required": list(archive)},
                         {"type": "object", "properties": texts, "required": ["study"]},
                     ]
@@ -171,7 +173,7 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
     async def _refused(_: Request, error: RediffError) -> Response:
         if isinstance(error, OutputError):  # its text names folders of the service
             return _answer(problem(507, "The file could not be written. Nothing was kept; try again later."), {})
-        return _answer(problem(422, str(error)), {})
+        return _answer(problem(422, in_fields(str(error))), {})
 
     @app.exception_handler(sqlite3.OperationalError)
     async def _store(_: Request, error: sqlite3.OperationalError) -> Response:
@@ -288,12 +290,14 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
         "/v1/cases/{case_id}/files/{name}",
         response_class=FileResponse,
         summary="A file of a finished case; results.zip holds all that was written",
-        responses={200: {"content": {"application/octet-stream": {}}}, **_said(401, 403, 404, 409)},
+        responses={200: {"content": {"application/octet-stream": {}}}, **_said(401, 403, 404, 409, 507)},
     )
     def get_file(request: Request, case_id: str, name: str) -> Response:
         job = jobs.own(case_id, request.state.owner)
         if job.result is None:
             raise Problem(409, f"The case is {job.state}: it has no files.")
+        if name == RESULTS:
+            jobs.pack(job)
         path = jobs.files(job).get(name)
         if path is None or not path.is_file():
             raise Problem(404, "There is no such file of this case.")

@@ -39,17 +39,19 @@ def segment_received(
     """
     asked = CaseRequest.model_validate({key: value for key, value in request.items() if key != "named"})
     given, dicom = _given(asked, settings, segmenter.bundle.manifest.recipe.task, progress)
+    if asked.margin:
+        segmenter.bundle.manifest.check_gives_margin(given=False)
     name = asked.name if request["named"] or given.files else given.name
     order = Order(
         Path("out"),
         asked.seed,
         SegmentOptions(asked.steps, asked.samples, asked.refine_everywhere, asked.postprocess),
-        OutputChoice(asked.preview, asked.uncertainty, asked.probabilities, overwrite=True, html=asked.html_report),
+        OutputChoice(asked.preview, asked.uncertainty, asked.probabilities, True, asked.html_report, asked.margin),
         route=_route(asked, settings, progress, dicom=dicom),
     )
-    case = CaseInput(given.folder, given.files, given.channels, name, given.task)
+    case = CaseInput(given.folder, given.files, given.channels, name, given.task, asked.allow_missing)
     segment_case(segmenter, case, order, progress)
-    _pack(Path("out"), _outputs(Path("out"), name).values())
+    pack(Path("out"), _outputs(Path("out"), name).values())
     if dicom:  # what tells who the patient is goes first; the page shows the prepared images
         shutil.rmtree(UNPACKED)
         Path("in/archive.zip").unlink(missing_ok=True)
@@ -104,21 +106,24 @@ def _given(
     elif archive.exists():
         unpack(archive, UNPACKED, limits.files, limits.unpacked_bytes)
         dicom = is_dicom(UNPACKED)
-        found = [_study(UNPACKED)] if dicom else list_inputs(UNPACKED, (asked.channels or None), task)
+        if dicom:
+            found = [_study(UNPACKED, asked.examination)]
+        else:
+            found = list_inputs(UNPACKED, (asked.channels or None), task, allow_missing=asked.allow_missing)
         if len(found) != 1:
             message = f"The archive holds {len(found)} cases. Expected the four images of one; send others one by one."
             raise CaseError(message)
         given = found[0]
     else:
         files = {path.name.partition(".")[0]: path for path in sorted(Path("in").iterdir()) if path != _brain_mask()}
-        given = CaseInput(files=files, task=task)
+        given = CaseInput(files=files, task=task, allow_missing=asked.allow_missing)
     return given, dicom
 
 
-def _study(folder: Path) -> CaseInput:
+def _study(folder: Path, study: str | None) -> CaseInput:
     if any(zipfile.is_zipfile(path) for path in folder.rglob("*") if path.is_file()):
         raise CaseError("The archive holds another archive. Expected the DICOM files of one examination themselves.")
-    return CaseInput(folder=folder, given=study_name(folder))
+    return CaseInput(folder=folder, given=study_name(folder, study))
 
 
 def _brain_mask() -> Path | None:
@@ -143,6 +148,7 @@ def _route(
         uncertainty=asked.uncertainty,
         overwrite=True,
         dicom=dicom,
+        study=asked.examination,
         series=dict(entry.split("=") for entry in asked.series.split(",")) if asked.series else {},
         objects=objects,
     )
@@ -159,7 +165,7 @@ def _outputs(out: Path, name: str) -> dict[str, str]:
     return {**report.outputs, "report": f"{name}-report.json", **made}
 
 
-def _pack(out: Path, files: Any) -> None:
+def pack(out: Path, files: Any) -> None:
     """All outputs in one zip beside them; they are compressed already."""
     made = out / f".{RESULTS}"
     with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as archive:

@@ -6,13 +6,14 @@ import sqlite3
 import threading
 import time
 import uuid
+import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from rediffinet.clinic.service.archives import check_archive
-from rediffinet.clinic.service.computing import NO_ARCHIVE, RESULTS
+from rediffinet.clinic.service.computing import NO_ARCHIVE, RESULTS, pack
 from rediffinet.clinic.service.dicomweb import store_objects
 from rediffinet.clinic.service.logs import log
 from rediffinet.clinic.service.problems import Problem
@@ -20,7 +21,7 @@ from rediffinet.clinic.service.requests import parse_request
 from rediffinet.clinic.service.settings import Settings
 from rediffinet.clinic.service.store import FINAL, Job, JobStore
 from rediffinet.clinic.service.uploads import ARCHIVE, Received
-from rediffinet.clinic.viewer.corrections import Correction, read_corrections
+from rediffinet.clinic.viewer.corrections import read_corrections
 from rediffinet.clinic.viewer.scene import Scene, open_scene
 from rediffinet.errors import ArchiveError, CaseError
 
@@ -34,6 +35,7 @@ class Jobs:
         self.settings = settings
         self.store = store
         self._lock = threading.Lock()
+        self._packing = threading.Lock()
         self._receiving = 0
         self._looked: tuple[float, float] | None = None
         self._leapt = 0.0
@@ -124,6 +126,9 @@ class Jobs:
                 for kind, file in result["files"].items()
                 for name in [Path(file).name]
             }
+            for kind, path in self._corrected(job).items():
+                size = path.stat().st_size
+                files[kind] = {"name": path.name, "url": base + quote(path.name), "bytes": size}
             told["result"] = {
                 "seconds": result["seconds"],
                 "volumes_ml": result["volumes_ml"],
@@ -140,7 +145,7 @@ class Jobs:
             return {}
         folder = self.settings.jobs / job.id
         outputs = {Path(file).name: folder / "out" / file for file in (*job.result["files"].values(), RESULTS)}
-        corrections = {entry.file: folder / "out" / entry.file for entry in self._corrections(job)}
+        corrections = {path.name: path for path in self._corrected(job).values()}
         return {**outputs, **corrections, **dict(self._images(job).values())}
 
     def scene(self, job: Job) -> Scene:
@@ -168,9 +173,32 @@ class Jobs:
             raise Problem(502, str(error)) from None
         return objects
 
-    def _corrections(self, job: Job) -> list[Correction]:
-        assert job.result is not None
-        return read_corrections(self.settings.jobs / job.id / "out", job.result["case"])
+    def pack(self, job: Job) -> None:
+        """Make the archive of a job again where corrections came since. Raises Problem 507 when it cannot."""
+        corrected = self._corrected(job)
+        if job.result is None or not corrected:
+            return
+        out = self.settings.jobs / job.id / "out"
+        try:
+            with self._packing:
+                with zipfile.ZipFile(out / RESULTS) as made:
+                    held = set(made.namelist())
+                if not {path.name for path in corrected.values()} <= held:
+                    pack(out, [*job.result["files"].values(), *(path.name for path in corrected.values())])
+        except OSError:
+            raise Problem(507, "The archive of the results could not be written. Fetch the files one by one.") from None
+
+    def _corrected(self, job: Job) -> dict[str, Path]:
+        """Corrected label maps and their entries, by kind, the oldest first."""
+        if job.result is None:
+            return {}
+        out = self.settings.jobs / job.id / "out"
+        found = {}
+        for entry in read_corrections(out, job.result["case"]):
+            name = entry.file.removesuffix(".nii.gz")
+            kind = name.removeprefix(f"{job.result['case']}-")
+            found[kind], found[f"{kind}-entry"] = out / entry.file, out / f"{name}.json"
+        return found
 
     def remove(self, job_id: str) -> bool:
         """Forget a case, with its files; False when it has not ended."""
@@ -200,8 +228,11 @@ class Jobs:
         if self._looked is not None:
             self._leapt += max(0.0, (now - self._looked[0]) - (steady - self._looked[1]))
         self._looked = now, steady
-        for job_id in self.store.ended_before(now - self._leapt - self.settings.retention_s):
-            if self.remove(job_id):
+        over = now - self._leapt - self.settings.retention_s
+        for job_id in self.store.ended_before(over):
+            job = self.store.get(job_id)
+            corrected = [] if job is None else list(self._corrected(job).values())
+            if all(path.stat().st_mtime < over for path in corrected) and self.remove(job_id):
                 log("case expired", id=job_id)
 
     def _images(self, job: Job) -> dict[str, tuple[str, Path]]:

@@ -1,8 +1,11 @@
 """Refusals as problems of RFC 9457 (application/problem+json), each with a sentence that a person can act on."""
 
+import re
 from http import HTTPStatus
 from typing import Any
 
+_SERIES = re.compile(r"`(t1n|t1c|t2w|t2f)=(NUMBER|\d+)`(?: `(?:t1n|t1c|t2w|t2f)=(?:NUMBER|\d+)`)*")
+_FIELDS = {"study": "examination", "save_margin": "margin"}
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -19,6 +22,17 @@ class Problem(Exception):  # noqa: N818 (the word of RFC 9457)
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return problem(self.status, self.detail, **self.more)
+
+
+def in_fields(text: str) -> str:
+    """The text of an error, whose arguments in backticks are those of Python, in the words of the form's fields."""
+
+    def field(found: re.Match[str]) -> str:
+        value = found[2].lower() if found[2] in ("True", "False") else found[2]
+        return f"`{_FIELDS.get(found[1], found[1])}={value}`"
+
+    text = _SERIES.sub(lambda found: f"`series={found[0].replace('`', '').replace(' ', ',')}`", text)
+    return re.sub(r"`([a-z_]+)=([^`]*)`", field, text)
 
 
 def problem(status: int, detail: str, **more: Any) -> dict[str, Any]:

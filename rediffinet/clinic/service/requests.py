@@ -25,9 +25,13 @@ class CaseRequest(BaseModel):
     postprocess: bool = Field(True, description="Remove small components.")
     uncertainty: bool = Field(True, description="Write the uncertainty map.")
     probabilities: bool = Field(False, description="Write the probabilities of the regions.")
+    margin: bool = Field(False, description="Write where the boundaries lie with 90 %, where the bundle has that.")
     preview: bool = Field(True, description="Write a picture.")
     html_report: bool = Field(False, description="Write the report as a page that prints.")
     channels: str | None = Field(None, max_length=100, description="Contrasts of ID_0000 … in an archive.")
+    allow_missing: bool = Field(
+        False, description="One contrast may be absent, where the bundle has scores of such cases."
+    )
     prepare: bool = Field(False, description="Raw scans: register, extract the brain, bring to 1 mm. DICOM always is.")
     native: str = Field(
         "t1c",
@@ -40,6 +44,11 @@ class CaseRequest(BaseModel):
         max_length=64,
         pattern=rf"^{UID}$",
         description="In place of files: StudyInstanceUID of an examination in the archive of the service (DICOMweb).",
+    )
+    examination: str | None = Field(
+        None,
+        pattern=r"^[0-9A-Za-z.-]{1,64}$",
+        description="Which study of several in an archive of DICOM: its StudyInstanceUID, or the name in the problem.",
     )
     series: str | None = Field(
         None,

@@ -20,6 +20,7 @@ CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 ARCHIVE = "archive"
 BRAIN_MASK = "brain_mask"
 STUDY = "study"
+YES = ("true", "1", "on", "yes", "t", "y")
 TEXT_BYTES = 4096
 BUFFER = 2**20
 IDLE_S = 60.0
@@ -158,10 +159,14 @@ class _Parts:
             raise Problem(400, "The multipart body ends in the middle: the closing boundary is missing.")
         given = set(self._found.files) - {BRAIN_MASK}
         fetched = bool(self._found.texts.get(STUDY))
-        if (given != {ARCHIVE} and given != set(CONTRASTS)) if not fetched else given:
+        lacking = set(CONTRASTS) - given
+        may_lack = self._found.texts.get("allow_missing", "").lower() in YES and len(lacking) == 1
+        complete = given == {ARCHIVE} or (given <= set(CONTRASTS) and (not lacking or may_lack))
+        if given if fetched else not complete:
             detail = (
                 f"The request holds the files {', '.join(sorted(given)) or 'none'}. Expected {', '.join(CONTRASTS)} "
-                f"(one NIfTI file each), or {ARCHIVE} (a zip of one case, NIfTI or DICOM), or the field {STUDY} alone."
+                f"(one NIfTI file each; all but one with `allow_missing=true`), "
+                f"or {ARCHIVE} (a zip of one case, NIfTI or DICOM), or the field {STUDY} alone."
             )
             raise Problem(422, detail)
         return Received(self._found.texts, {name: _named(path, name) for name, path in self._found.files.items()})

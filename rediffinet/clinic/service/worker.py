@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from rediffinet.clinic.interrupt import Interrupted, interruptible
 from rediffinet.clinic.service.computing import finished_name, segment_received, told_result
 from rediffinet.clinic.service.logs import log, log_error, tell_libraries
-from rediffinet.clinic.service.problems import problem
+from rediffinet.clinic.service.problems import in_fields, problem
 from rediffinet.clinic.service.settings import Settings
 from rediffinet.clinic.service.store import Job, JobStore
 from rediffinet.errors import (
@@ -147,7 +147,7 @@ def _told(error: RediffError) -> dict[str, Any]:
     """The problem of a case that failed."""
     status = _status(error)
     cause = error.__cause__
-    return problem(status, _unwritten(cause) if status == 507 and isinstance(cause, OSError) else str(error))
+    return problem(status, _unwritten(cause) if status == 507 and isinstance(cause, OSError) else in_fields(str(error)))
 
 
 def _unwritten(error: OSError) -> str:

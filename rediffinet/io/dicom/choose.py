@@ -25,7 +25,7 @@ def choose_series(
     """The series of each contrast. given: number, UID or description of a series, by contrast.
 
     allow_missing: there may be no series of one contrast; several are unclear all the same.
-    Raises CaseError with the table and the flags that decide.
+    Raises CaseError with the table and the arguments that decide.
     """
     by_uid = {series.uid: series for series in all_series}
     named = {contrast: _named(all_series, contrast, text).uid for contrast, text in (given or {}).items()}
@@ -80,5 +80,5 @@ def _named(all_series: Sequence[Series], contrast: str, text: str) -> Series:
     fitting = [one for one in all_series if text in (str(one.number), one.uid, one.description)]
     if len(fitting) == 1:
         return fitting[0]
-    message = f"--{contrast} {text} fits {len(fitting)} series.\n{table(all_series)}"
+    message = f"`{contrast}={text}` fits {len(fitting)} series.\n{table(all_series)}"
     raise CaseError(f"{message}\nGive the number or the UID of one.")

@@ -56,7 +56,7 @@ def _check_frames(chosen: Mapping[str, Series], given: Mapping[str, str]) -> Non
     for contrast, series in chosen.items():
         told = (series.description or "–")[:40]
         rows.append((contrast, str(series.number), told, str(numbers[frames[contrast]])))
-    odd = " ".join(f"--{contrast} {chosen[contrast].number}" for contrast, uid in frames.items() if uid != most)
+    odd = " ".join(f"`{contrast}={chosen[contrast].number}`" for contrast, uid in frames.items() if uid != most)
     raise CaseError(
         f"The series are of {len(numbers)} frames of reference: the patient was moved between them, or they are of "
         f"several examinations.\n{aligned(rows)}\nExpected one frame. If they are meant, name them: {odd}."

@@ -587,7 +587,7 @@ def loud(real):
     return call
 
 jobs.parse_request = loud(jobs.parse_request)
-computing._pack = loud(computing._pack)
+computing.pack = loud(computing.pack)
 """
 
 
@@ -690,6 +690,36 @@ def test_what_keeps_a_service_from_starting_is_one_sentence(service: Service, tm
 
 
 # --- time and space ---
+
+
+def test_corrections_are_listed_packed_and_keep_a_case(service: Service, images: dict[str, bytes]) -> None:
+    import gzip
+
+    import nibabel as nib
+    import numpy as np
+
+    service.start()
+    case_id = send(service, images, name="P1").json()["id"]
+    first = service.wait(case_id)
+    fetched = service.client.get(f"/{first['result']['files']['segmentation']['url']}").content
+    voxels = np.asarray(nib.Nifti1Image.from_bytes(gzip.decompress(fetched)).dataobj).astype(np.uint8)
+    voxels[0, 0, 0] = 1
+    saved = service.client.post(
+        f"/v1/cases/{case_id}/corrections",
+        params={"from": "P1-seg.nii.gz", "who": "Dr Test"},
+        content=gzip.compress(voxels.tobytes(order="F")),
+    )
+    assert saved.status_code == 201, saved.text
+    files = service.client.get(f"/v1/cases/{case_id}").json()["result"]["files"]
+    new = {entry["name"] for entry in files.values()} - {entry["name"] for entry in first["result"]["files"].values()}
+    assert new == {"P1-corrected-1.nii.gz", "P1-corrected-1.json"}
+    archive = zipfile.ZipFile(io.BytesIO(service.client.get(f"/{first['result']['zip']}").content))
+    assert set(archive.namelist()) == {entry["name"] for entry in files.values()}
+    for entry in files.values():
+        content = service.client.get(f"/{entry['url']}").content
+        assert content == archive.read(entry["name"]) and len(content) == entry["bytes"]
+    corrected = nib.Nifti1Image.from_bytes(gzip.decompress(archive.read("P1-corrected-1.nii.gz")))
+    assert np.array_equal(np.asarray(corrected.dataobj), voxels)
 
 
 @pytest.mark.slow

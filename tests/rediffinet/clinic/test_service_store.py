@@ -137,3 +137,23 @@ def test_statuses_of_what_stopped_a_case() -> None:
     assert worker._status(CaseError("x")) == 422
     assert worker._status(MissingExtraError("x", "SimpleITK", "prepare")) == 501
     assert worker._status(EngineError("x")) == 500
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Say which it is: `t1n=NUMBER` `t2f=NUMBER`.", "Say which it is: `series=t1n=NUMBER,t2f=NUMBER`."),
+        ("name them: `t1c=7`.", "name them: `series=t1c=7`."),
+        ("Say which it is: `t1n=FILE`.", "Say which it is: `t1n=FILE`."),
+        ("`study=NAME` (or its UID)", "`examination=NAME` (or its UID)"),
+        ("To go on without it: `allow_missing=True`.", "To go on without it: `allow_missing=true`."),
+        ("leave `save_margin=True` out", "leave `margin=true` out"),
+    ],
+)
+def test_arguments_in_messages_become_fields_that_the_form_has(said: str, told: str) -> None:
+    from rediffinet.clinic.service.problems import in_fields
+    from rediffinet.clinic.service.requests import FIELDS
+
+    assert in_fields(said) == told
+    field = told.partition("`")[2].partition("=")[0]
+    assert field in (*FIELDS, "t1n", "t1c", "t2w", "t2f")

@@ -81,7 +81,7 @@ def test_two_candidates_are_refused_with_a_table_and_the_flag_that_decides() -> 
         choose_series(double)
     message = str(caught.value)
     assert "t1c: series 3, 8" in message
-    assert "--t1c NUMBER" in message
+    assert "`t1c=NUMBER`" in message
     assert message.count("t1 mprage km") == 1
     for given in ("8", "1.2.8", "t1 mprage km"):
         assert choose_series(double, {"t1c": given})["t1c"].number == 8
@@ -138,6 +138,6 @@ def test_series_of_several_frames_of_reference_are_refused_unless_named(single: 
     with pytest.raises(CaseError) as caught:
         read_study(tmp_path)
     assert "2 frames of reference" in str(caught.value)
-    assert "name them: --t2f 4." in str(caught.value)
+    assert "name them: `t2f=4`." in str(caught.value)
     assert "1.2.7" not in str(caught.value)
     assert set(read_study(tmp_path, {"t2f": "4"}).volumes) == {"t1n", "t1c", "t2w", "t2f"}
