@@ -325,7 +325,7 @@ class Segmenter:
     ) -> list[Warning_]:
         recipe = self.bundle.manifest.recipe
         found = [
-            *check_result(case, prepared, recipe, decoded.regions),
+            *check_result(case, prepared, recipe, decoded.regions, decoded.baseline_probability),
             *check_disagreement(measured["uncertainty"].sample_disagreement, recipe.trust),
         ]
         return [Warning_(code=warning.code, message=warning.message) for warning in found]

@@ -140,11 +140,40 @@ def check_disagreement(disagreement: float, settings: TrustSettings) -> list[Cas
     return [CaseWarning("samples-disagree", message)]
 
 
-def check_result(case: Case, prepared: Preprocessed, recipe: Recipe, regions: Mask) -> list[CaseWarning]:
-    """Every check that needs no samples, of a segmented case. regions: those found, bool (R, …) on the brain crop."""
+def check_core(core: Mask, probability: npt.NDArray[np.floating], settings: TrustSettings) -> list[CaseWarning]:
+    """`core-unsure`: the mean probability of the baseline over the core that was found is below its limit.
+
+    core: bool (X, Y, Z); probability: of the core, of the same shape.
+    """
+    if settings.core_confidence is None or not core.any():
+        return []
+    confidence = float(probability[core].mean(dtype=float))
+    if confidence >= settings.core_confidence:
+        return []
+    message = (
+        f"The tumour core is doubted as a whole (mean probability {confidence:.2f}, limit "
+        f"{settings.core_confidence:.2f}): where it ends against the edema may be far off. Compare with t1c."
+    )
+    return [CaseWarning("core-unsure", message)]
+
+
+def check_result(
+    case: Case,
+    prepared: Preprocessed,
+    recipe: Recipe,
+    regions: Mask,
+    probability: npt.NDArray[np.floating] | None = None,
+) -> list[CaseWarning]:
+    """Every check that needs no samples, of a segmented case.
+
+    regions: those found, bool (R, …) on the brain crop; probability: of the baseline, alike, None without one.
+    """
     full = np.zeros(case.images.shape[1:], bool)
     full[prepared.box] = recipe.whole(regions)
+    core = recipe.task.role("core")
+    unsure = [] if core is None or probability is None else check_core(regions[core], probability[core], recipe.trust)
     return [
         *check_intensities(prepared.image, recipe.background, recipe.trust, recipe.task.contrasts, case.missing),
         *check_tumour(full, case.spacing_mm, recipe.trust),
+        *unsure,
     ]

@@ -149,7 +149,10 @@ class DiffusionSettings(Part):
 
 
 class TrustSettings(Part):
-    """Limits of the warnings. intensities: range of every number of `intensity_profile` over the training cases."""
+    """Limits of the warnings. intensities: range of every number of `intensity_profile` over the training cases.
+
+    core_confidence: mean probability of the baseline over the core that was found, below which it is said to be unsure.
+    """
 
     intensity_margin: NonNegative = 0.3
     intensities: dict[str, Range] | None = None
@@ -157,6 +160,7 @@ class TrustSettings(Part):
     far_mm: NonNegative = 30.0
     edge_voxels: Annotated[int, Field(ge=1)] = 20
     disagreement: NonNegative | None = None
+    core_confidence: Fraction | None = None
 
 
 class Recipe(Part):

@@ -7,6 +7,7 @@ from rediffinet.method.normalise import brain_box, normalise
 from rediffinet.phantom import make_phantom
 from rediffinet.trust import (
     TrustSettings,
+    check_core,
     check_disagreement,
     check_intensities,
     check_tumour,
@@ -85,3 +86,18 @@ def test_samples_that_disagree() -> None:
     settings = TrustSettings(disagreement=0.1)
     assert codes(check_disagreement(0.11, settings)) == ["samples-disagree"]
     assert check_disagreement(0.1, settings) == [] == check_disagreement(9.0, PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("inside", "limit", "warned"),
+    [(0.75, 0.8, ["core-unsure"]), (0.8125, 0.8, []), (0.25, None, []), (0.0, 0.8, ["core-unsure"])],
+)
+def test_a_core_that_the_baseline_doubts_is_told(inside: float, limit: float | None, warned: list[str]) -> None:
+    core = cube((20, 20, 20), (5, 5, 5))
+    probability = np.where(core, inside, 1.0).astype(np.float32)  # what lies outside the core has no say
+    assert codes(check_core(core, probability, TrustSettings(core_confidence=limit))) == warned
+
+
+def test_a_case_without_a_core_is_not_unsure_of_it() -> None:
+    nothing = np.zeros((4, 4, 4), bool)
+    assert check_core(nothing, nothing.astype(np.float32), TrustSettings(core_confidence=0.8)) == []
