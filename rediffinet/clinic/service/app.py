@@ -5,147 +5,49 @@ import shutil
 import sqlite3
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, Query, Request
+from fastapi import APIRouter, FastAPI, Header, Query, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
 from rediffinet.clinic.service.computing import RESULTS
+from rediffinet.clinic.service.description import (
+    CaseInfo,
+    CaseList,
+    Stored,
+    binary,
+    put_examples,
+    request_body,
+    said,
+)
 from rediffinet.clinic.service.gate import Gate
 from rediffinet.clinic.service.jobs import Jobs, ended
 from rediffinet.clinic.service.logs import log_error
 from rediffinet.clinic.service.measures import Measures
 from rediffinet.clinic.service.problems import MEDIA_TYPE, Problem, in_fields, problem
-from rediffinet.clinic.service.requests import FIELDS, CaseRequest
+from rediffinet.clinic.service.requests import FIELDS
 from rediffinet.clinic.service.settings import LOOPBACK
 from rediffinet.clinic.service.supervisor import Supervisor
 from rediffinet.clinic.service.tokens import TokenFile
-from rediffinet.clinic.service.uploads import ARCHIVE, BRAIN_MASK, CONTRASTS, receive
+from rediffinet.clinic.service.uploads import receive
 from rediffinet.clinic.viewer.corrections import save_correction
 from rediffinet.clinic.viewer.server import DIST, content_type, scene_bytes
 from rediffinet.errors import OutputError, RediffError
 
 INTENDED_USE = "Research use only, not a medical device. No clinical decision may rest on its output."
 
-
-class ProgressInfo(BaseModel):
-    """How far a running case is: `done` of `of` in a stage."""
-
-    stage: str
-    done: int
-    of: int
-
-
-class FileInfo(BaseModel):
-    """A file that was written. url: below the address of the service."""
-
-    name: str
-    url: str
-    bytes: int | None
-
-
-class ResultInfo(BaseModel):
-    """What came out. volumes_ml: by map (baseline, refined) and region; warnings: codes that the report explains."""
-
-    seconds: float
-    volumes_ml: dict[str, dict[str, float] | None]
-    warnings: list[str]
-    files: dict[str, FileInfo]
-    images: dict[str, str]
-    zip: str
-
-
-class ProblemInfo(BaseModel):
-    """A problem of RFC 9457."""
-
-    type: str = "about:blank"
-    title: str
-    status: int
-    detail: str
-
-
-class CaseInfo(BaseModel):
-    """A case. state: queued, running, done, failed or cancelled; ahead: cases computed before it."""
-
-    id: str
-    case: str
-    state: str
-    created: str
-    started: str | None
-    finished: str | None
-    ahead: int
-    progress: ProgressInfo | None
-    cancelling: bool
-    problem: ProblemInfo | None
-    result: ResultInfo | None
-
-
-class Stored(BaseModel):
-    """Names of the files that the archive took."""
-
-    stored: list[str]
-
-
-class CaseList(BaseModel):
-    """Cases, newest first. next: pass it as `before` for older ones. accepts: whether this service takes uploads."""
-
-    cases: list[CaseInfo]
-    next: int | None
-    accepts: bool = True
-
-
-CASE_EXAMPLE = {
-    "id": "0f0c7f0e6f4b4a0f9f5f5f0f0c7f0e6f",
-    "case": "P1",
-    "state": "running",
-    "created": "2026-01-31T12:00:00.000+00:00",
-    "started": "2026-01-31T12:00:01.000+00:00",
-    "finished": None,
-    "ahead": 0,
-    "progress": {"stage": "refine", "done": 3, "of": 12},
-    "cancelling": False,
-    "problem": None,
-    "result": None,
-}
-
-
-def _said(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Problems that an operation answers, for OpenAPI."""
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemInfo"}}}
-    return {status: {"description": problem(status, "")["title"], "content": content} for status in statuses}
-
-
-def _binary(description: str) -> dict[str, str]:
-    return {"type": "string", "format": "binary", "description": description}
-
-
-def _request_body() -> dict[str, Any]:
-    schema = CaseRequest.model_json_schema()
-    texts = {name: entry for name, entry in schema["properties"].items()}
-    images = {name: _binary(f"NIfTI file of {name}, .nii or .nii.gz") for name in CONTRASTS}
-    archive = {ARCHIVE: _binary("zip of the four images of one case, or of the DICOM files of one examination")}
-    texts |= {BRAIN_MASK: _binary("for raw scans: NIfTI brain mask on t1c's own grid, instead of the network's")}
-    return {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "anyOf": [
-                        {"type": "object", "properties": {**images, **texts}, "required": list(images)},
-                        {"type": "object", "properties": {**images, **texts}, "required": ["allow_missing"]},
-                        {"type": "object", "properties": {**archive, **texts}, "required": list(archive)},
-                        {"type": "object", "properties": texts, "required": ["study"]},
-                    ]
-                }
-            },
-            "application/zip": {"schema": archive[ARCHIVE]},
-        },
-    }
+# it describes alone: the Gate, below every route, is what asks for the token
+TOKEN = HTTPBearer(
+    scheme_name="token",
+    description="Of `rediff serve --new-token`; also as the password of HTTP Basic, with any name. Not asked for on "
+    "loopback as long as the service has none, nor with `--without-token`.",
+    auto_error=False,
+)
 
 
 def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: str) -> FastAPI:
@@ -164,6 +66,10 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
     measures.register(registry)
     local = jobs.settings.host in LOOPBACK
     app.add_middleware(Gate, tokens=tokens, local=local, count=measures.count)
+
+    guarded = APIRouter(dependencies=[Security(TOKEN)])
+    generated = app.openapi
+    app.openapi = lambda: put_examples(generated())  # type: ignore[method-assign]
 
     @app.exception_handler(Problem)
     async def _problem(_: Request, error: Problem) -> Response:
@@ -185,8 +91,8 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> Response:
         detail = {404: "There is nothing at this address.", 405: "This address takes other methods."}
-        said = detail.get(error.status_code, str(error.detail))
-        return _answer(problem(error.status_code, said), dict(error.headers or {}))
+        told = detail.get(error.status_code, str(error.detail))
+        return _answer(problem(error.status_code, told), dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> Response:
@@ -194,7 +100,7 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
         where = ".".join(str(part) for part in first["loc"][1:]) or "request"
         return _answer(problem(422, f"{where}: {first['msg']}."), {})
 
-    @app.post(
+    @guarded.post(
         "/v1/cases",
         status_code=202,
         response_model=CaseInfo,
@@ -202,10 +108,9 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
         description="The four images, or an archive of them or of DICOM. An Idempotency-Key makes it safe to repeat.",
         responses={
             200: {"model": CaseInfo, "description": "A case of this Idempotency-Key is there already"},
-            202: {"content": {"application/json": {"example": CASE_EXAMPLE}}},
-            **_said(400, 401, 403, 408, 413, 415, 422, 429, 507),
+            **said(400, 401, 403, 408, 413, 415, 422, 429, 507),
         },
-        openapi_extra={"requestBody": _request_body()},
+        openapi_extra={"requestBody": request_body()},
     )
     async def post_case(
         request: Request, idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None
@@ -228,7 +133,7 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
                 shutil.rmtree(folder, ignore_errors=True)
         return _case(jobs, job, 202 if new else 200)
 
-    @app.get("/v1/cases", response_model=CaseList, summary="List cases", responses=_said(401, 403, 422))
+    @guarded.get("/v1/cases", response_model=CaseList, summary="List cases", responses=said(401, 403, 422))
     def list_cases(
         request: Request,
         limit: Annotated[int, Query(ge=1, le=500, description="At most this many.")] = 50,
@@ -238,20 +143,20 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
         following = found[-1].seq if len(found) == limit else None
         return {"cases": [jobs.describe(job) for job in found], "next": following, "accepts": True}
 
-    @app.get(
+    @guarded.get(
         "/v1/cases/{case_id}",
         response_model=CaseInfo,
         summary="State of a case",
-        responses={200: {"content": {"application/json": {"example": CASE_EXAMPLE}}}, **_said(401, 403, 404)},
+        responses=said(401, 403, 404, 422),
     )
     def get_case(request: Request, case_id: str) -> dict[str, Any]:
         return jobs.describe(jobs.own(case_id, request.state.owner))
 
-    @app.post(
+    @guarded.post(
         "/v1/cases/{case_id}/cancel",
         response_model=CaseInfo,
         summary="Cancel a case that waits or is computed",
-        responses=_said(401, 403, 404, 409),
+        responses=said(401, 403, 404, 409, 422),
     )
     def cancel_case(request: Request, case_id: str) -> dict[str, Any]:
         jobs.own(case_id, request.state.owner)
@@ -262,21 +167,21 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
             raise Problem(409, f"The case is {job.state} already.")
         return jobs.describe(job)
 
-    @app.post(
+    @guarded.post(
         "/v1/cases/{case_id}/store",
         response_model=Stored,
         summary="Send the DICOM objects of a finished case to the archive (STOW-RS); again is harmless",
-        responses=_said(401, 403, 404, 409, 422, 502),
+        responses=said(401, 403, 404, 409, 422, 502),
     )
     def store_case(request: Request, case_id: str) -> dict[str, Any]:
         return {"stored": jobs.store_objects(jobs.own(case_id, request.state.owner))}
 
-    @app.delete(
+    @guarded.delete(
         "/v1/cases/{case_id}",
         status_code=204,
         response_class=Response,
         summary="Remove a case and all its files",
-        responses=_said(401, 403, 404, 409),
+        responses=said(401, 403, 404, 409, 422),
     )
     def delete_case(request: Request, case_id: str) -> Response:
         job = jobs.own(case_id, request.state.owner)
@@ -286,11 +191,11 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
             raise Problem(409, "The case is being computed. Cancel it first, and remove it when it has ended.")
         return Response(status_code=204)
 
-    @app.get(
+    @guarded.get(
         "/v1/cases/{case_id}/files/{name}",
         response_class=FileResponse,
         summary="A file of a finished case; results.zip holds all that was written",
-        responses={200: {"content": {"application/octet-stream": {}}}, **_said(401, 403, 404, 409, 507)},
+        responses={200: {"content": {"application/octet-stream": {}}}, **said(401, 403, 404, 409, 422, 507)},
     )
     def get_file(request: Request, case_id: str, name: str) -> Response:
         job = jobs.own(case_id, request.state.owner)
@@ -303,22 +208,22 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
             raise Problem(404, "There is no such file of this case.")
         return FileResponse(path, media_type=content_type(name), headers={"cache-control": "private, no-cache"})
 
-    @app.get(
+    @guarded.get(
         "/v1/cases/{case_id}/scene",
         summary="What the page shows of a finished case",
-        responses=_said(401, 403, 404, 409),
+        responses=said(401, 403, 404, 409, 422),
     )
     def get_scene(request: Request, case_id: str) -> dict[str, Any]:
         return jobs.scene(jobs.own(case_id, request.state.owner)).to_dict()
 
-    @app.post(
+    @guarded.post(
         "/v1/cases/{case_id}/corrections",
         status_code=201,
         summary="Save a corrected label map beside the original",
         description="The body is the gzip of one byte per voxel, first axis fastest, in the order of the map `from`.",
-        responses=_said(401, 403, 404, 408, 409, 413, 422, 507),
+        responses=said(401, 403, 404, 408, 409, 413, 422, 507),
         openapi_extra={
-            "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _binary("gzip")}}}
+            "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": binary("gzip")}}}
         },
     )
     async def post_correction(
@@ -353,17 +258,18 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
     def healthz() -> str:
         return "ok\n"
 
-    @app.get("/readyz", response_class=PlainTextResponse, summary="Whether cases are computed", responses=_said(503))
+    @app.get("/readyz", response_class=PlainTextResponse, summary="Whether cases are computed", responses=said(503))
     def readyz() -> str:
         jobs.store.counts()
         if not supervisor.ready:
             raise Problem(503, "The computing process is not ready: it starts, or died and is started again.")
         return "ready\n"
 
-    @app.get("/metrics", response_class=PlainTextResponse, summary="For Prometheus", responses=_said(401, 403))
+    @guarded.get("/metrics", response_class=PlainTextResponse, summary="For Prometheus", responses=said(401, 403))
     def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
+    app.include_router(guarded)
     if (DIST / "index.html").is_file():
         app.mount("/", StaticFiles(directory=DIST, html=True), name="page")
     return app

@@ -1,5 +1,6 @@
 """Arbitrary requests to every operation of the OpenAPI description: never a 5xx, always a problem that says why."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 
 CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
+FILES = (*CONTRASTS, "archive")
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,65 @@ def test_the_description_tells_every_operation_with_its_problems(client: Any) ->
         ("get", "/metrics"),
     }
     assert {"413", "415", "422", "429", "507"} <= set(paths["/v1/cases"]["post"]["responses"])
+
+
+def described_operations(client: Any) -> dict[tuple[str, str], Any]:
+    paths = client.get("/v1/openapi.json").json()["paths"]
+    return {(method, path): operation for path, entry in paths.items() for method, operation in entry.items()}
+
+
+def test_the_description_asks_for_a_token_where_the_service_does(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rediffinet.clinic.service import tokens
+
+    (scheme,) = client.get("/v1/openapi.json").json()["components"]["securitySchemes"].items()
+    assert (scheme[1]["type"], scheme[1]["scheme"]) == ("http", "bearer")
+    told = described_operations(client)
+    monkeypatch.setattr(tokens.TokenFile, "now", lambda _: tokens.Tokens({"clinic": "0" * 64}))
+    for (method, path), operation in told.items():
+        asked = client.request(method.upper(), path).status_code == 401
+        assert operation.get("security", []) == ([{scheme[0]: []}] if asked else []), path
+        assert ("401" in operation["responses"]) == asked
+    open_to_all = {path for (_, path), operation in told.items() if "security" not in operation}
+    assert open_to_all == {"/healthz", "/readyz"}
+
+
+def test_every_problem_is_described_as_it_is_sent_with_an_example(client: Any) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    document = client.get("/v1/openapi.json").json()
+    assert not any("ValidationError" in name for name in document["components"]["schemas"])
+    refused = 0
+    for operation in described_operations(client).values():
+        assert "422" in operation["responses"] or not operation.get("parameters")
+        for status, response in operation["responses"].items():
+            if int(status) < 400:
+                continue
+            refused += 1
+            assert list(response["content"]) == ["application/problem+json"]
+            told = response["content"]["application/problem+json"]
+            assert told["schema"] == {"$ref": "#/components/schemas/ProblemInfo"}
+            jsonschema.validate(told["example"], document["components"]["schemas"]["ProblemInfo"])
+            assert told["example"]["status"] == int(status) and told["example"]["detail"]
+    assert refused > 40
+
+
+def test_the_examples_are_what_is_sent_and_answered(client: Any) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    from rediffinet.clinic.service.requests import parse_request
+
+    document = client.get("/v1/openapi.json").json()
+    post = document["paths"]["/v1/cases"]["post"]
+    form = post["requestBody"]["content"]["multipart/form-data"]
+    for example in form["examples"].values():
+        sent = example["value"]
+        jsonschema.validate(sent, form["schema"])
+        parse_request({name: json.dumps(value).strip('"') for name, value in sent.items() if name not in FILES})
+    answers = [post["responses"]["200"], post["responses"]["202"]]
+    answers.append(document["paths"]["/v1/cases/{case_id}"]["get"]["responses"]["200"])
+    for response in answers:
+        told = response["content"]["application/json"]
+        assert told["schema"] == {"$ref": "#/components/schemas/CaseInfo"}
+        schema = {**told["schema"], "components": document["components"]}
+        jsonschema.validate(told["example"], schema)
 
 
 @quick
