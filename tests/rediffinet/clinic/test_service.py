@@ -274,6 +274,23 @@ def test_an_image_that_is_a_bomb_or_no_image(shared: Service, images: dict[str, 
         assert str(shared.data) not in case["problem"]["detail"]
 
 
+def test_what_the_bundle_does_not_have_is_said_in_the_words_of_the_form(
+    shared: Service, images: dict[str, bytes]
+) -> None:
+    three = {name: images[name] for name in ("t1n", "t1c", "t2w")}
+    for sent, fields, said in (
+        (images, {"margin": "true"}, "`margin=true`"),
+        (three, {"allow_missing": "true"}, "t2f"),
+    ):
+        case = shared.wait(send(shared, sent, **fields).json()["id"])
+        problem = case["problem"]
+        assert (case["state"], problem["status"]) == ("failed", 422), case
+        assert said in problem["detail"]
+        assert "--" not in problem["detail"] and "True" not in problem["detail"]
+        assert str(shared.data) not in problem["detail"]
+    assert is_problem(send(shared, three), 422, "t1c, t1n, t2w")  # as long as it is not asked for
+
+
 def test_an_upload_larger_than_the_limit_declared_or_not(shared: Service, images: dict[str, bytes]) -> None:
     large = os.urandom(3 * 2**20)
     assert is_problem(send(shared, images | {"t1n": large}), 413, "2 MiB")

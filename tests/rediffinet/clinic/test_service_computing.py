@@ -60,3 +60,21 @@ def test_what_was_sent_becomes_what_can_be_fetched(
         assert (job / path).read_bytes() == images[contrast]
     with zipfile.ZipFile(job / "out" / "results.zip") as packed:
         assert set(packed.namelist()) == set(told["files"].values())
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_margin_is_written_when_it_is_asked_for(
+    make_toy_bundle: Any, images: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    (tmp_path / "in").mkdir()
+    for contrast, content in images.items():
+        (tmp_path / "in" / f"{contrast}.nii.gz").write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    texts = {"name": "P1", "preview": "false", **({"margin": "true"} if asked else {})}
+    bundle = make_toy_bundle(margin={"scale_mm": [30.0, 20.0, 10.0]})
+    with Segmenter.open(bundle.path, "onnxruntime", threads=1) as segmenter:
+        told = segment_received(segmenter, parse_request(texts), Settings(tmp_path), lambda *_: None)
+    assert told["files"].get("margin") == ("P1-margin.nii.gz" if asked else None)
+    assert (tmp_path / "out" / "P1-margin.nii.gz").is_file() == asked
+    with zipfile.ZipFile(tmp_path / "out" / "results.zip") as packed:
+        assert ("P1-margin.nii.gz" in packed.namelist()) == asked

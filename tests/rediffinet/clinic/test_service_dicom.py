@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 import runpy
 import zipfile
 from pathlib import Path
@@ -90,6 +91,34 @@ def test_what_cannot_be_done_with_what_was_sent(service: Any, images: dict[str, 
     for field, value in (("native", "t9"), ("series", "t1c"), ("series", "t1c=1;t2w=2"), ("series", "t9=1")):
         answer = service.send(images, **{field: value})
         assert answer.status_code == 422 and field in answer.json()["detail"]
+
+
+def test_one_of_two_examinations_is_chosen_by_its_name(service: Any, study: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    both.mkdir()
+    for path in study.iterdir():
+        (both / path.name).write_bytes(path.read_bytes())
+        if path.name.startswith("t1n"):  # of the second there is t1n alone
+            other = pydicom.dcmread(path)
+            other.StudyInstanceUID += ".2"
+            other.SeriesInstanceUID = f"{UID_OF_STUDY}.2.{other.SeriesNumber}"
+            other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+            other.save_as(both / f"second-{path.name}", enforce_file_format=True)
+    service.start()
+
+    def problem(**fields: str) -> str:
+        case = service.wait(service.send({"archive": archive(both)}, **fields).json()["id"])
+        assert (case["state"], case["problem"]["status"]) == ("failed", 422), case
+        return str(case["problem"]["detail"])
+
+    unclear = problem()
+    assert "2 studies" in unclear and "`examination=NAME`" in unclear
+    names = set(re.findall(r"study-[0-9a-f]{10}", unclear))
+    assert len(names) == 2, unclear
+    absent = problem(examination="study-0000000000")
+    assert "study-0000000000" in absent and all(name in absent for name in names)
+    chosen = problem(examination=f"{UID_OF_STUDY}.2")
+    assert "studies" not in chosen and "t2f" in chosen  # that one, which lacks three contrasts
 
 
 @pytest.mark.slow

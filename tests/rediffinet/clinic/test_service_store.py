@@ -1,5 +1,6 @@
 """The store and the folders of a service without a process: clocks that go back, and a disk that is full."""
 
+import os
 import sqlite3
 import threading
 import time
@@ -14,6 +15,7 @@ from rediffinet.clinic.service.jobs import INCOMING, Jobs
 from rediffinet.clinic.service.settings import Settings
 from rediffinet.clinic.service.store import JobStore
 from rediffinet.clinic.service.uploads import Received
+from rediffinet.clinic.viewer.corrections import Correction, Origin
 from rediffinet.errors import CaseError, EngineError, MissingExtraError, OutputError
 
 NOW = time.time()
@@ -75,6 +77,35 @@ def test_a_clock_that_is_set_back_changes_no_order_and_loses_nothing(jobs: Jobs,
     jobs.expire()
     assert jobs.store.ids() == set(ids[1:])  # its time is over; what waits never is removed
     assert {path.name for path in jobs.settings.jobs.iterdir()} == set(ids[1:])
+
+
+def test_the_time_of_a_case_is_counted_from_its_latest_correction(jobs: Jobs, clock: Clock) -> None:
+    corrected, other = accept(jobs), accept(jobs)
+    for job_id in (corrected, other):
+        jobs.store.claim()
+        assert jobs.store.finish(job_id, "done", result={"case": "P1", "files": {}, "inputs": {}})
+    out = jobs.settings.jobs / corrected / "out"
+    out.mkdir()
+    (out / "P1-corrected-1.nii.gz").write_bytes(b"x")
+    entry = Correction(
+        case="P1",
+        file="P1-corrected-1.nii.gz",
+        sha256="",
+        who="Dr Test",
+        when="2026-01-31T12:00:00+00:00",
+        note="",
+        origin=Origin(file="P1-seg.nii.gz", sha256=""),
+        changed_voxels=1,
+        volumes_ml={},
+        rediffinet="0",
+    )
+    (out / "P1-corrected-1.json").write_text(entry.model_dump_json(by_alias=True))
+    for path in out.iterdir():
+        os.utime(path, (NOW + 1800.0, NOW + 1800.0))
+    for later, kept in ((0.0, {corrected, other}), (3601.0, {corrected}), (5399.0, {corrected}), (5401.0, set())):
+        clock.now, clock.steady = NOW + later, later
+        jobs.expire()
+        assert jobs.store.ids() == kept == {path.name for path in jobs.settings.jobs.iterdir()}
 
 
 def test_a_list_of_cases_that_cannot_be_written_keeps_neither_a_place_nor_a_folder(
