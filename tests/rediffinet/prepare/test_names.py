@@ -69,7 +69,7 @@ def test_two_candidates_are_refused_with_the_table_and_a_file_decides(tmp_path: 
     folder = write(tmp_path, ["a_T1", "a_T1_bias", "a_T1GD", "a_T2", "a_FLAIR"])
     with pytest.raises(CaseError) as caught:
         find_raw(folder)
-    for said in ("t1n: a_T1.nii.gz, a_T1_bias.nii.gz", "--t1n FILE", "a_FLAIR.nii.gz", "by its name"):
+    for said in ("t1n: a_T1.nii.gz, a_T1_bias.nii.gz", "`t1n=FILE`", "a_FLAIR.nii.gz", "by its name"):
         assert said in str(caught.value)
     for given in ("a_T1.nii.gz", str(folder / "a_T1.nii.gz")):
         assert find_raw(folder, given={"t1n": given}).files["t1n"] == folder / "a_T1.nii.gz"
