@@ -12,6 +12,7 @@ import numpy.typing as npt
 from rediffinet.ext import component_sizes, label_components
 from rediffinet.io.cases import Case
 from rediffinet.io.checks import CaseWarning
+from rediffinet.method.postprocess import confidence
 from rediffinet.method.preprocessing import Preprocessed
 from rediffinet.method.recipe import Range, Recipe, TrustSettings
 
@@ -145,13 +146,13 @@ def check_core(core: Mask, probability: npt.NDArray[np.floating], settings: Trus
 
     core: bool (X, Y, Z); probability: of the core, of the same shape.
     """
-    if settings.core_confidence is None or not core.any():
+    if settings.core_confidence is None:
         return []
-    confidence = float(probability[core].mean(dtype=float))
-    if confidence >= settings.core_confidence:
+    found = confidence(core, probability)
+    if found >= settings.core_confidence:
         return []
     message = (
-        f"The tumour core is doubted as a whole (mean probability {confidence:.2f}, limit "
+        f"The tumour core is doubted as a whole (mean probability {found:.2f}, limit "
         f"{settings.core_confidence:.2f}): where it ends against the edema may be far off. Compare with t1c."
     )
     return [CaseWarning("core-unsure", message)]

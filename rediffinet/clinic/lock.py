@@ -27,12 +27,12 @@ def held(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[No
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _open(path)
-        _lock(descriptor, path, wait=wait, shared=shared)
-        while not _is_at(descriptor, path):  # its last holder removed it in between
-            os.close(descriptor)
-            descriptor = _open(path)
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
             _lock(descriptor, path, wait=wait, shared=shared)
+            if _is_at(descriptor, path):
+                break
+            os.close(descriptor)  # its last holder removed it in between
     except OSError as error:
         message = f"{path.parent} cannot be written: {error.strerror or error}.\nMake room, or choose another folder."
         raise OutputError(message) from error
@@ -48,10 +48,6 @@ def held(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[No
             with suppress(OSError):
                 path.unlink()
         os.close(descriptor)
-
-
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
 
 
 def _lock(descriptor: int, path: Path, *, wait: bool, shared: bool) -> None:

@@ -43,8 +43,12 @@ def enhancing_confidence(labels: npt.NDArray[np.uint8], probability: npt.NDArray
     index = task.role("enhancing")
     if index is None:
         return 1.0
-    enhancing = np.isin(labels, task.regions[index].labels)
-    return float(probability[index][enhancing].mean(dtype=float)) if enhancing.any() else 1.0
+    return confidence(np.isin(labels, task.regions[index].labels), probability[index])
+
+
+def confidence(inside: npt.NDArray[np.bool_], probability: npt.NDArray[np.floating]) -> float:
+    """Mean probability of a region over what was called so; 1 where nothing was. Both (X, Y, Z)."""
+    return float(probability[inside].mean(dtype=float)) if inside.any() else 1.0
 
 
 def enhancing_to_core(labels: npt.NDArray[np.uint8], task: Task) -> tuple[npt.NDArray[np.uint8], int]:

@@ -65,6 +65,7 @@ class WindowSampling(Frozen):
     hardened: Fraction = 0.15
 
 
+Autocast = bool | Literal["auto"]
 MACHINE_FIELDS = frozenset({"channels_last", "compile", "accumulate", "device", "loader_threads", "timeout_s"})
 """Fields of TrainConfig that may differ when a run is resumed."""
 
@@ -110,7 +111,7 @@ class TrainConfig(Frozen):
     result_dice: bool = False
     warm_start: bool = False
     ema: Fraction = 0.995
-    autocast: bool | Literal["auto"] = "auto"
+    autocast: Autocast = "auto"
     channels_last: bool = False
     compile: bool = False
     mirror: bool = False

@@ -1,10 +1,9 @@
 """In what precision networks are trained: bf16 arithmetic where a device has it, fp32 elsewhere."""
 
-from typing import Literal
-
 import torch
 
-Autocast = bool | Literal["auto"]
+from rediffinet.training.config import Autocast
+
 _CPU_TELLS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 

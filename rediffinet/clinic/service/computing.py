@@ -46,7 +46,14 @@ def segment_received(
         Path("out"),
         asked.seed,
         SegmentOptions(asked.steps, asked.samples, asked.refine_everywhere, asked.postprocess),
-        OutputChoice(asked.preview, asked.uncertainty, asked.probabilities, True, asked.html_report, asked.margin),
+        OutputChoice(
+            preview=asked.preview,
+            uncertainty=asked.uncertainty,
+            probabilities=asked.probabilities,
+            overwrite=True,
+            html=asked.html_report,
+            margin=asked.margin,
+        ),
         route=_route(asked, settings, progress, dicom=dicom),
     )
     case = CaseInput(given.folder, given.files, given.channels, name, given.task, asked.allow_missing)

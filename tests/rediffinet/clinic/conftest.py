@@ -1,5 +1,6 @@
 """A service as its own process on loopback, and the images of the toy case to send to it."""
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -94,3 +95,18 @@ def service(tmp_path: Path, make_service: Callable[[Path], Service]) -> Iterator
     made = make_service(tmp_path / "service")
     yield made
     made.gone()
+
+
+@pytest.fixture
+def cohort_of(tmp_path: Path, toy_folder: Path) -> Callable[[str], Path]:
+    """A cohort with a copy of the toy case under each of these one-letter names."""
+
+    def make(names: str) -> Path:
+        for name in names:
+            folder = tmp_path / "cohort" / name
+            folder.mkdir(parents=True)
+            for contrast in CONTRASTS:
+                shutil.copy(toy_folder / f"toy-{contrast}.nii.gz", folder / f"{name}-{contrast}.nii.gz")
+        return tmp_path / "cohort"
+
+    return make

@@ -1,10 +1,9 @@
 """A cohort on a local Ray cluster: the files of one process, also when a worker is killed in the middle."""
 
 import os
-import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from rediffinet.clinic.on_ray import segment_on_ray
 from rediffinet.clinic.workers import Opening
 from rediffinet.errors import CaseError, ConfigError
 from rediffinet.segmenter import Segmenter
-
-CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -33,13 +30,8 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture
-def cohort(tmp_path: Path, toy_folder: Path) -> Path:
-    for name in "ABCDEFGH":
-        folder = tmp_path / "cohort" / name
-        folder.mkdir(parents=True)
-        for contrast in CONTRASTS:
-            shutil.copy(toy_folder / f"toy-{contrast}.nii.gz", folder / f"{name}-{contrast}.nii.gz")
-    return tmp_path / "cohort"
+def cohort(cohort_of: Callable[[str], Path]) -> Path:
+    return cohort_of("ABCDEFGH")
 
 
 def images(folder: Path) -> dict[str, bytes]:

@@ -1,10 +1,9 @@
 """A Ray cluster of several nodes, all on this machine: where workers fit, nodes that go away, addresses of none."""
 
-import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,12 @@ from rediffinet.clinic.on_ray import segment_on_ray
 from rediffinet.clinic.workers import Opening
 from rediffinet.errors import ConfigError
 
-CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
-
 ray = pytest.importorskip("ray")
 
 
 @pytest.fixture
-def cohort(tmp_path: Path, toy_folder: Path) -> Path:
-    for name in "ABCDEF":
-        folder = tmp_path / "cohort" / name
-        folder.mkdir(parents=True)
-        for contrast in CONTRASTS:
-            shutil.copy(toy_folder / f"toy-{contrast}.nii.gz", folder / f"{name}-{contrast}.nii.gz")
-    return tmp_path / "cohort"
+def cohort(cohort_of: Callable[[str], Path]) -> Path:
+    return cohort_of("ABCDEF")
 
 
 @pytest.fixture
