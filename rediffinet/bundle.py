@@ -176,8 +176,11 @@ class Manifest(Part):
             hint="Add the contrast, or use a bundle that was scored without it.",
         )
 
-    def check_gives_margin(self, *, given: bool) -> None:
-        """Raise ConfigError unless results have a margin in mm; given: of masks that were made elsewhere."""
+    def check_gives_margin(self, *, given: bool, missing: Sequence[str] = ()) -> None:
+        """Raise ConfigError unless results have a margin in mm.
+
+        given: of masks that were made elsewhere. missing: the contrasts that the case lacks.
+        """
         if self.recipe.margin is None:
             message = (
                 f"a margin in mm was asked for, and bundle '{self.name}' has none. Fit one with `rediff calibrate` and "
@@ -188,6 +191,12 @@ class Manifest(Part):
             message = (
                 "a margin in mm was asked for with masks made elsewhere, and it was fitted on the bundle's own "
                 "baseline. Leave `save_margin=True` or `baseline_mask` out."
+            )
+            raise ConfigError(message)
+        if missing:
+            message = (
+                f"a margin in mm was asked for a case without {', '.join(missing)}, and it was fitted on cases with "
+                "all contrasts. Add the contrast, or leave `save_margin=True` out."
             )
             raise ConfigError(message)
 

@@ -66,6 +66,10 @@ class SegmentOptions:
     refine_everywhere: bool = False
     postprocess: bool = True
 
+    def plan(self, recipe: Recipe, seed: int = 0) -> Plan:
+        """The sampling that they and the recipe's defaults amount to. Raises ConfigError, as `plan_sampling`."""
+        return plan_sampling(recipe, self.steps, self.samples, seed)
+
 
 class Segmenter:
     """A bundle loaded on an engine. Thread-safe: `segment` keeps no state between calls.
@@ -276,7 +280,7 @@ class Segmenter:
 
         Raises ConfigError for steps or samples out of range.
         """
-        return plan_sampling(self.bundle.manifest.recipe, options.steps, options.samples, seed)
+        return options.plan(self.bundle.manifest.recipe, seed)
 
     def check_takes_baseline(self) -> None:
         """Raise ConfigError unless the bundle's model refines a baseline, so that another can be given to it."""

@@ -112,7 +112,7 @@ def tidy(inputs: Iterable[CaseInput], order: Order, *, alone: bool = False) -> N
 def read_case(segmenter: Segmenter, given: CaseInput, order: Order) -> Read | Outcome:
     """Check where the outputs go, then load. An Outcome: the case is finished and is skipped.
 
-    Raises CaseError, LabelError, OutputError.
+    Raises CaseError, LabelError, OutputError; ConfigError for a margin that there cannot be.
     """
     name = given.name
     folder = order.folder(name)
@@ -136,7 +136,13 @@ def read_case(segmenter: Segmenter, given: CaseInput, order: Order) -> Read | Ou
             again = ("not all of its outputs are there and whole",)
             choice = replace(choice, overwrite=True)
     check_output(folder, name, choice)
-    may_lack = segmenter.bundle.manifest.scores_without if given.allow_missing else None
+
+    def may_lack(missing: Sequence[str]) -> None:
+        manifest = segmenter.bundle.manifest
+        manifest.scores_without(missing)
+        if choice.margin:
+            manifest.check_gives_margin(given=order.mask is not None, missing=missing)
+
     if order.route is None:
         case = load_case(
             given.folder,
@@ -148,9 +154,9 @@ def read_case(segmenter: Segmenter, given: CaseInput, order: Order) -> Read | Ou
         )
     else:
         again_too = choice.overwrite or order.skip_existing
-        case = order.route.load(
-            name, folder, given.folder, given.files, given.channels, given.task, may_lack, overwrite=again_too
-        )
+        source = given.folder, given.files, given.channels, given.task, may_lack if given.allow_missing else None
+        case = order.route.load(name, folder, *source, overwrite=again_too)
+    may_lack(case.missing)
     baseline = None if mask is None else read_baseline_mask(mask, case, given.task, order.mask_labels)
     return Read(name, folder, choice, case, baseline, again, order.route)
 

@@ -206,6 +206,18 @@ def test_segment_says_the_flag_and_refuses_where_there_are_no_scores(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_margin_is_refused_before_a_case_without_a_contrast_is_computed(
+    rediff: Any, make_toy_bundle: Callable[..., Any], toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_toy_bundle(metrics={"missing_contrasts": {"t1n": SCORES}}, margin={"scale_mm": [9.0, 9.0, 9.0]})
+    monkeypatch.setattr(Segmenter, "segment", lambda *_, **__: pytest.fail("it is computed"))
+    arguments = ("--bundle", bundle.path, "-o", tmp_path / "out", "--allow-missing", "--save-margin")
+    done = rediff("segment", without(toy_folder, "t1n"), *arguments)
+    assert done.code == 2
+    assert "a case without t1n" in done.err and "leave --save-margin out" in done.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_case_that_was_finished_with_all_contrasts_is_done_again(
     rediff: Any, scored: Any, toy_folder: Path, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from rediffinet.clinic.finished import read_finished
 from rediffinet.clinic.inputs import CaseInput, list_inputs
 from rediffinet.clinic.service.archives import unpack
 from rediffinet.clinic.service.dicomweb import fetch_study
-from rediffinet.clinic.service.requests import CaseRequest
+from rediffinet.clinic.service.requests import NOT_DICOM, NOT_RAW, CaseRequest, read_request
 from rediffinet.clinic.service.settings import Settings
 from rediffinet.clinic.viewer.scene import prepared_images
 from rediffinet.errors import CaseError, ConfigError
@@ -21,7 +21,7 @@ from rediffinet.io.dicom.write import Kind
 from rediffinet.io.outputs import OutputChoice
 from rediffinet.prepare.objects import DicomChoice
 from rediffinet.prepare.route import RawChoice, RawRoute
-from rediffinet.segmenter import Segmenter, SegmentOptions
+from rediffinet.segmenter import Segmenter
 from rediffinet.task import Task
 
 RESULTS = "results.zip"
@@ -34,18 +34,16 @@ def segment_received(
 ) -> dict[str, Any]:
     """Segment what was received, and tell what was written; see `told_result`.
 
-    request: a `CaseRequest` as a dictionary, and whether its name was given (`named`). progress: what it raises passes
+    request: of `parse_request`. progress: what it raises passes
     through. Raises CaseError for what cannot be used, and what `segment_case` and `prepare` raise.
     """
-    asked = CaseRequest.model_validate({key: value for key, value in request.items() if key != "named"})
+    asked = read_request(request)
     given, dicom = _given(asked, settings, segmenter.bundle.manifest.recipe.task, progress)
-    if asked.margin:
-        segmenter.bundle.manifest.check_gives_margin(given=False)
     name = asked.name if request["named"] or given.files else given.name
     order = Order(
         Path("out"),
         asked.seed,
-        SegmentOptions(asked.steps, asked.samples, asked.refine_everywhere, asked.postprocess),
+        asked.options,
         OutputChoice(
             preview=asked.preview,
             uncertainty=asked.uncertainty,
@@ -144,9 +142,9 @@ def _route(
     objects = DicomChoice(seg, asked.dicom_rtstruct, asked.dicom_sr)
     mask = _brain_mask()
     if objects.any and not dicom:
-        raise CaseError("DICOM objects are written for DICOM alone, for they refer to its images. Send DICOM files.")
+        raise CaseError(NOT_DICOM)
     if mask is not None and not (asked.prepare or dicom):
-        raise CaseError("A brain mask is for raw scans. Send `prepare=true` with it, or leave it out.")
+        raise CaseError(NOT_RAW)
     choice = RawChoice(
         prepare=asked.prepare or dicom,
         native=asked.native,

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from rediffinet.bundle import Manifest
 from rediffinet.clinic.service.archives import check_archive
 from rediffinet.clinic.service.computing import NO_ARCHIVE, RESULTS, pack
 from rediffinet.clinic.service.dicomweb import store_objects
 from rediffinet.clinic.service.logs import log
 from rediffinet.clinic.service.problems import Problem
-from rediffinet.clinic.service.requests import parse_request
+from rediffinet.clinic.service.requests import check_possible, parse_request, read_request
 from rediffinet.clinic.service.settings import Settings
 from rediffinet.clinic.service.store import FINAL, Job, JobStore
 from rediffinet.clinic.service.uploads import ARCHIVE, Received
@@ -29,11 +30,12 @@ INCOMING = ".incoming-"
 
 
 class Jobs:
-    """Cases of one service: rows of the store and a folder each."""
+    """Cases of one service: rows of the store and a folder each. manifest: of its bundle, which can do what it says."""
 
-    def __init__(self, settings: Settings, store: JobStore) -> None:
+    def __init__(self, settings: Settings, store: JobStore, manifest: Manifest) -> None:
         self.settings = settings
         self.store = store
+        self._manifest = manifest
         self._lock = threading.Lock()
         self._packing = threading.Lock()
         self._receiving = 0
@@ -68,9 +70,10 @@ class Jobs:
     def accept(self, job_id: str, folder: Path, received: Received, owner: str, key: str | None) -> tuple[Job, bool]:
         """Queue what was received, on the disk before this returns: (the job, whether it is new).
 
-        Raises Problem 422 for options or an archive that cannot be used.
+        Raises Problem 422, CaseError or ConfigError for options or an archive that cannot be used.
         """
         request = parse_request(received.texts)
+        check_possible(read_request(request), received.files, self._manifest)
         if request["study"] is not None and self.settings.archive is None:
             raise Problem(422, NO_ARCHIVE)
         if ARCHIVE in received.files:

@@ -1,13 +1,18 @@
-"""What a client may ask of a case, checked before it is queued."""
+"""What a client may ask of a case, and of this bundle, checked before it is queued."""
 
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rediffinet.bundle import Manifest
 from rediffinet.clinic.service.archives import check_file_name
 from rediffinet.clinic.service.problems import Problem
 from rediffinet.clinic.service.settings import UID
+from rediffinet.clinic.service.uploads import ARCHIVE, BRAIN_MASK, CONTRASTS
 from rediffinet.errors import CaseError
+from rediffinet.io.naming import parse_channels
+from rediffinet.segmenter import SegmentOptions
 
 _CONTRAST = "(t1n|t1c|t2w|t2f)"
 
@@ -61,12 +66,24 @@ class CaseRequest(BaseModel):
     dicom_rtstruct: bool = Field(False, description="For DICOM: write contours.")
     dicom_sr: bool = Field(False, description="For DICOM: write the segmentation and a report of volumes.")
 
+    @property
+    def options(self) -> SegmentOptions:
+        """As the segmenter takes them."""
+        return SegmentOptions(self.steps, self.samples, self.refine_everywhere, self.postprocess)
+
+    @property
+    def objects(self) -> bool:
+        """Whether a DICOM object is asked for."""
+        return self.dicom_seg or self.dicom_labelmap or self.dicom_rtstruct or self.dicom_sr
+
 
 FIELDS = tuple(CaseRequest.model_fields)
+NOT_DICOM = "DICOM objects are written for DICOM alone, for they refer to its images. Send DICOM files."
+NOT_RAW = "A brain mask is for raw scans. Send `prepare=true` with it, or leave it out."
 
 
 def parse_request(texts: dict[str, str]) -> dict[str, Any]:
-    """The request of form fields, JSON-ready. Raises Problem 422 that names the field."""
+    """The request of form fields, JSON-ready: `read_request` reads it. Raises Problem 422 that names the field."""
     try:
         request = CaseRequest.model_validate({key: value for key, value in texts.items() if value != ""})
         check_file_name(request.name)
@@ -75,5 +92,31 @@ def parse_request(texts: dict[str, str]) -> dict[str, Any]:
         raise Problem(422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
     except CaseError as error:
         raise Problem(422, f"name: {error}") from None
-    given = set(texts)
-    return request.model_dump(mode="json") | {"named": "name" in given}
+    return request.model_dump(mode="json") | {"named": "name" in texts}
+
+
+def read_request(request: dict[str, Any]) -> CaseRequest:
+    """What `parse_request` made."""
+    return CaseRequest.model_validate({key: value for key, value in request.items() if key != "named"})
+
+
+def check_possible(request: CaseRequest, files: Collection[str], manifest: Manifest) -> None:
+    """Raise CaseError or ConfigError for what the bundle does not do, or not with these files (the names of the parts).
+
+    What is in an archive or a study is looked at when it is its turn.
+    """
+    task = manifest.recipe.task
+    request.options.plan(manifest.recipe)
+    parse_channels(request.channels.split(",") if request.channels else None, task)
+    alone = ARCHIVE not in files and request.study is None
+    missing = [contrast for contrast in task.contrasts if contrast not in files] if alone else []
+    if alone and not set(task.contrasts) >= set(files) - {BRAIN_MASK}:
+        message = f"Bundle '{manifest.name}' is of {', '.join(task.contrasts)}, not of {', '.join(CONTRASTS)}."
+        raise CaseError(f"{message} Send the images of a case in one zip, as `archive`.")
+    manifest.scores_without(missing)
+    if request.margin:
+        manifest.check_gives_margin(given=False, missing=missing)
+    if alone and request.objects:
+        raise CaseError(NOT_DICOM)
+    if alone and BRAIN_MASK in files and not request.prepare:
+        raise CaseError(NOT_RAW)

@@ -10,6 +10,7 @@ from importlib.metadata import version
 import uvicorn
 from fastapi import FastAPI
 
+from rediffinet.bundle import read_manifest
 from rediffinet.clinic.interrupt import Interrupted
 from rediffinet.clinic.lock import held
 from rediffinet.clinic.service.app import create_app
@@ -30,16 +31,17 @@ def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM. A case that is being computed then is queued again, and done after the next start.
 
     Raises ConfigError for a service that would be open to all, a port that is taken, a folder that another uses, or
-    whatever keeps the bundle from running.
+    whatever keeps the bundle from running; BundleError.
     """
     tokens = TokenFile(settings.tokens)
     settings.check(has_tokens=not tokens.now().open)
+    manifest = read_manifest(settings.bundle)
     os.umask(0o077)  # of what a patient's images become, in every process
     private_folder(settings.data)
     fatal: list[str] = []
     with held(settings.data / "service.lock"), lines_of_json() as say:
         store = JobStore(settings.database)
-        jobs = Jobs(settings, store)
+        jobs = Jobs(settings, store, manifest)
         jobs.tidy()
 
         def stop(message: str) -> None:

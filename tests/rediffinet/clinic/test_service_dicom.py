@@ -78,9 +78,12 @@ def test_what_cannot_be_done_with_what_was_sent(service: Any, images: dict[str, 
     with zipfile.ZipFile(nested, "w") as packed:
         packed.write(next(study.iterdir()), "a.dcm")
         packed.writestr("b.dcm", archive(study)[:2000] + archive(study))
+    nifti = io.BytesIO()
+    with zipfile.ZipFile(nifti, "w") as packed:
+        for contrast, content in images.items():
+            packed.writestr(f"P1-{contrast}.nii.gz", content)
     for sent, fields, said in (
-        (images, {"dicom_seg": "true"}, "DICOM alone"),
-        (images | {"brain_mask": images["t1n"]}, {}, "raw scans"),
+        ({"archive": nifti.getvalue()}, {"dicom_seg": "true"}, "DICOM alone"),
         ({"archive": unclear.getvalue()}, {}, "t2f"),
         ({"archive": nested.getvalue()}, {}, "another archive"),
     ):

@@ -19,10 +19,11 @@ FILES = (*CONTRASTS, "archive")
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def client(tmp_path_factory: pytest.TempPathFactory, toy_bundle: Any) -> Iterator[Any]:
     """The application without a computing process: what is accepted waits."""
     from fastapi.testclient import TestClient
 
+    from rediffinet.bundle import read_manifest
     from rediffinet.clinic.service.app import create_app
     from rediffinet.clinic.service.jobs import Jobs
     from rediffinet.clinic.service.settings import Limits, Settings
@@ -32,7 +33,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     chosen = Settings(data=tmp_path_factory.mktemp("service"), limits=Limits(queue=100_000, upload_bytes=2**20))
     store = JobStore(chosen.database)
-    jobs = Jobs(chosen, store)
+    jobs = Jobs(chosen, store, read_manifest(toy_bundle.path))
     app = create_app(jobs, TokenFile(chosen.tokens), Supervisor(chosen, store, lambda _: None), "0")
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as made:
         made.jobs = jobs  # type: ignore[attr-defined]

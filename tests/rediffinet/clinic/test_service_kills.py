@@ -1,6 +1,6 @@
 """`kill -9` of a service at random moments while clients send: every case that was taken is done once, or says why not.
 
-REDIFF_KILLS says how often (default 5, for an hour or two 200).
+REDIFF_KILLS says how often (default 5, for an hour or two 200), REDIFF_KILLS_S for how many seconds at most.
 """
 
 import os
@@ -17,6 +17,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("REDIFF_KILLS", "5"))
+LONGEST_S = float(os.environ.get("REDIFF_KILLS_S", "inf"))
 
 
 def test_no_case_is_lost_or_doubled_however_often_the_service_is_killed(service: Any, images: dict[str, bytes]) -> None:
@@ -43,10 +44,12 @@ def test_no_case_is_lost_or_doubled_however_often_the_service_is_killed(service:
     for one in clients:
         one.start()
     chance = random.Random(20)
+    begun, kills = time.monotonic(), 0
     try:
-        for _ in range(KILLS):
+        while kills < KILLS and time.monotonic() - begun < LONGEST_S:
             time.sleep(chance.uniform(0.0, 4.0))
             service.end(signal.SIGKILL)
+            kills += 1
             service.start("--queue", "8")
     finally:
         done.set()
@@ -72,7 +75,7 @@ def test_no_case_is_lost_or_doubled_however_often_the_service_is_killed(service:
         page = service.client.get("/v1/cases", params={"limit": 500} | ({"before": before} if before else {})).json()
         listed += page["cases"]
         before = page["next"]
-    print(f"{KILLS} kills, {len(listed)} cases: {Counter(case['state'] for case in listed)}")
+    print(f"{kills} kills, {len(taken)} cases taken, {len(listed)} listed: {Counter(case['state'] for case in listed)}")
     names = [case["case"] for case in listed]
     assert len(set(names)) == len(names)
     assert set(taken) <= set(names)

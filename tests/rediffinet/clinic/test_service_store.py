@@ -5,11 +5,13 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra [serve]")
 
+from rediffinet.bundle import read_manifest
 from rediffinet.clinic.service import worker
 from rediffinet.clinic.service.jobs import INCOMING, Jobs
 from rediffinet.clinic.service.settings import Settings
@@ -37,17 +39,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def jobs(tmp_path: Path) -> Jobs:
+def jobs(tmp_path: Path, toy_bundle: Any) -> Jobs:
     settings = Settings(tmp_path / "data", retention_s=3600.0)
-    return Jobs(settings, JobStore(settings.database))
+    return Jobs(settings, JobStore(settings.database), read_manifest(toy_bundle.path))
 
 
 def accept(jobs: Jobs) -> str:
     jobs.admit()
     job_id, folder = jobs.new_folder()
     (folder / "in").mkdir(parents=True)
-    (folder / "in" / "t1n.nii").write_bytes(b"x")
-    job, new = jobs.accept(job_id, folder, Received(files={"t1n": folder / "in" / "t1n.nii"}), "", None)
+    files = {contrast: folder / "in" / f"{contrast}.nii" for contrast in ("t1n", "t1c", "t2w", "t2f")}
+    for path in files.values():
+        path.write_bytes(b"x")
+    job, new = jobs.accept(job_id, folder, Received(files=files), "", None)
     assert new
     return job.id
 
