@@ -58,6 +58,7 @@ class ExportSettings(InferenceSettings):
             uncertainty=found.uncertainty,
             margin=found.margin,
             disagreement=found.disagreement,
+            core_confidence=found.core_confidence,
             metrics=found.metrics,
         )
 

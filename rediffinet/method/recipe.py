@@ -279,8 +279,8 @@ class Recipe(Part):
 class Calibration(Part):
     """What was chosen on cases that no network had seen, for one model: the file that calibration hands to export.
 
-    margin: of the boundaries, in mm. disagreement: of the samples, above which the report warns. metrics: scores, each
-    case decided on other folds.
+    margin: of the boundaries, in mm. disagreement: of the samples, above which the report warns. core_confidence: of
+    the baseline over the core, below which it warns. metrics: scores, each case decided on other folds.
     """
 
     schema_version: Literal["rediffinet-decision/1"] = "rediffinet-decision/1"
@@ -290,4 +290,5 @@ class Calibration(Part):
     uncertainty: UncertaintyCurve | None = None
     margin: BoundaryMargin | None = None
     disagreement: NonNegative | None = None
+    core_confidence: Fraction | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)

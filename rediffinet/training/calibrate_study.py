@@ -25,6 +25,7 @@ from rediffinet.training.calibrate import (
     sweep_components,
     without,
 )
+from rediffinet.training.calibrate_core import choose_core_confidence, cores, held_out_warnings
 from rediffinet.training.calibrate_margin import boundary_errors, fit_margin, held_out_coverage
 from rediffinet.training.crossval import Study, finished, gather
 from rediffinet.training.otherwise import found_with_masks, found_without
@@ -114,6 +115,7 @@ def calibrate_study(
     curve, before, after = calibrate_doubt(doubts(recipe, found, per_fold))
     errors = boundary_errors(recipe, found, per_fold)
     covered = held_out_coverage(errors, regions)
+    seen_cores = cores(recipe, found, per_fold)
     folder = study.out / FOLDER
     folder.mkdir(exist_ok=True)
     if thresholds is None:
@@ -128,6 +130,7 @@ def calibrate_study(
         "baseline": summary(before_rows, regions),
         "refined": summary(after_rows, regions),
         "margin": covered,
+        "core_unsure": held_out_warnings(seen_cores),
         "decision": chosen.model_dump(mode="json"),
         "decision_of_the_other_folds": {str(f): choice.model_dump(mode="json") for f, choice in per_fold.items()},
     }
@@ -156,6 +159,7 @@ def calibrate_study(
         uncertainty=curve,
         margin=fit_margin(errors, len(regions)),
         disagreement=disagreement_limit(found),
+        core_confidence=choose_core_confidence(seen_cores),
         metrics=metrics,
     )
     diagrams = {"before": _described(before), "after": _described(after)}

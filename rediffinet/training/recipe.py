@@ -37,7 +37,7 @@ class InferenceSettings:
 
     overlap: of refinement windows; those of a model that learnt in windows overlap by `TrainConfig.overlap` at least.
     decision: None is that of `plain_decision`; given: that for masks made elsewhere, where it is another. disagreement:
-    of the samples, above which the report warns.
+    of the samples, above which the report warns; core_confidence: of the baseline, below which it does.
     """
 
     steps: int = 1
@@ -48,6 +48,7 @@ class InferenceSettings:
     uncertainty: UncertaintyCurve | None = None
     margin: BoundaryMargin | None = None
     disagreement: float | None = None
+    core_confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,9 @@ def make_recipe(
         uncertainty=settings.uncertainty,
         margin=settings.margin,
         trust=TrustSettings(
-            intensities=None if intensities is None else dict(intensities), disagreement=settings.disagreement
+            intensities=None if intensities is None else dict(intensities),
+            disagreement=settings.disagreement,
+            core_confidence=settings.core_confidence,
         ),
     )
 

@@ -173,6 +173,8 @@ def test_calibration_of_a_finished_study(done: tuple[Study, list[str]]) -> None:
     wt = [float(r["dice"]) for r in rows_of(study) if (r["model"], r["region"]) == ("unet", "WT")]
     assert metrics["held_out_cases"] == len(wt) == len(found)
     assert metrics["baseline"]["WT"]["dice"]["mean"] == pytest.approx(sum(wt) / len(wt), abs=1e-4)
+    told = metrics["core_unsure"]
+    assert told["warned_and_poor"] <= min(told["poor"], told["warned"]) and told["cases"] <= len(found)
     covered = metrics["margin"]["regions"]
     assert set(covered) <= {"WT", "TC", "ET"}
     assert all(0.0 <= part["least"] <= part["coverage"] <= 1.0 for part in covered.values())
