@@ -17,7 +17,10 @@ WAIT_MS = 120_000
 
 @pytest.fixture
 def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
-    """open_page(segmented, width=…, …) → the page, everything loaded; what went wrong in it fails the test."""
+    """open_page(segmented, width=…, …) → the page, everything loaded; what went wrong in it fails the test.
+
+    With hold=PATTERN the requests of that pattern wait, and the page comes at once; page.let_go() answers them.
+    """
     from rediffinet.clinic.viewer.scene import open_scene
     from rediffinet.clinic.viewer.server import ViewerServer
 
@@ -28,6 +31,7 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
         server = ViewerServer(open_scene(segmented.out))
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
+        hold = options.pop("hold", None)
         size = {"width": options.pop("width", 1000), "height": options.pop("height", 620)}
         context = chromium.new_context(viewport=size, **options)
         page = context.new_page()
@@ -36,12 +40,25 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
         page.on("console", lambda said: wrong.append(said.text) if said.type == "error" and _ours(said) else None)
         page.on("request", lambda asked: wrong.append(f"asked for {asked.url}") if _outside(asked.url) else None)
         ends.extend([context.close, server.shutdown, thread.join, server.server_close])
+        if hold is not None:
+            held: list[Any] = []
+            holds = threading.Event()
+            holds.set()
+            page.route(hold, lambda route: held.append(route) if holds.is_set() else route.continue_())
+
+            def let_go() -> None:
+                holds.clear()
+                for route in held:
+                    route.continue_()
+
+            page.let_go = let_go
         page.goto(server.url)
-        page.wait_for_selector(".viewer[data-ready]")
+        if hold is None:
+            page.wait_for_selector(".viewer[data-ready]")
         return page
 
     def _ours(said: Any) -> bool:
-        return "Insufficient Storage" not in said.text  # what one test has the server answer
+        return not any(status in said.text for status in ("507", "404"))  # what tests have the server answer
 
     def _outside(url: str) -> bool:
         return not url.startswith(("http://127.0.0.1:", "blob:", "data:"))
@@ -203,6 +220,95 @@ def test_a_correction_that_the_server_refuses_is_kept_and_told(open_page: Any, s
     page.get_by_role("button", name="Save as a new map").click()
     page.wait_for_selector("text=Not saved: The disk is full.")
     assert page.get_by_role("button", name="Save as a new map").is_enabled()
+
+
+@pytest.mark.slow
+def test_a_key_right_after_the_help_was_closed_is_followed(open_page: Any, segmented: Any) -> None:
+    page = open_page(segmented)
+    page.keyboard.press("?")
+    page.wait_for_selector("dialog[open]")
+    page.evaluate(  # the focus stays in the closed help until the browser draws again
+        """() => {
+            document.querySelector('dialog').close()
+            document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key: 'e', bubbles: true }))
+        }"""
+    )
+    page.wait_for_selector(".correct", timeout=10_000)
+
+
+@pytest.mark.slow
+def test_a_key_in_the_open_help_closes_it_and_is_followed(open_page: Any, segmented: Any) -> None:
+    page = open_page(segmented)
+    page.keyboard.press("?")
+    page.wait_for_selector("dialog[open]")
+    page.keyboard.press("?")
+    page.wait_for_selector("dialog", state="detached")
+    page.keyboard.press("?")
+    page.wait_for_selector("dialog[open]")
+    page.evaluate("() => document.activeElement.blur()")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog", state="detached")
+    page.keyboard.press("?")
+    page.keyboard.press("e")
+    page.wait_for_selector(".correct", timeout=10_000)
+    assert page.locator("dialog").count() == 0
+
+
+@pytest.mark.slow
+def test_keys_before_their_files_are_there_are_told_and_then_followed(open_page: Any, segmented: Any) -> None:
+    page = open_page(segmented, hold="**/files/*")
+    page.wait_for_selector(".toolbar")
+    for key, told in (
+        ("1", "T1"),
+        ("u", "Uncertainty"),
+        ("e", "Correcting"),
+        ("x", "Correcting"),
+        ("d", "Doubtful place"),
+    ):
+        page.keyboard.press(key)
+        assert told in page.inner_text(".status")
+    assert "follows as soon as it is loaded" in page.inner_text(".status")
+    page.let_go()
+    page.wait_for_selector(".viewer[data-ready]")
+    assert page.get_by_label("eraser").is_checked()
+    assert page.get_by_role("checkbox", name="Uncertainty").is_checked()
+    assert page.locator("input[value=t1n]").is_checked()
+    assert page.inner_text(".status").startswith("Doubtful place 1 of")
+
+
+@pytest.mark.slow
+def test_keys_before_the_case_is_there_are_followed(open_page: Any, segmented: Any) -> None:
+    page = open_page(segmented, hold="**/scene")
+    page.wait_for_selector(".opening")
+    for key in "ae":
+        page.keyboard.press(key)
+    page.let_go()
+    page.wait_for_selector(".correct")
+    assert page.locator("input[value=axial]").is_checked()
+
+
+@pytest.mark.slow
+def test_a_key_that_has_nothing_to_show_says_so(open_page: Any, make_segmented: Any) -> None:
+    page = open_page(make_segmented(uncertainty=False))
+    for key, told in (
+        ("u", "Uncertainty: this case has none"),
+        ("d", "Doubtful place: this"),
+        ("x", "Correct labels (e) first"),
+    ):
+        page.keyboard.press(key)
+        assert told in page.inner_text(".status")
+
+
+@pytest.mark.slow
+def test_a_file_that_cannot_be_loaded_leaves_the_rest_in_use(open_page: Any, segmented: Any) -> None:
+    page = open_page(segmented, hold="**/*uncertainty*")
+    page.wait_for_selector("#map-reference input:enabled")
+    page.keyboard.press("u")
+    segmented.output("uncertainty.nii.gz").unlink()
+    page.let_go()
+    page.wait_for_selector("text=Uncertainty: not everything could be loaded")
+    page.keyboard.press("e")
+    page.wait_for_selector(".correct")
 
 
 @pytest.mark.slow

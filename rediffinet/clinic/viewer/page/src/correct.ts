@@ -1,7 +1,7 @@
 /** Pen and eraser: a copy of a label map is changed on the first pane and sent as a new one. */
 
-import { Refused, sendCorrection } from './api'
-import { h, swatch } from './dom'
+import { sendCorrection } from './api'
+import { h, message, swatch } from './dom'
 import { labelTable, toDisplayed, toStored } from './maps'
 import type { Stage } from './stage'
 import type { CorrectionEntry, Kind } from './types'
@@ -142,7 +142,7 @@ export class Correction {
       this.close()
       this.ended(entry)
     } catch (error) {
-      this.said.textContent = `Not saved: ${error instanceof Refused ? error.message : String(error)}`
+      this.said.textContent = `Not saved: ${message(error)}`
     }
   }
 }

@@ -29,3 +29,7 @@ export function millilitres(value: number): string {
 export function swatch(rgb: readonly number[]): HTMLElement {
   return h('span', { class: 'swatch', style: `background: rgb(${rgb.join(' ')})`, 'aria-hidden': 'true' })
 }
+
+export function message(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}

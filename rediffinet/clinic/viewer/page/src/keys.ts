@@ -18,33 +18,57 @@ const SHOWN: Record<string, string> = {
   ArrowLeft: '←', ArrowRight: '→', ArrowUp: '↑', ArrowDown: '↓', PageUp: 'Page ↑', PageDown: 'Page ↓', 'ctrl+z': 'Ctrl Z', Escape: 'Esc'
 }
 
-/** Follows the shortcuts, but in fields where text or a choice is typed; returns how to stop. */
-export function listen(groups: () => Group[]): () => void {
-  const pressed = (event: KeyboardEvent) => {
+/** In the open help: what the browser itself does with a key, scroll it or close it. */
+const OF_DIALOG = /^(Escape|Arrow|Page)/
+
+/** Follows keys but in fields where text or a choice is typed; those pressed before there are shortcuts are kept. */
+export class Keyboard {
+  private groups: (() => Group[]) | null = null
+  private readonly early: string[] = []
+
+  constructor() {
+    document.addEventListener('keydown', this.pressed, true)
+    document.addEventListener('keyup', this.released, true)
+  }
+
+  /** Follows these shortcuts from now on; first the keys that were pressed before. */
+  follow(groups: () => Group[]): void {
+    this.groups = groups
+    for (const key of this.early.splice(0)) this.shortcut(key)?.run()
+  }
+
+  stop(): void {
+    document.removeEventListener('keydown', this.pressed, true)
+    document.removeEventListener('keyup', this.released, true)
+  }
+
+  private shortcut(key: string): Shortcut | undefined {
+    return this.groups?.().flatMap((group) => group.shortcuts).find(({ keys }) => keys.includes(key))
+  }
+
+  private readonly pressed = (event: KeyboardEvent) => {
     const target = event.target as HTMLElement
-    const types = target.closest('input:not([type=checkbox]):not([type=radio]):not([type=range]), textarea, select, dialog')
+    const types = target.closest('input:not([type=checkbox]):not([type=radio]):not([type=range]), textarea, select')
     const chooses = target.closest('input[type=radio], input[type=range]') && event.key.startsWith('Arrow')
     if (types || chooses || event.altKey || event.metaKey) return
+    // whether the help is open, not whether the focus is in it: there it stays for a while after the help was closed
+    const dialog = document.querySelector<HTMLDialogElement>('dialog[open]')
+    if (dialog && OF_DIALOG.test(event.key)) return
     const key = event.ctrlKey ? `ctrl+${event.key.toLowerCase()}` : event.key
-    for (const { keys, run } of groups().flatMap((group) => group.shortcuts)) {
-      if (keys.includes(key)) {
-        event.preventDefault()
-        event.stopPropagation()
-        run()
-        return
-      }
+    if (!this.groups) this.early.push(key)
+    const shortcut = this.shortcut(key)
+    if (shortcut) {
+      event.preventDefault()
+      event.stopPropagation()
+      dialog?.close()
+      if (!dialog || key !== '?') shortcut.run()
     }
     // NiiVue has keys of its own on its canvas; there is one table of keys here
-    if (target instanceof HTMLCanvasElement && event.key !== 'Tab') event.stopPropagation()
+    else if (target instanceof HTMLCanvasElement && event.key !== 'Tab') event.stopPropagation()
   }
-  const released = (event: KeyboardEvent) => {
+
+  private readonly released = (event: KeyboardEvent) => {
     if (event.target instanceof HTMLCanvasElement) event.stopPropagation()
-  }
-  document.addEventListener('keydown', pressed, true)
-  document.addEventListener('keyup', released, true)
-  return () => {
-    document.removeEventListener('keydown', pressed, true)
-    document.removeEventListener('keyup', released, true)
   }
 }
 

@@ -2,7 +2,7 @@
 
 import './style.css'
 import { ask } from './api'
-import { h } from './dom'
+import { h, message } from './dom'
 import { showQueue, type Listed } from './queue'
 import { showCase } from './viewer'
 
@@ -12,13 +12,12 @@ let close: () => void = () => {}
 function fail(error: unknown, back: (() => void) | null): void {
   close()
   close = () => {}
-  const text = error instanceof Error ? error.message : String(error)
   page.replaceChildren(
     h(
       'main',
       { class: 'failed' },
       h('h1', {}, 'This cannot be shown'),
-      h('p', { role: 'alert' }, text),
+      h('p', { role: 'alert' }, message(error)),
       back && h('button', { type: 'button', onclick: back }, 'All cases')
     )
   )
@@ -33,22 +32,19 @@ function open(id: string, back: (() => void) | null): void {
   close = showCase(page, id, back, (error) => fail(error, back))
 }
 
-function route(): void {
+/** Shows what the address names: a case at once, or else what the server has. */
+async function route(): Promise<void> {
   const id = decodeURIComponent(location.hash.replace(/^#\/?/, ''))
   if (id) return open(id, toList)
-  close()
-  close = showQueue(page, (chosen) => (location.hash = `/${encodeURIComponent(chosen)}`))
-}
-
-async function begin(): Promise<void> {
   try {
     const { cases, accepts } = await ask<Listed>('v1/cases')
     if (!accepts) return open(cases[0].id, null)
+    close()
+    close = showQueue(page, (chosen) => (location.hash = `/${encodeURIComponent(chosen)}`))
   } catch (error) {
-    return fail(error, null)
+    fail(error, null)
   }
-  window.addEventListener('hashchange', route)
-  route()
 }
 
-void begin()
+window.addEventListener('hashchange', () => void route())
+void route()

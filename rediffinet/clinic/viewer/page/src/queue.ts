@@ -1,7 +1,7 @@
 /** The page of a service: cases are dropped here, wait, are computed, and are opened. */
 
 import { ask, caseAddress } from './api'
-import { h, millilitres } from './dom'
+import { h, message, millilitres } from './dom'
 import type { Volumes } from './types'
 import { droppedFiles, send, sortFiles } from './uploads'
 
@@ -123,7 +123,7 @@ class Queue {
       if (!this.stopped) this.fill(cases)
     } catch (error) {
       this.empty.hidden = false
-      this.empty.textContent = `The service does not answer: ${text(error)}`
+      this.empty.textContent = `The service does not answer: ${message(error)}`
     }
     if (!this.stopped && !document.hidden) this.timer = window.setTimeout(() => void this.refresh(), EVERY_MS)
   }
@@ -176,7 +176,7 @@ class Queue {
     try {
       await ask(address, { method })
     } catch (error) {
-      this.say(text(error))
+      this.say(message(error))
     }
     await this.refresh()
   }
@@ -201,7 +201,7 @@ class Queue {
         })
         line.remove()
       } catch (error) {
-        line.replaceChildren(`${parcel.name} was not taken: ${text(error)}`)
+        line.replaceChildren(`${parcel.name} was not taken: ${message(error)}`)
         line.classList.add('problem')
       }
       await this.refresh()
@@ -224,8 +224,4 @@ function state(one: CaseInfo): (Node | string)[] {
   if (one.state === 'failed') return [`failed: ${one.problem?.detail ?? 'no reason is known'}`]
   if (one.state === 'done') return [one.result ? `done in ${one.result.seconds.toFixed(0)} s` : 'done']
   return [one.state]
-}
-
-function text(error: unknown): string {
-  return error instanceof Error ? error.message : String(error)
 }

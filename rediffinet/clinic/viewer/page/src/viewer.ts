@@ -2,8 +2,8 @@
 
 import { caseAddress, getScene } from './api'
 import { Correction } from './correct'
-import { h, millilitres, swatch } from './dom'
-import { help, listen, type Group } from './keys'
+import { h, message, millilitres, swatch } from './dom'
+import { help, Keyboard, type Group } from './keys'
 import { CHANGES } from './maps'
 import { provenancePanel, volumesPanel, volumesTable, warningsPanel } from './panel'
 import { components, doubts, type Place } from './places'
@@ -33,17 +33,23 @@ const TARGETS: [Target, string, string][] = [
   ['change', 'Largest change', 'h'],
   ['doubt', 'Most doubtful place', 'd']
 ]
+/** The map that the places of a sort are found in. */
+const SOURCES: Record<Target, Kind> = { lesion: 'refined', change: 'changes', doubt: 'uncertainty' }
 
 /** Shows a case as soon as the server tells of it; returns how to leave it. `failed` hears what went wrong before that. */
 export function showCase(page: HTMLElement, id: string, back: (() => void) | null, failed: (error: unknown) => void): () => void {
   let left = false
   let viewer: Viewer | null = null
+  const keyboard = new Keyboard()
   const begin = async () => {
+    const words = 'Opening the case … Keys pressed now are followed when it is there.'
+    page.replaceChildren(h('main', { class: 'opening' }, h('p', { role: 'status' }, words)))
     const scene = await getScene(id)
     if (left) return
     viewer = new Viewer(scene, id, back)
     page.replaceChildren(viewer.element)
     document.title = `${scene.case} – rediff`
+    keyboard.follow(() => viewer!.shortcuts())
     await viewer.start()
   }
   begin().catch((error) => {
@@ -51,14 +57,23 @@ export function showCase(page: HTMLElement, id: string, back: (() => void) | nul
   })
   return () => {
     left = true
+    keyboard.stop()
     viewer?.close()
   }
+}
+
+/** What was asked for before that which it needs was there. */
+interface Waiting {
+  what: string
+  ready: () => boolean
+  run: () => void
 }
 
 class Viewer {
   readonly element: HTMLElement
   private readonly stage: Stage
-  private readonly status = h('p', { role: 'status', class: 'status' }, 'Loading …')
+  private readonly status = h('p', { role: 'status', class: 'status' })
+  private readonly loading = h('p', { class: 'quiet' }, 'Loading …')
   private readonly where = h('p', { class: 'where' })
   private readonly switches = new Map<Kind, HTMLInputElement>()
   private readonly contrastButtons = new Map<Contrast, HTMLInputElement>()
@@ -69,8 +84,13 @@ class Viewer {
   private readonly sideBySide: HTMLInputElement
   private readonly outlines: HTMLInputElement
   private readonly corrections = h('section', { 'aria-labelledby': 'corrections-title', class: 'corrections' })
+  private waiting: Waiting[] = []
+  private readonly beginWith = h('select')
   private correction: Correction | null = null
-  private stopKeys: () => void = () => {}
+  /** Of a correction: `begins` while its map is loaded, `ends` while what was saved is. */
+  private phase: 'none' | 'begins' | 'draws' | 'ends' = 'none'
+  /** Why not everything was loaded; empty when nothing went wrong. */
+  private missed = ''
 
   constructor(
     private readonly scene: Scene,
@@ -95,7 +115,7 @@ class Viewer {
       h(
         'main',
         {},
-        h('div', { class: 'pictures' }, this.toolbar(), this.stage.element, h('div', { class: 'below' }, this.where, this.status)),
+        h('div', { class: 'pictures' }, this.toolbar(), this.stage.element, h('div', { class: 'below' }, this.where, h('div', {}, this.status, this.loading))),
         h(
           'aside',
           { 'aria-label': 'Case' },
@@ -112,21 +132,28 @@ class Viewer {
   }
 
   async start(): Promise<void> {
-    this.stopKeys = listen(() => this.shortcuts())
     window.addEventListener('beforeunload', this.guard)
     const total = this.scene.images.length + Object.keys(this.scene.maps).length
     const loaded = new Set<string>()
-    await this.stage.load((what) => {
-      loaded.add(what)
-      this.arrived(what)
-      this.status.textContent = `Loaded ${[...loaded].filter((name) => name !== 'changes').length} of ${total} files`
-    })
-    this.status.textContent = this.stage.software ? 'No graphics card is in use: 3-D (v) is slow.' : ''
+    try {
+      await this.stage.load((what) => {
+        if (what !== 'changes') loaded.add(what)
+        this.loading.textContent = `Loaded ${loaded.size} of ${total} files`
+        this.arrived(what)
+      })
+    } catch (error) {
+      if (!this.stage.maps.has('refined')) throw error
+      this.missed = `not everything could be loaded (${message(error)})` // what is there can be used
+      this.loading.textContent = this.missed
+      if (this.waiting.length) this.say(`${this.waiting[0].what}: ${this.missed}`)
+      this.waiting = []
+      return
+    }
+    this.loading.textContent = this.stage.software ? 'No graphics card is in use: 3-D (v) is slow.' : ''
     this.element.dataset.ready = 'true'
   }
 
   close(): void {
-    this.stopKeys()
     window.removeEventListener('beforeunload', this.guard)
     this.stage.close()
   }
@@ -153,6 +180,34 @@ class Viewer {
       this.places.set('doubt', doubts(map.img!, shape()))
     }
     for (const [target, button] of this.targetButtons) button.disabled = !this.places.get(target)?.length
+    this.goOn()
+  }
+
+  /** Does it at once, or when what it needs is there; until then the status line says so. */
+  private when(ready: () => boolean, what: string, run: () => void): void {
+    if (ready()) return run()
+    if (this.missed) return this.say(`${what}: ${this.missed}`)
+    this.waiting.push({ what, ready, run })
+    this.tellWaiting()
+  }
+
+  /** Does what waited for that which is there now, in the order in which it was asked for. */
+  private goOn(): void {
+    const before = this.waiting
+    this.waiting = []
+    for (const one of before) {
+      if (!one.ready()) this.waiting.push(one)
+      else {
+        this.status.textContent = ''
+        one.run()
+      }
+    }
+    if (before.length) this.tellWaiting()
+  }
+
+  private tellWaiting(): void {
+    const names = [...new Set(this.waiting.map(({ what }) => what))]
+    if (names.length) this.status.textContent = `${names.join(', ')}: follows as soon as it is loaded`
   }
 
   // --- switches -----------------------------------------------------------------------------------------------------
@@ -240,11 +295,14 @@ class Viewer {
   }
 
   private setContrast(contrast: Contrast): void {
-    if (!this.stage.images.has(contrast)) return
-    this.stage.contrast = contrast
-    this.contrastButtons.get(contrast)!.checked = true
-    if (this.stage.sideBySide) this.setSideBySide(false)
-    else this.stage.draw()
+    const name = contrastName(contrast)
+    this.waiting = this.waiting.filter(({ what }) => !this.stage.contrasts.some((one) => contrastName(one) === what)) // the last counts
+    this.when(() => this.stage.images.has(contrast), name, () => {
+      this.stage.contrast = contrast
+      this.contrastButtons.get(contrast)!.checked = true
+      if (this.stage.sideBySide) this.setSideBySide(false)
+      else this.stage.draw()
+    })
   }
 
   private setView(view: View): void {
@@ -254,11 +312,14 @@ class Viewer {
   }
 
   private setSideBySide(on: boolean): void {
-    if (this.sideBySide.disabled && on) return
-    this.sideBySide.checked = on
-    this.stage.sideBySide = on
-    if (on && this.stage.view === 'planes') this.setView('axial')
-    else this.stage.draw()
+    if (this.correction && on) return this.say('One image at a time while labels are corrected')
+    if (this.stage.contrasts.length < 2) return this.say('This case has one image')
+    this.when(() => this.stage.images.size > 1, 'Four side by side', () => {
+      this.sideBySide.checked = on
+      this.stage.sideBySide = on
+      if (on && this.stage.view === 'planes') this.setView('axial')
+      else this.stage.draw()
+    })
   }
 
   private setOutlines(on: boolean): void {
@@ -267,28 +328,42 @@ class Viewer {
     this.stage.draw()
   }
 
-  private toggle(kind: Kind, on = !this.stage.shown.has(kind)): void {
-    const input = this.switches.get(kind)!
-    if (input.disabled) return
-    input.checked = on
-    if (on) this.stage.shown.add(kind)
-    else this.stage.shown.delete(kind)
-    if (kind === 'changes') this.element.toggleAttribute('data-changes', on)
-    this.stage.draw()
+  private toggle(kind: Kind, on?: boolean): void {
+    const name = KIND_NAMES[kind][0]
+    if (this.never(kind)) return this.say(`${name}: this case has none`)
+    if (kind === 'corrected' && !this.stage.maps.has(kind)) return void this.showEntry(this.scene.corrections.at(-1)!)
+    this.when(() => this.stage.maps.has(kind), name, () => {
+      const shown = on ?? !this.stage.shown.has(kind)
+      this.switches.get(kind)!.checked = shown
+      if (shown) this.stage.shown.add(kind)
+      else this.stage.shown.delete(kind)
+      if (kind === 'changes') this.element.toggleAttribute('data-changes', shown)
+      this.stage.draw()
+    })
   }
 
   /** The largest place of a sort; asked again, the next. */
   private jump(target: Target): void {
-    const places = this.places.get(target) ?? []
-    if (places.length === 0) return
-    const index = (this.visited.get(target) ?? -1) + 1
-    const at = index % places.length
-    this.visited.set(target, at)
-    this.stage.goTo(places[at].voxel)
-    const { size } = places[at]
-    const measure = target === 'doubt' ? `mean probability of a wrong label ${(100 * size).toFixed(0)} %` : `${millilitres(size * this.stage.voxelMl)} ml`
     const name = { lesion: 'Lesion', change: 'Change', doubt: 'Doubtful place' }[target]
-    this.status.textContent = `${name} ${at + 1} of ${places.length}: ${measure}`
+    if (this.never(SOURCES[target])) return this.say(`${name}: this case has no map of it`)
+    this.when(() => this.places.has(target), name, () => {
+      const places = this.places.get(target)!
+      if (places.length === 0) return this.say(`${name}: there is none`)
+      const at = ((this.visited.get(target) ?? -1) + 1) % places.length
+      this.visited.set(target, at)
+      this.stage.goTo(places[at].voxel)
+      const { size } = places[at]
+      const measure = target === 'doubt' ? `mean probability of a wrong label ${(100 * size).toFixed(0)} %` : `${millilitres(size * this.stage.voxelMl)} ml`
+      this.say(`${name} ${at + 1} of ${places.length}: ${measure}`)
+    })
+  }
+
+  private move(right: number, front: number, up: number): void {
+    this.when(() => this.places.has('lesion'), 'The crosshair', () => this.stage.move(right, front, up))
+  }
+
+  private say(text: string): void {
+    this.status.textContent = text
   }
 
   private tell({ mm, voxel }: { mm: number[]; voxel: [number, number, number] }): void {
@@ -310,9 +385,7 @@ class Viewer {
   private showCorrections(): void {
     const options: [Kind, string, string][] = [['refined', this.file('segmentation'), 'Refined']]
     if (this.scene.maps.baseline) options.push(['baseline', this.file('baseline'), 'Baseline'])
-    const select = h(
-      'select',
-      {},
+    this.beginWith.replaceChildren(
       ...options.map(([, file, name]) => h('option', { value: file }, name)),
       ...this.scene.corrections.map((entry) => h('option', { value: entry.file }, entry.file))
     )
@@ -324,8 +397,8 @@ class Viewer {
       h(
         'div',
         { class: 'buttons' },
-        h('label', {}, 'Begin with ', select),
-        h('button', { type: 'button', id: 'correct', onclick: () => void this.correct(select.value) }, 'Correct labels ', h('kbd', { 'aria-hidden': 'true' }, 'e'))
+        h('label', {}, 'Begin with ', this.beginWith),
+        h('button', { type: 'button', id: 'correct', onclick: () => this.correct() }, 'Correct labels ', h('kbd', { 'aria-hidden': 'true' }, 'e'))
       )
     )
   }
@@ -353,44 +426,73 @@ class Viewer {
     this.switches.get('corrected')!.disabled = false
     this.toggle('refined', false)
     this.toggle('corrected', true)
-    this.status.textContent = `Shows ${entry.file}`
+    this.say(`Shows ${entry.file}`)
   }
 
-  private async correct(file = this.file('segmentation')): Promise<void> {
-    if (this.correction || !this.stage.maps.has('refined')) return
-    let kind: Kind = file === this.file('baseline') ? 'baseline' : 'refined'
+  private correct(): void {
+    if (this.phase === 'ends') return this.when(() => this.phase === 'none', 'Correcting', () => this.correct())
+    if (this.phase !== 'none') return this.say('Labels are being corrected')
+    const file = this.beginWith.value
     const earlier = this.scene.corrections.find((entry) => entry.file === file)
+    this.phase = 'begins'
     if (earlier) {
-      await this.showEntry(earlier)
-      kind = 'corrected'
+      const problem = (error: unknown) => {
+        this.phase = 'none'
+        this.say(`${file} cannot be shown: ${message(error)}`)
+      }
+      this.showEntry(earlier).then(() => this.draw(file, 'corrected'), problem)
+    } else {
+      const kind = file === this.file('baseline') ? 'baseline' : 'refined'
+      this.when(() => this.stage.maps.has(kind), 'Correcting', () => this.draw(file, kind))
     }
-    if (!this.stage.maps.has(kind)) return
+  }
+
+  private draw(file: string, kind: Kind): void {
     this.setSideBySide(false)
     this.sideBySide.disabled = true
     if (this.stage.view === 'volume') this.setView('planes')
     for (const shown of [...this.stage.shown]) if (shown !== 'uncertainty') this.toggle(shown, false)
     this.correction = new Correction(this.id, this.stage, { kind, file }, (entry) => void this.corrected(entry))
+    this.phase = 'draws'
     this.corrections.replaceChildren(h('h2', { id: 'corrections-title' }, 'Corrections'), this.correction.element)
     this.element.dataset.correcting = 'true' // which puts the form on top
     this.corrections.parentElement!.scrollTop = 0
-    this.status.textContent = 'Correcting labels'
+    this.say('Correcting labels')
+    this.goOn()
+  }
+
+  /** Something of the pen: now, or when the correction that is about to begin has begun. */
+  private pen(act: (correction: Correction) => void): void {
+    if (this.phase === 'none' || this.phase === 'ends') return this.say('Correct labels (e) first')
+    this.when(() => this.phase === 'draws', 'Correcting', () => act(this.correction!))
+  }
+
+  /** Discards the correction, or else what waits. */
+  private discard(): void {
+    if (this.phase === 'draws') return this.correction!.stop()
+    if (this.waiting.length === 0) return
+    this.waiting = []
+    if (this.phase === 'begins') this.phase = 'none'
+    this.say('Nothing follows any more')
   }
 
   private async corrected(entry: CorrectionEntry | null): Promise<void> {
     this.correction = null
+    this.phase = 'ends'
     delete this.element.dataset.correcting
     this.sideBySide.disabled = this.stage.images.size < 2
-    if (entry) {
-      const fresh = await getScene(this.id)
-      this.scene.corrections = fresh.corrections
+    try {
+      if (entry) this.scene.corrections = (await getScene(this.id)).corrections
       this.showCorrections()
-      await this.showEntry(this.scene.corrections.find((one) => one.file === entry.file)!)
-      this.status.textContent = `Saved ${entry.file}`
-    } else {
+      if (entry) await this.showEntry(this.scene.corrections.find((one) => one.file === entry.file)!)
+      else this.toggle('refined', true)
+      this.say(entry ? `Saved ${entry.file}` : 'Nothing was saved')
+    } catch (error) {
       this.showCorrections()
-      this.toggle('refined', true)
-      this.status.textContent = 'Nothing was saved'
+      this.say(`Saved ${entry!.file}, which cannot be shown: ${message(error)}`)
     }
+    this.phase = 'none'
+    this.goOn()
   }
 
   // --- keys ---------------------------------------------------------------------------------------------------------
@@ -406,7 +508,7 @@ class Viewer {
     dialog.showModal()
   }
 
-  private shortcuts(): Group[] {
+  shortcuts(): Group[] {
     const groups: Group[] = [
       {
         title: 'Images',
@@ -427,24 +529,24 @@ class Viewer {
         title: 'Places',
         shortcuts: [
           ...TARGETS.map(([target, name, key]) => ({ keys: [key], text: `${name.toLowerCase()}, then the next`, run: () => this.jump(target) })),
-          { keys: ['ArrowLeft'], text: "towards the patient's right", run: () => this.stage.move(-1, 0, 0) },
-          { keys: ['ArrowRight'], text: "towards the patient's left", run: () => this.stage.move(1, 0, 0) },
-          { keys: ['ArrowUp'], text: 'to the front', run: () => this.stage.move(0, 1, 0) },
-          { keys: ['ArrowDown'], text: 'to the back', run: () => this.stage.move(0, -1, 0) },
-          { keys: ['PageUp'], text: 'up', run: () => this.stage.move(0, 0, 1) },
-          { keys: ['PageDown'], text: 'down', run: () => this.stage.move(0, 0, -1) }
+          { keys: ['ArrowLeft'], text: "towards the patient's right", run: () => this.move(-1, 0, 0) },
+          { keys: ['ArrowRight'], text: "towards the patient's left", run: () => this.move(1, 0, 0) },
+          { keys: ['ArrowUp'], text: 'to the front', run: () => this.move(0, 1, 0) },
+          { keys: ['ArrowDown'], text: 'to the back', run: () => this.move(0, -1, 0) },
+          { keys: ['PageUp'], text: 'up', run: () => this.move(0, 0, 1) },
+          { keys: ['PageDown'], text: 'down', run: () => this.move(0, 0, -1) }
         ]
       },
       {
         title: 'Correcting',
         shortcuts: [
-          { keys: ['e'], text: 'correct labels', run: () => void this.correct() },
-          ...this.stage.labels.map((label, i) => ({ keys: [this.penKey(i)], text: `pen: ${label.name}`, run: () => this.correction?.pick(i) })),
-          { keys: ['x'], text: 'eraser', run: () => this.correction?.pick(-1) },
-          { keys: ['['], text: 'smaller pen', run: () => this.correction?.resize(-1) },
-          { keys: [']'], text: 'larger pen', run: () => this.correction?.resize(1) },
-          { keys: ['ctrl+z'], text: 'undo', run: () => this.correction?.undo() },
-          { keys: ['Escape'], text: 'discard', run: () => this.correction?.stop() }
+          { keys: ['e'], text: 'correct labels', run: () => this.correct() },
+          ...this.stage.labels.map((label, i) => ({ keys: [this.penKey(i)], text: `pen: ${label.name}`, run: () => this.pen((correction) => correction.pick(i)) })),
+          { keys: ['x'], text: 'eraser', run: () => this.pen((correction) => correction.pick(-1)) },
+          { keys: ['['], text: 'smaller pen', run: () => this.pen((correction) => correction.resize(-1)) },
+          { keys: [']'], text: 'larger pen', run: () => this.pen((correction) => correction.resize(1)) },
+          { keys: ['ctrl+z'], text: 'undo', run: () => this.pen((correction) => correction.undo()) },
+          { keys: ['Escape'], text: 'discard, or wait no longer', run: () => this.discard() }
         ]
       },
       { title: 'Page', shortcuts: [{ keys: ['?'], text: 'these keys', run: () => this.help() }] }
