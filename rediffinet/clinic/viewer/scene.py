@@ -22,7 +22,7 @@ from rediffinet.prepare.report import find_preparation
 
 SCHEMAS = ("rediffinet-report/",)
 REPORT_END = "-report.json"
-MAPS = {"refined": "segmentation", "baseline": "baseline", "uncertainty": "uncertainty"}
+MAPS = {"refined": "segmentation", "baseline": "baseline", "uncertainty": "uncertainty", "margin": "margin"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Scene:
     """A case to look at.
 
     images: file by contrast, each the very one that was segmented. maps: file by kind (`refined`, `baseline`,
-    `uncertainty`, `reference`). notes: what is not shown, and why.
+    `uncertainty`, `margin`, `reference`). notes: what is not shown, and why.
     """
 
     case: str
@@ -111,6 +111,8 @@ def open_scene(target: Path, images: Path | None = None, reference: Path | None 
         maps["reference"] = other
     if "uncertainty" not in maps:
         notes.append("uncertainty: not written; to see it:  rediff segment … --save-uncertainty")
+    if "margin" not in maps and report.get("margin") is not None:
+        notes.append("margin: not written; to see it:  rediff segment … --save-margin")
     return Scene(case, report, folder, found, maps, (*notes, *said))
 
 

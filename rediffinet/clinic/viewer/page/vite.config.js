@@ -43,6 +43,15 @@ const licences = {
   }
 }
 
+/** Tells the browser of the chunks at once: they come while the page's own script is read. */
+const preload = {
+  name: 'preload',
+  transformIndexHtml: (_html, { bundle }) =>
+    Object.values(bundle ?? {})
+      .filter((chunk) => ['niivue', 'load'].includes(chunk.name))
+      .map((chunk) => ({ tag: 'link', attrs: { rel: 'modulepreload', crossorigin: true, href: `./${chunk.fileName}` }, injectTo: 'head' }))
+}
+
 export default defineConfig({
   base: './',
   // codecs of Zarr, which NiiVue loads when it meets such a file: 1.4 MB that no case has a use for
@@ -63,5 +72,6 @@ export default defineConfig({
       }
     }
   },
-  plugins: [licences]
+  worker: { format: 'es', rollupOptions: { output: { entryFileNames: 'assets/[name].js' } } },
+  plugins: [licences, preload]
 })

@@ -50,22 +50,26 @@ class Segmented:
 
 
 @pytest.fixture
-def make_segmented(tmp_path: Path, toy_case: Any, toy_bundle: Any) -> Callable[..., Segmented]:
-    """make_segmented(axes="LPS", uncertainty=True) → Segmented: the toy case, stored along these axes."""
+def make_segmented(tmp_path: Path, toy_case: Any, make_toy_bundle: Any) -> Callable[..., Segmented]:
+    """make_segmented(axes="LPS", uncertainty=True, margin=None) → Segmented: the toy case, stored along these axes.
+
+    margin: whether it is written, of a bundle that has it; None: of one that has none.
+    """
     from rediffinet.io.cases import load_case
     from rediffinet.io.outputs import OutputChoice, save_result
     from rediffinet.segmenter import Segmenter
 
-    def make(axes: str = "LPS", uncertainty: bool = True) -> Segmented:
+    def make(axes: str = "LPS", uncertainty: bool = True, margin: bool | None = None) -> Segmented:
         images, out = tmp_path / "images", tmp_path / "out"
         toy_case.save(images)
         for path in images.glob("*.nii.gz"):
             image = nib.load(path)
             turn = ornt_transform(io_orientation(image.affine), axcodes2ornt(tuple(axes)))
             nib.save(nib.Nifti1Image.from_bytes(image.as_reoriented(turn).to_bytes()), path)
-        with Segmenter.open(toy_bundle.path, "onnxruntime", threads=1) as segmenter:
+        bundle = make_toy_bundle() if margin is None else make_toy_bundle(margin={"scale_mm": [30.0, 20.0, 10.0]})
+        with Segmenter.open(bundle.path, "onnxruntime", threads=1) as segmenter:
             result = segmenter.segment(load_case(images))
-        save_result(result, out, OutputChoice(uncertainty=uncertainty))
+        save_result(result, out, OutputChoice(uncertainty=uncertainty, margin=bool(margin)))
         stored = nib.load(out / f"{CASE}-seg.nii.gz")
         shifted = np.roll(np.asanyarray(stored.dataobj), 2, axis=0)
         nib.save(nib.Nifti1Image(shifted, stored.affine, stored.header), images / f"{CASE}-seg.nii.gz")

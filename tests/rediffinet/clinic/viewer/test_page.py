@@ -162,6 +162,29 @@ def test_places_are_the_largest_that_scipy_finds(open_page: Any, segmented: Any)
     assert f"{100 * mean.max():.0f} %" in page.inner_text(".status")
 
 
+def test_the_margin_is_shown_named_and_told_where_the_crosshair_is(open_page: Any, make_segmented: Any) -> None:
+    segmented = make_segmented(margin=True)
+    bits = segmented.labels("margin.nii.gz")
+    page = open_page(segmented)
+    for key in "arl":
+        page.keyboard.press(key)
+    bare = pixels(page)
+    assert not page.get_by_text("boundary of WT, 90 %").is_visible()
+    page.keyboard.press("n")
+    shown = pixels(page)
+    assert differs(bare, shown)
+    assert page.get_by_text("boundary of WT, 90 %").is_visible()
+    value = int(bits[voxel_of(segmented, crosshair_mm(page))])
+    inside = ", ".join(name for bit, name in enumerate(("WT", "TC", "ET")) if value >> bit & 1) or "outside"
+    assert page.inner_text(".where").endswith(f"margin: {inside}")
+    page.get_by_label("Opacity of Margin").fill("0.2")
+    assert differs(shown, pixels(page))
+    page.keyboard.press("?")
+    assert "margin" in page.inner_text("dialog")
+    page.keyboard.press("n")
+    assert not differs(bare, pixels(page))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("axes", ["LPS", "ASR"])
 def test_a_correction_comes_back_as_it_was_drawn(open_page: Any, make_segmented: Any, axes: str) -> None:

@@ -67,6 +67,13 @@ def test_images_that_moved_are_found_where_they_are_said_to_be(segmented: Any) -
     assert len(open_scene(segmented.out, images=moved).images) == 4
 
 
+@pytest.mark.parametrize("written", [True, False])
+def test_a_margin_is_a_map_or_is_said_not_to_be_written(make_segmented: Any, written: bool) -> None:
+    scene = open_scene(make_segmented(margin=written).out)
+    assert ("margin" in scene.maps) == written
+    assert any("--save-margin" in note for note in scene.notes) != written
+
+
 def test_no_uncertainty_is_said(make_segmented: Any) -> None:
     scene = open_scene(make_segmented(uncertainty=False).out)
     assert "uncertainty" not in scene.maps

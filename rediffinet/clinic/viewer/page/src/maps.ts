@@ -49,6 +49,21 @@ export function labelTable(labels: { name: string; value: number; rgb: Rgb }[], 
   }
 }
 
+/** The bands of a margin, a bit for each region in the order of the report; from light to dark, as regions lie inside each other. */
+export function bandsOf(report: Report): Label[] {
+  const regions = Object.keys(report.volumes_ml.refined)
+  return regions.map((name, i) => {
+    const dark = i / Math.max(regions.length - 1, 1)
+    return { name, value: 1 << i, rgb: [200 - 200 * dark, 240 - 100 * dark, 170 - 110 * dark].map(Math.round) as Rgb }
+  })
+}
+
+/** For every sum of bits, the colour of the last band in it. */
+export function bandTable(bands: Label[]) {
+  const sums = Array.from({ length: (1 << bands.length) - 1 }, (_, i) => i + 1)
+  return labelTable(sums.map((value) => ({ ...bands.findLast((band) => value & band.value)!, value })))
+}
+
 /** Per voxel, in the stored order: 0 the same, 1 became tumour, 2 no longer, 3 another label (values of `CHANGES`). */
 export function changesBetween(before: ArrayLike<number>, after: ArrayLike<number>): Uint8Array<ArrayBuffer> {
   const changes = new Uint8Array(after.length)
@@ -58,11 +73,8 @@ export function changesBetween(before: ArrayLike<number>, after: ArrayLike<numbe
   return changes
 }
 
-/** A map as bytes in the stored order. BraTS wrote 4 for enhancing tumour until 2022: it becomes the report's value. */
-export function asLabels(image: NVImage, enhancing: number | undefined): Uint8Array<ArrayBuffer> {
-  const stored = image.img!
-  const slope = image.hdr!.scl_slope || 1
-  const inter = image.hdr!.scl_inter || 0
+/** Voxels, times slope plus inter, as bytes. BraTS wrote 4 for enhancing tumour until 2022: it becomes the report's value. */
+export function asLabels(stored: ArrayLike<number>, slope: number, inter: number, enhancing: number | undefined): Uint8Array<ArrayBuffer> {
   const labels = new Uint8Array(stored.length)
   let has4 = false
   let has3 = false

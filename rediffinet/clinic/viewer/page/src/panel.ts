@@ -21,6 +21,7 @@ export function warningsPanel(scene: Scene): HTMLElement {
 
 export function volumesPanel(report: Report): HTMLElement {
   const { baseline, refined } = report.volumes_ml
+  const widths = Object.entries(report.margin?.median_mm ?? {}).filter(([, mm]) => mm !== null)
   return h(
     'section',
     { 'aria-labelledby': 'volumes-title' },
@@ -30,7 +31,9 @@ export function volumesPanel(report: Report): HTMLElement {
       'p',
       { class: 'quiet' },
       `Probability above 25 % of a wrong label: ${millilitres(report.uncertainty.uncertain_ml)} ml.`
-    )
+    ),
+    widths.length > 0 &&
+      h('p', { class: 'quiet' }, `${(100 * report.margin!.share).toFixed(0)} % of the boundary within: ${widths.map(([region, mm]) => `${region} ±${mm!.toFixed(1)} mm`).join(', ')}.`)
   )
 }
 

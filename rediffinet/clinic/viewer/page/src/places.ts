@@ -67,24 +67,18 @@ function middle(members: number[], [nx, ny, nz]: Shape): [number, number, number
  * The voxel with the highest mean doubt in a box of 5 × 5 × 5 around it, then those more than 10 voxels from the
  * earlier ones; at most `count`, none below a mean of 0.05.
  */
-export function doubts(doubt: ArrayLike<number>, shape: Shape, count = 5): Place[] {
-  const mean = boxMean(Float32Array.from(doubt), shape, 2)
+export function doubts(doubt: Float32Array, shape: Shape, count = 5): Place[] {
+  const mean = boxMean(doubt, shape, 2)
   const [nx, ny] = shape
+  const place = (i: number): [number, number, number] => [i % nx, Math.floor(i / nx) % ny, Math.floor(i / (nx * ny))]
+  let candidates: number[] = []
+  for (let i = 0; i < mean.length; i++) if (mean[i] > 0.05) candidates.push(i)
   const found: Place[] = []
-  for (let n = 0; n < count; n++) {
-    let best = -1
-    let highest = 0.05
-    for (let i = 0; i < mean.length; i++) {
-      if (mean[i] > highest) {
-        const here = [i % nx, Math.floor(i / nx) % ny, Math.floor(i / (nx * ny))]
-        if (found.every(({ voxel }) => here.some((value, axis) => Math.abs(value - voxel[axis]) > 10))) {
-          highest = mean[i]
-          best = i
-        }
-      }
-    }
-    if (best < 0) break
-    found.push({ voxel: [best % nx, Math.floor(best / nx) % ny, Math.floor(best / (nx * ny))], size: highest })
+  while (found.length < count && candidates.length) {
+    const best = candidates.reduce((one, other) => (mean[other] > mean[one] ? other : one))
+    const voxel = place(best)
+    found.push({ voxel, size: mean[best] })
+    candidates = candidates.filter((i) => place(i).some((value, axis) => Math.abs(value - voxel[axis]) > 10))
   }
   return found
 }
@@ -96,8 +90,8 @@ function boxMean(values: Float32Array, shape: Shape, r: number): Float32Array {
   let current = values
   for (const n of shape) {
     const next = new Float32Array(current.length)
-    for (let start = 0; start < current.length; start++) {
-      if (Math.floor(start / stride) % n !== 0) continue
+    for (let line = 0; line < current.length / n; line++) {
+      const start = Math.floor(line / stride) * stride * n + (line % stride)
       let sum = 0
       for (let i = -r; i < n; i++) {
         if (i + r < n) sum += current[start + (i + r) * stride]

@@ -1,15 +1,29 @@
 /** The images on the screen: one pane, or one for each contrast, with the same maps over all and one crosshair. */
 
 import type { Niivue, NVImage } from '@niivue/niivue'
+import { beside } from './beside'
 import { h } from './dom'
-import { CHANGES, asLabels, changesBetween, labelTable, labelsOf, type Label } from './maps'
+import { bandsOf, bandTable, CHANGES, labelTable, labelsOf, type Label } from './maps'
+import type { Place } from './places'
+import type { Jobs } from './worker'
 import { contrastName, KINDS, type Contrast, type Kind, type Scene } from './types'
 
 export type View = 'planes' | 'axial' | 'coronal' | 'sagittal' | 'volume'
 export type Voxel = [number, number, number]
 
 /** NiiVue, which takes long to begin, comes beside the page: the switches are there before it. */
-const library = import('@niivue/niivue')
+const library = import('@niivue/niivue').then((lib) => {
+  const calMinMax = lib.NVImage.prototype.calMinMax
+  // it looks at every voxel again whenever a colour changes: the worker has told the range
+  lib.NVImage.prototype.calMinMax = function (this: NVImage, ...how) {
+    const { cal_min: low, cal_max: high } = this.hdr!
+    if (!(high > low)) return calMinMax.apply(this, how)
+    this.cal_min = this.robust_min = this.global_min = low
+    this.cal_max = this.robust_max = this.global_max = high
+    return [low, high, low, high]
+  }
+  return lib
+})
 const SLICE = { planes: 'MULTIPLANAR', axial: 'AXIAL', coronal: 'CORONAL', sagittal: 'SAGITTAL', volume: 'RENDER' } as const
 /** How doubt is coloured: from nothing at 5 % to yellow at 50 % and above. */
 const DOUBT = { R: [0, 110, 235, 255], G: [0, 30, 100, 240], B: [0, 130, 50, 110], A: [0, 150, 210, 255], I: [0, 70, 160, 255] }
@@ -33,6 +47,14 @@ function storedToMm(image: NVImage, [x, y, z]: Voxel): [number, number, number] 
   return [along(rows[0]), along(rows[1]), along(rows[2])]
 }
 
+/** Lets the browser draw the page and answer what was pressed, before the next long step. A page in the background is not drawn. */
+function breath(): Promise<void> {
+  return new Promise((done) => {
+    requestAnimationFrame(() => setTimeout(done))
+    setTimeout(done, 200)
+  })
+}
+
 interface Pane {
   nv: Niivue
   box: HTMLElement
@@ -45,7 +67,10 @@ export class Stage {
   readonly element = h('div', { class: 'stage' })
   readonly images = new Map<Contrast, NVImage>()
   readonly maps = new Map<Kind, NVImage>()
+  /** Where to look in a map, the largest or most doubtful first. */
+  readonly places = new Map<Kind, Place[]>()
   readonly labels: Label[]
+  readonly bands: Label[]
   readonly shown = new Set<Kind>(['refined'])
   readonly opacity = new Map<Kind, number>()
   readonly contrasts: Contrast[]
@@ -58,6 +83,7 @@ export class Stage {
   onLocation: (location: Location) => void = () => {}
   onDrawn: (action: string) => void = () => {}
   private readonly panes: Pane[] = []
+  private adding = false
   private lib!: Awaited<typeof library>
 
   constructor(
@@ -65,20 +91,23 @@ export class Stage {
     private readonly base: string
   ) {
     this.labels = labelsOf(scene.report)
+    this.bands = bandsOf(scene.report)
     this.contrasts = scene.images.map((image) => image.contrast)
     this.contrast = this.contrasts.includes('t1c') ? 't1c' : this.contrasts[0]
-    for (const kind of KINDS) this.opacity.set(kind, { uncertainty: 0.8, changes: 0.9 }[kind as string] ?? 0.5)
+    for (const kind of KINDS) this.opacity.set(kind, { uncertainty: 0.8, changes: 0.9, margin: 0.7 }[kind as string] ?? 0.5)
   }
 
   /** Loads what is shown first, shows it, and then the rest; `loaded` is called after each file. */
   async load(loaded: (what: Contrast | Kind) => void): Promise<void> {
     const fetchImage = async (contrast: Contrast) => {
       const { url } = this.scene.images.find((image) => image.contrast === contrast)!
-      this.images.set(contrast, await this.fetch(url, contrast))
+      this.images.set(contrast, (await this.fetch(url, contrast, 'image')).image)
     }
-    await fetchImage(this.contrast)
+    const first = fetchImage(this.contrast)
+    first.catch(() => {}) // heard of below
     this.lib = await library
-    await this.addPane(this.contrast)
+    await breath()
+    await this.addPane(this.contrast, first)
     loaded(this.contrast)
     await this.loadMap('refined', this.scene.maps.refined!)
     this.draw()
@@ -89,35 +118,40 @@ export class Stage {
         loaded(kind)
       }
     }
-    this.compare()
-    if (this.maps.has('changes')) loaded('changes')
+    if (this.maps.has('baseline')) {
+      await this.compare()
+      loaded('changes')
+    }
     for (const { contrast } of this.scene.images) {
       if (!this.images.has(contrast)) {
         await fetchImage(contrast)
         loaded(contrast)
       }
     }
-    if (this.scene.maps.uncertainty) {
-      await this.loadMap('uncertainty', this.scene.maps.uncertainty)
-      loaded('uncertainty')
+    for (const kind of ['margin', 'uncertainty'] as const) {
+      if (this.scene.maps[kind]) {
+        await this.loadMap(kind, this.scene.maps[kind])
+        loaded(kind)
+      }
     }
     this.draw()
   }
 
   /** Fetches a map and puts it over the images; a label map in the report's labels and colours. */
   async loadMap(kind: Kind, url: string): Promise<void> {
-    const image = await this.fetch(url, kind)
-    if (kind !== 'uncertainty') {
-      image.img = asLabels(image, this.scene.report.labels.enhancing)
+    const { image, labels, places } = await this.fetch(url, kind, kind === 'uncertainty' ? 'doubt' : kind === 'refined' ? 'lesions' : 'labels')
+    if (labels) {
+      image.img = labels
       image.hdr!.datatypeCode = 2
       image.hdr!.numBitsPerVoxel = 8
       image.hdr!.scl_slope = 1
       image.hdr!.scl_inter = 0
-      image.setColormapLabel(labelTable(this.labels))
+      image.setColormapLabel(kind === 'margin' ? bandTable(this.bands) : labelTable(this.labels))
     } else {
       image.colormap = 'doubt'
       ;[image.cal_min, image.cal_max] = DOUBT_RANGE
     }
+    if (places) this.places.set(kind, places)
     this.maps.set(kind, image)
   }
 
@@ -161,8 +195,12 @@ export class Stage {
     })
     this.element.dataset.panes = String(Math.min(contrasts.length, this.panes.length))
     if (this.panes.length) this.first.createOnLocationChange()
-    if (contrasts.length > this.panes.length && this.panes.length) {
-      void this.addPane(contrasts[this.panes.length]).then(() => this.draw())
+    if (contrasts.length > this.panes.length && this.panes.length && !this.adding) {
+      this.adding = true
+      void this.addPane(contrasts[this.panes.length]).finally(() => {
+        this.adding = false
+        this.draw()
+      })
     }
   }
 
@@ -208,15 +246,16 @@ export class Stage {
   }
 
   /** What became different between baseline and refined. */
-  private compare(): void {
+  private async compare(): Promise<void> {
     const refined = this.maps.get('refined')!
-    const before = this.labelsIn('baseline')
-    if (!before) return
+    const asks = { before: this.labelsIn('baseline')!, after: this.labelsIn('refined')!, shape: this.shape }
+    const { labels, places } = await beside('compare', asks)
     const changes = refined.clone()
     changes.name = 'changes'
-    changes.img = changesBetween(before, refined.img as Uint8Array)
+    changes.img = labels
     changes.setColormapLabel(labelTable(CHANGES))
     this.maps.set('changes', changes)
+    this.places.set('changes', places)
   }
 
   /** Moves every crosshair to a voxel of the stored order. */
@@ -233,7 +272,7 @@ export class Stage {
     this.first.moveCrosshairInVox(right, front, up)
   }
 
-  private async addPane(contrast: Contrast): Promise<void> {
+  private async addPane(contrast: Contrast, image?: Promise<void>): Promise<void> {
     const canvas = h('canvas', { role: 'img', tabindex: 0 })
     const title = h('span', { class: 'pane-title' }, contrastName(contrast))
     const holder = h('div', { class: 'pane-canvas' }, canvas)
@@ -261,6 +300,8 @@ export class Stage {
       renderOverlayBlend: 1
     })
     await nv.attachToCanvas(canvas)
+    await image
+    await breath()
     this.software = isSoftware(nv.gl)
     nv.addColormap('doubt', DOUBT)
     const pane = { nv, box, canvas, title, contrast }
@@ -285,11 +326,15 @@ export class Stage {
     if (map) this.onLocation({ mm, voxel: Array.from(map.mm2vox(mm)).slice(0, 3) as Voxel })
   }
 
-  private async fetch(url: string, name: string): Promise<NVImage> {
+  private async fetch(url: string, name: string, as: Jobs['read']['asks']['as']) {
     const response = await fetch(this.base + url)
     if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`)
-    const buffer = await response.arrayBuffer()
-    const ending = url.endsWith('.gz') ? '.nii.gz' : '.nii'
-    return await (await library).NVImage.loadFromUrl({ url: buffer, buffer, name: `${name}${ending}`, colormap: 'gray' })
+    const packed = await response.arrayBuffer()
+    const enhancing = name === 'margin' ? undefined : this.scene.report.labels.enhancing // whose 4 is a bit
+    const { file, range, ...found } = await beside('read', { file: packed, as, enhancing }, [packed])
+    const [cal_min, cal_max] = range
+    const { NVImage } = await library
+    const image = await NVImage.loadFromUrl({ url: file, buffer: file, name: `${name}.nii`, colormap: 'gray', cal_min, cal_max })
+    return { image, ...found }
   }
 }

@@ -10,7 +10,7 @@ export function contrastName(contrast: Contrast): string {
 }
 
 /** The maps that can lie over an image, from the lowest to the highest. */
-export const KINDS = ['reference', 'baseline', 'refined', 'changes', 'uncertainty', 'corrected'] as const
+export const KINDS = ['reference', 'margin', 'baseline', 'refined', 'changes', 'uncertainty', 'corrected'] as const
 export type Kind = (typeof KINDS)[number]
 
 export type Volumes = Record<string, number>
@@ -31,6 +31,8 @@ export interface Report {
   volumes_ml: { baseline: Volumes | null; refined: Volumes }
   flipped_voxels: Volumes | null
   uncertainty: { mean_in_tumour: number; uncertain_ml: number }
+  /** Half the width of the bands in which the boundaries lie with that probability; of no region that was not found. */
+  margin?: { share: number; median_mm: Record<string, number | null> } | null
   warnings: { code: string; message: string }[]
   outputs: Record<string, string>
 }

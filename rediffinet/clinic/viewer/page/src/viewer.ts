@@ -6,7 +6,7 @@ import { h, message, millilitres, swatch } from './dom'
 import { help, Keyboard, type Group } from './keys'
 import { CHANGES } from './maps'
 import { provenancePanel, volumesPanel, volumesTable, warningsPanel } from './panel'
-import { components, doubts, type Place } from './places'
+import type { Place } from './places'
 import { Stage, type View } from './stage'
 import { contrastName, KINDS, type Contrast, type CorrectionEntry, type Kind, type Scene } from './types'
 
@@ -22,10 +22,11 @@ const KIND_NAMES: Record<Kind, [string, string]> = {
   baseline: ['Baseline', 'b'],
   changes: ['What changed', 'w'],
   uncertainty: ['Uncertainty', 'u'],
+  margin: ['Margin', 'n'],
   reference: ['Reference', 'f'],
   corrected: ['Corrected', 'k']
 }
-const ORDER: Kind[] = ['refined', 'baseline', 'changes', 'uncertainty', 'reference', 'corrected']
+const ORDER: Kind[] = ['refined', 'baseline', 'changes', 'uncertainty', 'margin', 'reference', 'corrected']
 
 type Target = 'lesion' | 'change' | 'doubt'
 const TARGETS: [Target, string, string][] = [
@@ -79,7 +80,6 @@ class Viewer {
   private readonly contrastButtons = new Map<Contrast, HTMLInputElement>()
   private readonly viewButtons = new Map<View, HTMLInputElement>()
   private readonly targetButtons = new Map<Target, HTMLButtonElement>()
-  private readonly places = new Map<Target, Place[]>()
   private readonly visited = new Map<Target, number>()
   private readonly sideBySide: HTMLInputElement
   private readonly outlines: HTMLInputElement
@@ -169,17 +169,8 @@ class Viewer {
     const kind = this.switches.get(what as Kind)
     if (kind) kind.disabled = false
     this.sideBySide.disabled = this.stage.images.size < 2 || this.correction !== null
-    const shape = () => this.stage.shape
-    if (what === 'refined') {
-      this.places.set('lesion', components(this.stage.labelsIn('refined')!, shape()))
-      this.jump('lesion')
-    }
-    if (what === 'changes') this.places.set('change', components(this.stage.labelsIn('changes')!, shape()))
-    if (what === 'uncertainty') {
-      const map = this.stage.maps.get('uncertainty')!
-      this.places.set('doubt', doubts(map.img!, shape()))
-    }
-    for (const [target, button] of this.targetButtons) button.disabled = !this.places.get(target)?.length
+    if (what === 'refined') this.jump('lesion')
+    for (const [target, button] of this.targetButtons) button.disabled = !this.places(target)?.length
     this.goOn()
   }
 
@@ -268,6 +259,7 @@ class Viewer {
         'ul',
         { class: 'legend' },
         ...this.stage.labels.map((label) => h('li', {}, swatch(label.rgb), label.name)),
+        ...this.stage.bands.map((band) => h('li', { class: 'of-margin' }, swatch(band.rgb), this.bandName(band.name))),
         ...CHANGES.map((change) => h('li', { class: 'of-changes' }, swatch(change.rgb), change.name))
       )
     )
@@ -337,7 +329,7 @@ class Viewer {
       this.switches.get(kind)!.checked = shown
       if (shown) this.stage.shown.add(kind)
       else this.stage.shown.delete(kind)
-      if (kind === 'changes') this.element.toggleAttribute('data-changes', shown)
+      if (kind === 'changes' || kind === 'margin') this.element.toggleAttribute(`data-${kind}`, shown)
       this.stage.draw()
     })
   }
@@ -346,8 +338,8 @@ class Viewer {
   private jump(target: Target): void {
     const name = { lesion: 'Lesion', change: 'Change', doubt: 'Doubtful place' }[target]
     if (this.never(SOURCES[target])) return this.say(`${name}: this case has no map of it`)
-    this.when(() => this.places.has(target), name, () => {
-      const places = this.places.get(target)!
+    this.when(() => this.places(target) !== undefined, name, () => {
+      const places = this.places(target)!
       if (places.length === 0) return this.say(`${name}: there is none`)
       const at = ((this.visited.get(target) ?? -1) + 1) % places.length
       this.visited.set(target, at)
@@ -358,8 +350,12 @@ class Viewer {
     })
   }
 
+  private places(target: Target): Place[] | undefined {
+    return this.stage.places.get(SOURCES[target])
+  }
+
   private move(right: number, front: number, up: number): void {
-    this.when(() => this.places.has('lesion'), 'The crosshair', () => this.stage.move(right, front, up))
+    this.when(() => this.stage.maps.has('refined'), 'The crosshair', () => this.stage.move(right, front, up))
   }
 
   private say(text: string): void {
@@ -374,10 +370,22 @@ class Viewer {
       const map = this.stage.maps.get(kind)
       if (!map || kind === 'changes' || !this.stage.shown.has(kind)) continue
       const value = map.getValue(...voxel)
-      const label = this.stage.labels.find((one) => one.value === value)?.name ?? 'no tumour'
-      parts.push(`${KIND_NAMES[kind][0].toLowerCase()}: ${kind === 'uncertainty' ? `${(100 * value).toFixed(0)} %` : label}`)
+      parts.push(`${KIND_NAMES[kind][0].toLowerCase()}: ${this.valueOf(kind, value)}`)
     }
     this.where.textContent = parts.join(' · ')
+  }
+
+  private valueOf(kind: Kind, value: number): string {
+    if (kind === 'uncertainty') return `${(100 * value).toFixed(0)} %`
+    if (kind === 'margin') return this.stage.bands.filter((band) => value & band.value).map((band) => band.name).join(', ') || 'outside'
+    return this.stage.labels.find((label) => label.value === value)?.name ?? 'no tumour'
+  }
+
+  /** What the legend says of the band around a region's boundary. */
+  private bandName(region: string): string {
+    const { share, median_mm } = this.scene.report.margin ?? { share: 0.9, median_mm: {} }
+    const mm = median_mm[region]
+    return `boundary of ${region}, ${(100 * share).toFixed(0)} %${mm ? `: ±${mm.toFixed(1)} mm` : ''}`
   }
 
   // --- corrections --------------------------------------------------------------------------------------------------
