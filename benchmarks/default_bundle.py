@@ -9,6 +9,9 @@ in windows of 1 mm on what these baselines say of cases that they have not seen.
 and correctors that go on from those of windows-first. Every piece that is finished is skipped and an interrupted one
 resumed, so the command may be stopped and started at any time. `STUDY/windows/calibrated` then holds the scores of
 every case by the networks that had not seen it, `BUNDLE` the mean of the networks of all folds.
+
+`--rehearse` takes two steps in place of every training: the whole way in minutes, on phantoms for example, to see that
+it comes to its end.
 """
 
 import argparse
@@ -21,6 +24,15 @@ from pathlib import Path
 MODEL = "discrepancy-unet"
 FOLDS = 4
 CHECKPOINT = "checkpoint.safetensors"
+SHORT = (
+    "unet:steps=2",
+    "unet:crop=null",
+    "unet:crop_steps=0",
+    "unet:compile=false",
+    f"{MODEL}:steps=2",
+    f"{MODEL}:compile=false",
+)
+TWO_STEPS = tuple(argument for setting in SHORT for argument in ("--set", setting))
 CALIBRATION = (
     "--min-fraction",
     "0.1",
@@ -42,6 +54,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bundle"))
     parser.add_argument("--name", default="glioma-v5")
     parser.add_argument("--processes", type=int, default=2, help="Each with one thread.")
+    parser.add_argument("--rehearse", action="store_true", help="Two steps in place of every training.")
     given = parser.parse_args()
     if given.data is None:
         print("no data: give --data, a folder of labelled cases; it trains for hours")
@@ -79,7 +92,7 @@ def main() -> None:
 def crossvalidate(given: argparse.Namespace, out: Path, model: str, preset: str, *more: object) -> None:
     """A model on all folds with a preset, by as many processes as were asked for."""
     command = ["crossval", "--data", given.data, "--out", out, "--models", model, "--folds", FOLDS, *more]
-    command += ["--preset", preset]
+    command += ["--preset", preset, *(TWO_STEPS if given.rehearse else ())]
     workers = [start(*command) for _ in range(given.processes)]
     if any(worker.wait() != 0 for worker in workers):
         sys.exit(f"the cross-validation in {out} did not end well; start the command again to go on")

@@ -234,6 +234,8 @@ def segment(
     )
     opening = Opening(bundle, engine, device, threads, precision)
     cases = share.of(inputs)
+    if not cases:
+        typer.echo(f"share {share.index}/{share.count} of {len(inputs)} cases holds none: nothing to do", err=True)
     if ray is not None and len(inputs) > 1:
         from rediffinet.clinic.on_ray import segment_on_ray
 

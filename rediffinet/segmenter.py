@@ -1,5 +1,6 @@
 """Arrays in, arrays out: a bundle on an engine segments a case."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -169,9 +170,9 @@ class Segmenter:
         the case are freed before the error is seen.
 
         Raises MissingContrastError for a case without a contrast where the bundle has no scores of such cases;
-        CaseCancelledError or DeadlineError; ConfigError for steps or samples out of range, or when a baseline is
-        given to a model that refines none; LabelError when it does not fit the case; EngineError in another process
-        than the one that opened this.
+        CaseCancelledError or DeadlineError; ConfigError for steps, samples, seed or deadline out of range, or when a
+        baseline is given to a model that refines none; LabelError when it does not fit the case; EngineError in
+        another process than the one that opened this.
         """
         self._engine.check_process()
         options = options or SegmentOptions()
@@ -365,6 +366,8 @@ def watched(
     what: str, progress: Progress | None, cancelled: Callable[[], bool] | None, deadline_s: float | None
 ) -> Progress:
     """A progress callback that raises when the caller wants no more of `what`, counted from now."""
+    if deadline_s is not None and math.isnan(deadline_s):
+        raise ConfigError("deadline_s: got nan, expected seconds, or None for no deadline")
     started = time.monotonic()
 
     def tell(stage: str, done: int, of: int) -> None:

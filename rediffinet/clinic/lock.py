@@ -33,6 +33,8 @@ def held(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[No
             if _is_at(descriptor, path):
                 break
             os.close(descriptor)  # its last holder removed it in between
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OutputError(f"{path.parent} is not a folder.\nGive a folder, there already or new.") from error
     except OSError as error:
         message = f"{path.parent} cannot be written: {error.strerror or error}.\nMake room, or choose another folder."
         raise OutputError(message) from error

@@ -20,6 +20,7 @@ from rediffinet.clinic.inputs import CaseInput, Shard
 from rediffinet.clinic.lock import held
 from rediffinet.errors import OutputError, RediffError
 from rediffinet.files import write_atomically
+from rediffinet.io.naming import printable
 from rediffinet.report import Report
 from rediffinet.task import DEFAULT_TASK, TASKS
 
@@ -173,8 +174,8 @@ class CohortTable:
         writer.writerow(["case", "state", *names, "seconds", "warnings", "error", "log", "report", "html", "source"])
         for row in rows:
             volumes = [row.volumes.get(region) for region in self._regions]
-            told = [" ".join(row.warnings), row.error, row.log, row.report, row.html, row.source]
-            writer.writerow([row.case, row.state, *volumes, row.seconds, *told])
+            told = map(_cell, (" ".join(row.warnings), row.error, row.log, row.report, row.html, row.source))
+            writer.writerow([_cell(row.case), row.state, *volumes, row.seconds, *told])
         write_atomically(self.csv, text.getvalue().encode(errors="backslashreplace"), durable=True)
         content = {"schema": SCHEMA, "counts": self.counts(), "cases": [asdict(row) for row in rows]}
         encoded = (json.dumps(content, indent=1) + "\n").encode(errors="backslashreplace")
@@ -195,7 +196,7 @@ class CohortTable:
             what += [f"again: {', '.join(outcome.again)}"] if outcome.again else []
         else:
             what += [row.error, row.log]
-        line = "\t".join(str(part) for part in what if part) + "\n"
+        line = "\t".join(printable(str(part)) for part in what if part) + "\n"
         try:
             with self.log.open("ab", buffering=0) as stream:
                 begin = stream.tell()
@@ -218,8 +219,14 @@ def reason(error: Exception | None) -> str:
     return text if len(text) <= 300 else f"{text[:299]}…"
 
 
+def _cell(text: str) -> str:
+    """Text on one line that a spreadsheet takes for no formula (OWASP, CSV Injection); JSON has it as it is."""
+    text = printable(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
 def _name(given: CaseInput) -> str:
     try:
         return given.name
     except RediffError:  # its files are not complete; the row of the failure tells it
-        return Path(given.source).name
+        return printable(Path(given.source).name)

@@ -22,7 +22,7 @@ ENDINGS = (".nii", ".nii.gz", ".hdr", ".mha", ".mhd", ".nrrd", ".mgz", ".mgh")
 """What images end with, those of formats that are not read too."""
 MOST_FILES = 10_000
 """In how many files of a folder an image is looked for."""
-_UNENCODABLE = re.compile("[\ud800-\udfff]")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def find_cases(path: str | PathLike[str], task: Task = _GLIOMA, *, allow_missing: bool = False) -> list[Path]:
@@ -152,15 +152,18 @@ def case_name(files: Mapping[str, Path], folder: Path, task: Task = _GLIOMA) -> 
 
 def check_name(name: object) -> str:
     """The name, if it can be that of a case; raises CaseError for one that is no string or no part of a file name."""
-    if isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0"):
+    if isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\") and name == printable(name):
         return name
-    message = f"The case name is {name!r}.\nExpected a string that can be part of a file name, without slashes."
+    message = (
+        f"The case name is {name!r}.\n"
+        "Expected a string that can be part of a file name, without slashes and control characters."
+    )
     raise CaseError(message)
 
 
 def printable(text: str) -> str:
-    """Text that can be encoded: bytes of a file name that are no UTF-8 are written as `%FF`."""
-    return _UNENCODABLE.sub(lambda found: f"%{ord(found[0]) & 0xFF:02X}", text)
+    """Text on one line that can be encoded: control characters and bytes that are no UTF-8 are written as `%FF`."""
+    return _UNPRINTABLE.sub(lambda found: f"%{ord(found[0]) & 0xFF:02X}", text)
 
 
 def parse_channels(channels: Sequence[str] | None, task: Task = _GLIOMA) -> tuple[str, ...] | None:

@@ -81,7 +81,7 @@ def read_nifti(path: str | os.PathLike[str]) -> Image:
     """
     path = Path(path)
     try:
-        with path.open("rb") as stream:
+        with _open(path) as stream:
             _, most = _announced(path, stream)
             if os.fstat(stream.fileno()).st_size > most + most // 64:  # gzip adds less than that to what it cannot pack
                 raise _longer(path)
@@ -243,9 +243,16 @@ def _head(path: Path, stream: IO[bytes]) -> bytes:
     return head
 
 
+def _open(path: Path) -> IO[bytes]:
+    """A file to read. What only waits for a writer, a pipe or a device, is refused: reading it might never end."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError("it is no regular file")
+    return path.open("rb")
+
+
 def _shape(path: Path) -> tuple[int, int, int]:
     try:
-        with path.open("rb") as stream:
+        with _open(path) as stream:
             return _announced(path, stream)[0]
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error

@@ -3,6 +3,7 @@
 The segmenter of a bundle and the cross-validation of runs in memory both go through here, on whatever engine.
 """
 
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -69,7 +70,7 @@ class Inferred:
 def plan_sampling(recipe: Recipe, steps: int | None = None, samples: int | None = None, seed: int = 0) -> Plan:
     """The sampling that the arguments and the recipe's defaults (None) amount to.
 
-    Raises ConfigError for steps or samples out of range. A model that draws no noise takes any in range, unused.
+    Raises ConfigError for steps, samples or seed out of range. A model that draws no noise takes any in range, unused.
     """
     diffusion = recipe.diffusion
     for name, value in (("samples", samples), ("steps", steps)):
@@ -77,6 +78,9 @@ def plan_sampling(recipe: Recipe, steps: int | None = None, samples: int | None 
             most = f"1 to {diffusion.train_steps}" if name == "steps" and diffusion is not None else "1 or more"
             message = f"{name}: got {value}, expected {most}"
             raise ConfigError(message)
+    if not isinstance(seed, numbers.Integral) or seed < 0:
+        raise ConfigError(f"seed: got {seed!r}, expected a whole number of 0 or more")
+    seed = int(seed)
     if diffusion is None:
         return Plan(None, 0, seed)
     alpha_bar = cumulative_alphas(linear_betas(diffusion.train_steps, diffusion.beta_first, diffusion.beta_last))

@@ -393,3 +393,16 @@ def test_graphs_that_load_in_the_background(make_toy_bundle: Any, toy_case: Case
         pytest.raises(EngineError, match="'baseline', input 'image'"),
     ):
         refused.segment(toy_case)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"seed": -1}, "seed: got -1"),
+        ({"seed": 1.5}, "seed: got 1.5"),
+        ({"deadline_s": float("nan")}, "deadline_s: got nan"),
+    ],
+)
+def test_a_seed_or_a_deadline_that_is_none(toy_bundle: Any, toy_case: Case, more: dict[str, Any], told: str) -> None:
+    with Segmenter.open(toy_bundle.path, threads=1) as segmenter, pytest.raises(ConfigError, match=told):
+        segmenter.segment(toy_case, **more)

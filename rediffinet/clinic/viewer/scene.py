@@ -14,6 +14,7 @@ from rediffinet.clinic.finished import is_whole
 from rediffinet.clinic.viewer.corrections import Correction, read_corrections
 from rediffinet.errors import CaseError, LabelError, RediffError
 from rediffinet.files import file_sha256
+from rediffinet.io.conventions import whole_labels
 from rediffinet.io.geometry import corner_distance_mm
 from rediffinet.io.naming import find_contrasts, find_labels
 from rediffinet.io.nifti import FORM_TOLERANCE_MM, Image, read_nifti
@@ -81,7 +82,7 @@ def open_scene(target: Path, images: Path | None = None, reference: Path | None 
 
     Raises:
         CaseError: no report, or several; outputs or all images are gone, or are not those of the report.
-        LabelError: the reference given is not on the grid of the result.
+        LabelError: the reference given is no label map, or not on the grid of the result.
     """
     path = find_report(target)
     report = read_report(path)
@@ -124,8 +125,8 @@ def find_report(target: Path) -> Path:
     """
     if target.is_file():
         return target
-    named = target.with_name(f"{target.name}{REPORT_END}")
-    if named.is_file():
+    named = target.parent / f"{target.name}{REPORT_END}"
+    if target.name and named.is_file():
         return named
     found = sorted(target.glob(f"*{REPORT_END}")) if target.is_dir() else []
     if len(found) == 1:
@@ -245,7 +246,9 @@ def _find_reference(given: Path | None, images: Path, refined: Path) -> tuple[Pa
         path = find_labels(images) if given is None else given
         if path is None or (given is None and path.samefile(refined)):
             return None, []
-        _check_same_grid(read_nifti(path), read_nifti(refined))
+        other = read_nifti(path)
+        whole_labels(other.voxels, str(path))
+        _check_same_grid(other, read_nifti(refined))
     except RediffError as error:
         if given is not None:
             raise

@@ -9,7 +9,7 @@ import math
 import mimetypes
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -61,7 +61,8 @@ class ViewerServer(ThreadingHTTPServer):
         try:
             super().__init__(("127.0.0.1", port), _Handler)
         except (OSError, OverflowError) as error:
-            message = f"Port {port} of 127.0.0.1 cannot be used: {error}. Leave `port` out to take a free one."
+            reason = str(error).rstrip(".")
+            message = f"Port {port} of 127.0.0.1 cannot be used: {reason}. Leave `port` out to take a free one."
             raise CaseError(message) from None
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -103,6 +104,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The page, the scene, or a file of it."""
+        self._answer(self._get)
+
+    def do_HEAD(self) -> None:
+        """What GET answers, without its body."""
+        self._answer(self._get)
+
+    def do_POST(self) -> None:
+        """A correction: gzip of the labels as the body; who, from and note in the query."""
+        self._answer(self._post)
+
+    def _answer(self, method: Callable[[], None]) -> None:
+        try:
+            method()
+        except (ConnectionError, TimeoutError):
+            raise
+        except (OSError, nib.filebasedimages.ImageFileError) as error:  # files that went away, or were cut off
+            self._refuse(HTTPStatus.GONE, f"The results cannot be read any more: {error}. Segment the case again.")
+
+    def _get(self) -> None:
         path = self._inside()
         if path is None:
             return
@@ -120,12 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._file(self.server.page.get(path), path)
 
-    def do_HEAD(self) -> None:
-        """What GET answers, without its body."""
-        self.do_GET()
-
-    def do_POST(self) -> None:
-        """A correction: gzip of the labels as the body; who, from and note in the query."""
+    def _post(self) -> None:
         self._read = False
         path = self._inside()
         if path is None:

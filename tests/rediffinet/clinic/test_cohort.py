@@ -258,6 +258,27 @@ def test_the_table_is_whole_after_every_case_and_tells_each(cohort: Path, toy_bu
     assert [line.split("\t")[1:3] for line in lines] == [["A", "done"], ["B", "failed"], ["C", "done"]]
 
 
+@pytest.mark.parametrize(
+    ("name", "case", "cell"),
+    [("=cmd|calc!A0", "=cmd|calc!A0", "'=cmd|calc!A0"), ("new\nline", "new%0Aline", "new%0Aline")],
+)
+def test_names_that_a_spreadsheet_or_a_terminal_would_follow(
+    tmp_path: Path, toy_folder: Path, toy_bundle: Any, name: str, case: str, cell: str
+) -> None:
+    copy(toy_folder, tmp_path / "cohort" / name, name)
+    inputs, out = list_inputs(tmp_path / "cohort"), tmp_path / "out"
+    table = CohortTable(out, inputs)
+    with Segmenter.open(toy_bundle.path, threads=1) as segmenter:
+        for given, outcome in zip(inputs, segment_cohort(segmenter, inputs, Order(out)), strict=True):
+            table.add(given, outcome)
+    table.write()
+    (row,) = csv.DictReader(table.csv.open(newline=""))
+    assert (row["state"], row["case"]) == ("done", cell)
+    assert json.loads(table.json.read_text())["cases"][0]["case"] == case
+    assert len(table.log.read_text().splitlines()) == 1
+    assert (out / f"{case}-seg.nii.gz").is_file()
+
+
 def test_the_table_has_a_column_for_every_region_of_the_task(tmp_path: Path) -> None:
     table = CohortTable(tmp_path, [CaseInput(folder=tmp_path / "X", task=TASKS["pediatric-2024"])])
     header = table.csv.read_text().splitlines()[0].split(",")

@@ -146,9 +146,15 @@ def test_files_behind_links_are_named_after_the_links(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("plain", "plain"), ("Größe – 大脑", "Größe – 大脑"), ("a\udcffb", "a%FFb"), ("\udce4\udcb8", "%E4%B8")],
+    [
+        ("plain", "plain"),
+        ("Größe – 大脑", "Größe – 大脑"),
+        ("a\udcffb", "a%FFb"),
+        ("\udce4\udcb8", "%E4%B8"),
+        ("a\nb\x1b[31m", "a%0Ab%1B[31m"),
+    ],
 )
-def test_what_cannot_be_encoded_is_written_in_percent(name: str, shown: str) -> None:
+def test_what_cannot_be_encoded_or_shown_is_written_in_percent(name: str, shown: str) -> None:
     assert printable(name) == shown
     shown.encode()
 

@@ -1,6 +1,7 @@
 """Headers, grids, labels and arrays that other programs make: read where they can be, else refused in typed words."""
 
 import io
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -282,3 +283,12 @@ def test_what_the_error_about_the_spacing_tells_to_run(tmp_path: Path, monkeypat
     data = out.get_fdata()
     assert data.min() == 0 and data.max() == pytest.approx(100)
     assert np.count_nonzero(data) < 2.3 * np.count_nonzero(thick)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this system")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    save(tmp_path)
+    (tmp_path / "X-t1c.nii").unlink()
+    os.mkfifo(tmp_path / "X-t1c.nii")
+    with pytest.raises(CaseError, match=r"X-t1c\.nii: it is no regular file"):
+        load_case(tmp_path)

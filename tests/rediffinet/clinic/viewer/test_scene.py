@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -88,6 +89,20 @@ def test_a_reference_of_another_grid(segmented: Any) -> None:
     assert "not on the grid" in scene.notes[0]
     with pytest.raises(LabelError, match="5 × 6 × 7"):
         open_scene(segmented.out, reference=path)
+
+
+def test_an_image_is_no_reference(segmented: Any) -> None:
+    path = segmented.images / "toy-t1n.nii.gz"
+    with pytest.raises(LabelError, match="no label map"):
+        open_scene(segmented.out, reference=path)
+
+
+def test_the_current_folder_by_itself(segmented: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(segmented.out)
+    assert open_scene(Path()).case == "toy"
+    assert open_scene(Path("toy")).case == "toy"
+    with pytest.raises(CaseError, match="No result in /"):
+        open_scene(Path("/"))
 
 
 def test_two_cases_in_a_folder_are_listed(segmented: Any) -> None:

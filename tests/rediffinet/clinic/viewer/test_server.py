@@ -60,6 +60,15 @@ def test_every_file_of_the_scene_arrives_whole(server: viewer.ViewerServer, segm
     assert ask(server, base + told["maps"]["refined"])[2] == segmented.output("seg.nii.gz").read_bytes()
 
 
+def test_results_that_went_away_are_a_problem_in_words(server: viewer.ViewerServer, segmented: Any) -> None:
+    segmented.output("seg.nii.gz").unlink()
+    base = f"/{server.secret}/v1/cases/toy/"
+    for path, method in (("scene", "GET"), ("corrections?from=refined&who=A", "POST")):
+        status, headers, content = ask(server, base + path, method, b"x" if method == "POST" else None)
+        assert (status, headers["Content-Type"]) == (410, "application/problem+json")
+        assert "Segment the case again" in json.loads(content)["detail"]
+
+
 def test_one_case_is_listed_and_none_accepted(server: viewer.ViewerServer) -> None:
     listed = json.loads(ask(server, f"/{server.secret}/v1/cases")[2])
     assert listed == {"cases": [{"id": "toy", "case": "toy", "state": "done"}], "accepts": False}
