@@ -8,7 +8,7 @@ first, then cubes of 8 and in them of 4. The work grows with the surfaces, not w
 
 from libc.math cimport sqrt
 from libc.stdint cimport int32_t, uint8_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 cdef extern from *:
     """
@@ -45,42 +45,39 @@ cdef inline uint64_t eight(const uint8_t *row, Py_ssize_t n) noexcept nogil:
     return word
 
 
-def bounds(const uint8_t[:, :, ::1] mask, Py_ssize_t[:, ::1] box):
-    """Widen box (3, 2), first and past-the-last index per axis, to hold the foreground of mask."""
+cdef inline bint is_empty(const uint8_t *voxels, Py_ssize_t n) noexcept nogil:
+    """Whether n voxels are 0: the first is, and each is as the one before, which no loop of ours reads as fast."""
+    return n < 1 or (voxels[0] == 0 and memcmp(voxels, voxels + 1, n - 1) == 0)
+
+
+def bounds(const uint8_t[:, :, ::1] mask, Py_ssize_t[:, ::1] box, uint8_t[::1] columns):
+    """Widen box (2, 2), first and past-the-last index along X and Y, to hold the foreground of mask.
+
+    columns (Z,) get the foreground of all rows.
+    """
     cdef Py_ssize_t X = mask.shape[0], Y = mask.shape[1], Z = mask.shape[2], x, y, z
     cdef const uint8_t *row
-    cdef uint64_t any_voxel, word
-    cdef Py_ssize_t plane = Y * Z
+    cdef uint8_t *out = &columns[0]
     with nogil:
         for x in range(X):
-            row = &mask[x, 0, 0]  # most planes are empty, and a long loop is quicker than many short ones
-            any_voxel = 0
-            for z in range(plane >> 3):
-                memcpy(&word, row + 8 * z, 8)
-                any_voxel |= word
-            if (any_voxel | eight(row + (plane & ~7), plane & 7)) == 0:
+            row = &mask[x, 0, 0]
+            if is_empty(row, Y * Z):  # as most planes are
                 continue
-            for y in range(Y):
+            box[0, 0], box[0, 1] = min(box[0, 0], x), max(box[0, 1], x + 1)
+            y = 0
+            if not is_empty(row, Z * min(box[1, 0], Y)):
+                while is_empty(row + y * Z, Z):
+                    y += 1
+                box[1, 0] = y
+            y = Y
+            if not is_empty(row + box[1, 1] * Z, Z * (Y - box[1, 1])):
+                while is_empty(row + (y - 1) * Z, Z):
+                    y -= 1
+                box[1, 1] = y
+            for y in range(box[1, 0], box[1, 1]):
                 row = &mask[x, y, 0]
-                any_voxel = 0
-                for z in range(Z >> 3):
-                    memcpy(&word, row + 8 * z, 8)
-                    any_voxel |= word
-                any_voxel |= eight(row + (Z & ~7), Z & 7)
-                if any_voxel == 0:
-                    continue
-                box[0, 0] = min(box[0, 0], x)
-                box[0, 1] = x + 1 if x + 1 > box[0, 1] else box[0, 1]
-                box[1, 0] = min(box[1, 0], y)
-                box[1, 1] = max(box[1, 1], y + 1)
-                z = 0
-                while row[z] == 0:
-                    z += 1
-                box[2, 0] = min(box[2, 0], z)
-                z = Z
-                while row[z - 1] == 0:
-                    z -= 1
-                box[2, 1] = max(box[2, 1], z)
+                for z in range(Z):
+                    out[z] |= row[z]
 
 
 def pack(const uint8_t[:, :, ::1] mask, const Py_ssize_t[:, ::1] box, Py_ssize_t margin, uint64_t[:, :, ::1] bits):
@@ -122,7 +119,10 @@ cdef inline uint64_t before(const uint64_t *row, Py_ssize_t w) noexcept nogil:
 
 
 def find_surfels(const uint64_t[:, :, ::1] bits, uint64_t[:, :, ::1] surface):
-    """Positions whose 2 × 2 × 2 voxels, themselves and the next ones, are neither all in nor all out. Returns how many."""
+    """Positions whose 2 × 2 × 2 voxels, themselves and the next ones, are neither all in nor all out. Returns how many.
+
+    surface is zeros before.
+    """
     cdef Py_ssize_t x, y, w, words = bits.shape[2], count = 0
     cdef const uint64_t *a
     cdef const uint64_t *b
@@ -135,16 +135,16 @@ def find_surfels(const uint64_t[:, :, ::1] bits, uint64_t[:, :, ::1] surface):
                 a, b, c, d = &bits[x, y, 0], &bits[x, y + 1, 0], &bits[x + 1, y, 0], &bits[x + 1, y + 1, 0]
                 for w in range(words):
                     a1, b1, c1, d1 = after(a, w, words), after(b, w, words), after(c, w, words), after(d, w, words)
-                    found = (a[w] | b[w] | c[w] | d[w] | a1 | b1 | c1 | d1) & ~(
-                        a[w] & b[w] & c[w] & d[w] & a1 & b1 & c1 & d1
-                    )
-                    surface[x, y, w] = found
-                    count += bit_count(found)
+                    found = a[w] | b[w] | c[w] | d[w] | a1 | b1 | c1 | d1
+                    if found != 0:
+                        found &= ~(a[w] & b[w] & c[w] & d[w] & a1 & b1 & c1 & d1)
+                        surface[x, y, w] = found
+                        count += bit_count(found)
     return count
 
 
 def find_border_voxels(const uint64_t[:, :, ::1] bits, uint64_t[:, :, ::1] surface):
-    """Foreground voxels with a background 6-neighbour. Returns how many."""
+    """Foreground voxels with a background 6-neighbour. Returns how many. surface is zeros before."""
     cdef Py_ssize_t x, y, w, words = bits.shape[2], count = 0
     cdef const uint64_t *row
     cdef uint64_t found
@@ -153,12 +153,13 @@ def find_border_voxels(const uint64_t[:, :, ::1] bits, uint64_t[:, :, ::1] surfa
             for y in range(1, bits.shape[1] - 1):
                 row = &bits[x, y, 0]
                 for w in range(words):
-                    found = row[w] & ~(
-                        after(row, w, words) & before(row, w)
-                        & bits[x - 1, y, w] & bits[x + 1, y, w] & bits[x, y - 1, w] & bits[x, y + 1, w]
-                    )
-                    surface[x, y, w] = found
-                    count += bit_count(found)
+                    if row[w] != 0:
+                        found = row[w] & ~(
+                            after(row, w, words) & before(row, w)
+                            & bits[x - 1, y, w] & bits[x + 1, y, w] & bits[x, y - 1, w] & bits[x, y + 1, w]
+                        )
+                        surface[x, y, w] = found
+                        count += bit_count(found)
     return count
 
 

@@ -123,10 +123,15 @@ def _box(masks: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.intp]:
     """First and past-the-last index (3, 2) along each axis of the joint foreground; zeros where there is none."""
     box = np.zeros((3, 2), np.intp)
     box[:, 0] = max(masks[0].shape)
+    columns = np.zeros(masks[0].shape[2], np.uint8)
     for mask in masks:
         if mask.size:
-            _surface.bounds(mask, box)
-    return box if box[0, 1] else np.zeros_like(box)
+            _surface.bounds(mask, box, columns)
+    found = np.flatnonzero(columns)
+    if not found.size:
+        return np.zeros_like(box)
+    box[2] = found[0], found[-1] + 1
+    return box
 
 
 def _surface_in(mask: npt.NDArray[np.uint8], box: npt.NDArray[np.intp], elements: str) -> _Surface:

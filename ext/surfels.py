@@ -7,7 +7,7 @@ the areas are those of DeepMind's surface-distance, and so of the BraTS-2023 met
 """
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +16,18 @@ _Vector = npt.NDArray[np.float64]
 _Corner = tuple[int, int, int]
 
 
+@lru_cache(maxsize=16)
 def surfel_areas(spacing_mm: tuple[float, float, float]) -> npt.NDArray[np.float64]:
     """Area in mm² (256,) of the surface element of each code, for a voxel spacing in mm.
 
     Bit 4x + 2y + z of a code says whether corner (x, y, z) of the cube is inside.
+    The array is kept and cannot be written.
     """
     sx, sy, sz = spacing_mm
     numbers, normals = _triangle_normals()
     areas = np.zeros(256)
     np.add.at(areas, numbers, np.linalg.norm(normals * (sy * sz, sx * sz, sx * sy), axis=1))
+    areas.flags.writeable = False
     return areas
 
 
