@@ -6,8 +6,8 @@ case: `rediff segment` in a process of its own, ours and that of another checkou
 seconds of the clock and of the processors, stages as the report has them, peak memory. start: the same up to the first
 call of a graph. second: the second case in one process. calls: each graph of the bundle by OpenVINO and ONNX Runtime:
 one window at a time against several in one call, two calls side by side on half the threads each, the time embedding as
-a constant. threads: a case on 1, 2, 4 … threads. Cases share the compiled graphs of the user's cache, which the first,
-uncounted turn fills. Only what took turns on a quiet machine is worth comparing: the load is written beside.
+a constant. Cases share the compiled graphs of the user's cache, which the first, uncounted turn fills. Only what took
+turns on a quiet machine is worth comparing: the load is written beside.
 
 Writes case.json, case.md and, where Matplotlib is there, case.svg as it goes.
 """
@@ -34,7 +34,7 @@ from rediffinet.errors import RediffError
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("rediffinet", "numpy", "nibabel", "openvino", "onnxruntime")
-PARTS = ("case", "start", "second", "calls", "threads")
+PARTS = ("case", "start", "second", "calls")
 BATCHES = (1, 2, 4)
 
 START = """
@@ -102,13 +102,13 @@ def turns(checkouts: Mapping[str, Path], count: int, once: Callable[[Path], dict
     }
 
 
-def whole_case(case: Path, bundle: Sequence[str], more: Sequence[object] = ()) -> Callable[[Path], dict[str, float]]:
+def whole_case(case: Path, bundle: Sequence[str]) -> Callable[[Path], dict[str, float]]:
     """One `rediff segment`."""
 
     def once(checkout: Path) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as out:
             command = (python(checkout), "-c", "from rediffinet.cli.main import main; main()", "segment", case)
-            wall, cpu, peak, _ = run((*command, "-o", out, *bundle, *more), checkout)
+            wall, cpu, peak, _ = run((*command, "-o", out, *bundle), checkout)
             (report,) = Path(out).glob("*-report.json")
             stages = json.loads(report.read_text())["seconds"]
         named = {f"{stage} s": seconds for stage, seconds in stages.items() if stage != "total"}
@@ -220,7 +220,7 @@ def folded(graph: Graph, threads: int) -> Callable[[], None]:
 def as_text(found: Mapping[str, Any]) -> str:
     """All parts as Markdown."""
     lines = [found["machine"], f"load before: {found['load']}", ""]
-    for part in ("case", "start", "second", "threads"):
+    for part in ("case", "start", "second"):
         if part in found:
             names = list(found[part])
             rows = [
@@ -300,14 +300,6 @@ def main() -> None:
             except RediffError as error:
                 found["calls"].append((engine, str(error), "", float("nan"), float("nan")))
             keep()
-    if "threads" in parts:
-        found["threads"] = {}
-        for count in (2**k for k in range(cores.bit_length())):
-            if count <= cores:
-                more = ("--threads", count)
-                measured = turns({"now": ROOT}, arguments.turns, whole_case(case, bundle, more))
-                found["threads"][f"{count} threads"] = measured["now"]
-                keep()
     keep()
     if "case" in found:
         plot(found, arguments.out / "case.svg")

@@ -20,6 +20,7 @@ import numpy as np
 from timing import describe
 
 from rediffinet.engines import ENGINES, Engine, Graph, GraphSpec, open_engine, survey
+from rediffinet.errors import EngineError
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("rediffinet", "torch", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-cu13", "onnx", "numpy")
@@ -128,9 +129,9 @@ def labels(given: Given, rows: Rows) -> None:
         rows.add(engine="onnxruntime", device="cpu", precision="fp32", first_s=time.perf_counter() - started, **seconds)
     regions = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
     with tempfile.TemporaryDirectory() as folder:
-        lower = half_graphs(bundle, Path(folder))
+        lower = half_graphs(bundle, Path(folder), rows)
         for name in engines_of(given.device):
-            for precision in ("fp32", "fp16"):
+            for precision in ("fp32", "fp16") if lower else ("fp32",):
                 what = {"engine": name, "device": given.device, "precision": precision}
                 with rows.trying(**what), used_memory(given.device) as used:
                     if rows.left() < 10:
@@ -204,30 +205,39 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
     return 2.0 * int((a & b).sum()) / total if total else 1.0
 
 
-def half_graphs(bundle: Any, folder: Path) -> dict[str, GraphSpec]:
-    """The bundle's graphs in fp16, its own or converted here."""
-    from rediffinet.export.precision import to_fp16
-
+def half_graphs(bundle: Any, folder: Path, rows: Rows) -> dict[str, GraphSpec]:
+    """The bundle's graphs in fp16, its own or converted here; none, and a row that says why, where that fails."""
     made = {}
-    for name in bundle.manifest.graphs:
-        if "fp16" in bundle.precisions:
-            made[name] = bundle.graph(name, "fp16")
-            continue
-        spec = bundle.graph(name)
-        to_fp16(spec.path, folder / f"{name}-fp16.onnx")
-        made[name] = dataclasses.replace(spec, path=folder / f"{name}-fp16.onnx", precision="fp16", compiled=None)
-    return made
+    with rows.trying(contestant="fp16 of every engine"):
+        from rediffinet.export.precision import to_fp16
+
+        for name in bundle.manifest.graphs:
+            if "fp16" in bundle.precisions:
+                made[name] = bundle.graph(name, "fp16")
+                continue
+            spec = bundle.graph(name)
+            to_fp16(spec.path, folder / f"{name}-fp16.onnx")
+            made[name] = dataclasses.replace(spec, path=folder / f"{name}-fp16.onnx", precision="fp16", compiled=None)
+        return made
+    return {}
 
 
 @contextlib.contextmanager
 def used_memory(device: str) -> Iterator[Callable[[], float | str]]:
-    """MiB that the GPU has less than before the block, asked for within it: kept by allocators, so near the peak."""
-    if device == "cpu":
+    """MiB that the GPU has less than before the block, asked for within it: kept by allocators, so near the peak.
+
+    Nothing ("") where our own way to the driver fails: the times are worth having without. Raises without a driver.
+    """
+    gpu = None
+    if device != "cpu":
+        from rediffinet.engines.tensorrt.cuda import Cuda, gpus
+
+        gpus()
+        with contextlib.suppress(EngineError):
+            gpu = Cuda(int(device.partition(":")[2] or 0))
+    if gpu is None:
         yield lambda: ""
         return
-    from rediffinet.engines.tensorrt.cuda import Cuda
-
-    gpu = Cuda(int(device.partition(":")[2] or 0))
     before, _ = gpu.memory_bytes()
     try:
         yield lambda: round((before - gpu.memory_bytes()[0]) / 2**20)
@@ -245,16 +255,17 @@ def steps(given: Given, rows: Rows) -> None:
     bundle = open_bundle(given.bundle)
     batches = [int(size) for size in given.batches.split(",")]
     with tempfile.TemporaryDirectory() as folder:
-        lower = half_graphs(bundle, Path(folder))
+        lower = half_graphs(bundle, Path(folder), rows)
         first = ("denoiser", "baseline")
-        names = [*(name for name in first if name in lower), *(name for name in lower if name not in first)]
+        names = sorted(bundle.manifest.graphs, key=lambda name: first.index(name) if name in first else len(first))
+        specs = {name: {"fp32": dataclasses.replace(bundle.graph(name), compiled=None)} for name in names}
+        for name, spec in lower.items():
+            specs[name]["fp16"] = spec
         for name in names:
-            whole = {"fp32": dataclasses.replace(bundle.graph(name), compiled=None), "fp16": lower[name]}
-            contest(given, rows, whole, batches[:1], compiled=name != "conditioner")
+            contest(given, rows, specs[name], batches[:1], compiled=name != "conditioner")
         for batch in batches[1:]:
             for name in names[:2]:
-                whole = {"fp32": dataclasses.replace(bundle.graph(name), compiled=None), "fp16": lower[name]}
-                contest(given, rows, whole, [batch], compiled=False)
+                contest(given, rows, specs[name], [batch], compiled=False)
 
 
 def contest(given: Given, rows: Rows, specs: dict[str, GraphSpec], batches: list[int], *, compiled: bool) -> None:
@@ -269,7 +280,7 @@ def contest(given: Given, rows: Rows, specs: dict[str, GraphSpec], batches: list
         for name in engines_of(given.device):
             if name == "torch":
                 continue  # timed below, beside autocast and the like
-            for precision in ("fp32", "fp16"):
+            for precision in specs:
                 for graphs in (True, False) if name.startswith("tensorrt") else (True,):
                     what = {"graph": spec.name, "batch": batch, "contestant": f"{name} {precision}"}
                     options = {} if graphs else {"cuda_graphs": False}
@@ -553,7 +564,7 @@ def paper_graph(refiner: Any, folder: Path) -> dict[str, GraphSpec]:
 
 
 def training(given: Given, rows: Rows) -> None:
-    """Steps per second of the default recipe's baseline on random windows, and what a batch of the loader takes."""
+    """Steps per second of the default recipe's baseline on random windows; what `rediff train` waits for its loader."""
     import torch
 
     from rediffinet.nets.unet import UNet
@@ -566,13 +577,12 @@ def training(given: Given, rows: Rows) -> None:
     rows.fact("batch", config.batch)
     image = torch.randn(config.batch, 4, *config.unet.window, device=device)
     regions = (torch.rand(config.batch, 3, *config.unet.window, device=device) > 0.9).float()
-    for label, dtype, last, compiled in (
-        ("fp32", None, False, False),
-        ("autocast bf16", torch.bfloat16, False, False),
-        ("autocast bf16, channels last", torch.bfloat16, True, False),
-        ("autocast bf16, compiled", torch.bfloat16, False, True),
-        ("autocast bf16, channels last, compiled", torch.bfloat16, True, True),
-    ):
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    def rate(label: str, dtype: Any, *, last: bool = False, compiled: bool = False) -> None:
         with rows.trying(contestant=label):
             if dtype is not None and device.type == "cpu":
                 raise RuntimeError(NO_HALF)
@@ -584,16 +594,46 @@ def training(given: Given, rows: Rows) -> None:
             optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
             run = torch.compile(net) if compiled else net
 
-            def step(run: Any = run, optimizer: Any = optimizer, dtype: Any = dtype) -> None:
+            def step() -> None:
                 optimizer.zero_grad(set_to_none=True)
                 with torch.autocast(device.type, dtype, enabled=dtype is not None):
                     loss = deep_supervision_loss(run(image), regions)
                 loss.backward()
                 optimizer.step()
 
-            def wait() -> None:
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-
             took = timed(step, wait, 2 * given.seconds)
             rows.add(contestant=label, **took, steps_per_second=1e3 / took["ms"])
+
+    rate("fp32", None)
+    rate("autocast bf16", torch.bfloat16)
+    rate("autocast bf16, channels last", torch.bfloat16, last=True)
+    with rows.trying(contestant="rediff train, loader"):
+        loader_share(given, rows)
+    rate("autocast bf16, compiled", torch.bfloat16, compiled=True)
+    rate("autocast bf16, channels last, compiled", torch.bfloat16, last=True, compiled=True)
+
+
+def loader_share(given: Given, rows: Rows) -> None:
+    """Steps as `rediff train` takes them, on two phantoms: how long they wait for their batches."""
+    from loader import once
+
+    from rediffinet.phantom import write_phantoms
+    from rediffinet.training.config import resolve_config
+    from rediffinet.training.data import load_training_cases
+    from rediffinet.training.objectives import make_objective
+    from rediffinet.training.state import new_state
+
+    if rows.left() < 20:
+        raise RuntimeError(TOO_LATE)
+    changes = {"device": given.device.partition(":")[0], **window_of(given, "unet")}
+    config = resolve_config("unet", given.preset or "tiny-2mm", changes=changes)
+    with tempfile.TemporaryDirectory() as folder:
+        x, y, z = (int(size) for size in given.phantom.split(","))
+        write_phantoms(Path(folder), 2, 1, shape=(x, y, z))
+        objective = make_objective(config, load_training_cases([Path(folder)], config.preprocessing), None)
+        state, steps = new_state(objective), 8
+        once(objective, state, 2, 1)
+        for threads in (0, 1, 4):
+            waited, total = once(objective, state, steps, threads)
+            label = f"rediff train, batches made {f'ahead, threads: {threads}' if threads else 'in turn'}"
+            rows.add(contestant=label, ms=1e3 * total / steps, waiting_ms=1e3 * waited / steps, waiting=waited / total)

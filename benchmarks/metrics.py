@@ -1,6 +1,6 @@
 """HD95 of full-volume pairs against other libraries, each by its own definition, and all metrics of a case.
 
-    python benchmarks/metrics.py [--cases 3] [--repeats 5] [--data FOLDER]
+    python benchmarks/metrics.py [--cases 3] [--repeats 5] [--data FOLDER] [--distances]
 
 FOLDER holds CASE/CASE-seg.nii.gz, and the folder beside it named masks holds CASE-other-model.nii.gz; without it
 (REDIFF_REAL_DATA, else ../shared/brats) two smooth random blobs with stray voxels stand in. One thread each; loading
@@ -182,6 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--distances", action="store_true", help="HD95 alone")
     parser.add_argument(
         "--data", type=Path, default=Path(os.environ.get("REDIFF_REAL_DATA", ROOT.parent / "shared" / "brats"))
     )
@@ -206,8 +207,12 @@ def main() -> None:
                 others = ", ".join(f"{name} {t.median:.0f}" for name, t in timings.items()) or "none installed"
                 fastest = ratio(min(timings.values(), key=lambda t: t.median), ours) if timings else "–"
                 distance_rows.append((f"pair {number}", region, definition, f"{ours.median:.1f}", fastest, others))
+            if arguments.distances:
+                continue
             peak, voxels = extra_memory(a, b)
             memory_rows.append((f"pair {number}", region, f"{voxels:,}", f"{peak / 1e6:.1f}", f"{peak / voxels:.2f}"))
+        if arguments.distances:
+            continue
         measure = functions["surface"].get("surface-distance", hd95)
         timings = interleaved(
             {"ours": partial(evaluate_case, pred, ref), "plain": partial(plain_reading, pred, ref, measure)},
@@ -218,6 +223,8 @@ def main() -> None:
         plain, ours = timings["plain"], timings["ours"]
         case_rows.append((f"pair {number}", f"{ours.median:.0f}", f"{plain.median:.0f}", ratio(plain, ours)))
     print(table(("pair", "region", "definition", "ours ms", "fastest peer / ours", "peers ms"), distance_rows), "\n")
+    if arguments.distances:
+        return
     print(
         "All metrics of a case (3 regions: Dice, HD95, lesion-wise), 1 thread, against a plain reading of the rules:\n"
     )

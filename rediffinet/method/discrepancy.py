@@ -20,20 +20,19 @@ def refined_probability(
     """
     refined = probability.astype(np.float32)
     box = (slice(None), *joint_box(sampled, sampled))
-    found, inside = refined[box], sampled[box[1:]]
-    np.copyto(found, delta[box], where=inside)
-    np.subtract(1.0, found, out=found, where=mask[box] & inside)
+    inside = sampled[box[1:]]
+    for found, of_region, wrong in zip(
+        refined[box], mask[box], delta[box], strict=True
+    ):  # region by region: less memory
+        np.copyto(found, np.where(of_region, 1.0 - wrong, wrong), where=inside)
     return refined
 
 
 def wrong_probability(labels_in_regions: npt.NDArray[np.bool_], probability: Volume) -> Volume:
     """Probability that a voxel's final label is wrong, float32 (X, Y, Z): the largest over the three regions."""
     wrong = np.zeros(probability.shape[1:], np.float32)
-    of_label = np.empty_like(wrong)
     for inside, of_region in zip(labels_in_regions, probability, strict=True):  # region by region: less memory
-        np.copyto(of_label, of_region)
-        np.subtract(1.0, of_region, out=of_label, where=inside)
-        np.maximum(wrong, of_label, out=wrong)
+        np.maximum(wrong, np.where(inside, 1.0 - of_region, of_region), out=wrong)
     return wrong
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,12 @@ needs = pytest.mark.skipif(
 )
 
 
-def run(out: Path, *arguments: object) -> tuple[dict[str, Any], str]:
-    """gpu.json and gpu.md of one run of the script."""
+def run(out: Path, *arguments: object, path: Path | None = None) -> tuple[dict[str, Any], str]:
+    """gpu.json and gpu.md of one run of the script; path: a folder of modules before all others."""
     command = [sys.executable, str(SCRIPT), "--out", str(out), *map(str, arguments)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    places = [str(path), os.environ.get("PYTHONPATH", "")] if path else [os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert ran.returncode == 0, ran.stderr
     return json.loads((out / "gpu.json").read_text()), (out / "gpu.md").read_text()
 
@@ -59,6 +62,35 @@ def test_without_a_gpu_every_part_says_why(toy_bundle: Any, tmp_path: Path) -> N
 
 
 @needs
+@pytest.mark.slow
+def test_without_a_converter_to_fp16_the_rest_is_measured(toy_bundle: Any, tmp_path: Path) -> None:
+    """As on a machine with a part of ONNX Runtime alone."""
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['onnxruntime.transformers'] = None\n")
+    given = (
+        "--device",
+        "cpu",
+        "--bundle",
+        toy_bundle.path,
+        "--phantom",
+        "40,44,36",
+        "--batches",
+        "1",
+        "--minutes",
+        "60",
+    )
+    found, _ = run(
+        tmp_path / "out", *given, "--seconds", "0.01", "--no-compile", "--parts", "labels,steps", path=tmp_path
+    )
+    for part in found.values():
+        assert part["state"] == "done"
+        assert [row["contestant"] for row in part["content"]["rows"] if "onnxruntime" in row.get("why_not", "")] == [
+            "fp16 of every engine"
+        ]
+    assert {row["engine"] for row in found["labels"]["content"]["rows"] if "Dice_WT" in row} >= {"onnxruntime", "torch"}
+    assert any("ms" in row for row in found["steps"]["content"]["rows"])
+
+
+@needs
 def test_parts_that_fail_or_outrun_their_time(tmp_path: Path) -> None:
     """What was found before, by this run or the last, stays."""
     found, _ = run(tmp_path, "--parts", "paper", "--device", "cpu", "--preset", "nonsense", "--minutes", "60")
@@ -75,10 +107,12 @@ def test_paper_size_and_training_in_small(tmp_path: Path) -> None:
     found, _ = run(
         tmp_path,
         *("--device", "cpu", "--preset", "tiny", "--window", "32,32,32", "--seconds", "0.01", "--no-compile"),
-        *("--parts", "paper,training", "--minutes", "60"),
+        *("--parts", "paper,training", "--minutes", "60", "--phantom", "40,44,36"),
     )
     assert [part["state"] for part in found.values()] == ["done"] * 2
     timed = {(row["batch"], row["contestant"]) for row in found["paper"]["content"]["rows"] if "ms" in row}
     assert {(1, "torch eager fp32"), (2, "torch eager fp32"), (1, "onnxruntime fp32"), (1, "onnxruntime fp16")} <= timed
     steps = {row["contestant"]: row for row in found["training"]["content"]["rows"]}
     assert steps["fp32"]["steps_per_second"] > 0 and "left out" in steps["autocast bf16, compiled"]["why_not"]
+    loaded = [row["waiting"] for name, row in steps.items() if name.startswith("rediff train, batches made")]
+    assert len(loaded) == 3 and all(0 <= share <= 1 for share in loaded)
