@@ -23,6 +23,9 @@ def serve(
     case_time: Annotated[float, typer.Option(min=1.0, help="Longest time of a case in seconds.")] = 1800.0,
     upload_time: Annotated[float, typer.Option(min=1.0, help="Longest time of an upload in seconds.")] = 900.0,
     retention: Annotated[float, typer.Option(min=0.0, help="Hours that a finished case is kept.")] = 24.0,
+    corrections: Annotated[
+        int, typer.Option(min=0, help="Corrected label maps that a case may have; more get 409.")
+    ] = 100,
     dicomweb: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Archive to fetch studies from and store objects in: its DICOMweb root."),
@@ -58,7 +61,13 @@ def serve(
         precision=precision,
         threads=threads,
         retention_s=3600.0 * retention,
-        limits=Limits(queue=queue, upload_bytes=max_upload * MIB, upload_s=upload_time, case_s=case_time),
+        limits=Limits(
+            queue=queue,
+            upload_bytes=max_upload * MIB,
+            upload_s=upload_time,
+            case_s=case_time,
+            corrections=corrections,
+        ),
         without_token=without_token,
         archive=None if dicomweb is None else Archive(dicomweb, authorization),
     )
@@ -69,8 +78,11 @@ def serve(
         tokens.revoke_token(settings.tokens, revoke_token)
         return
     if list_tokens:
-        for name, made, digest in tokens.list_tokens(settings.tokens):
+        listed = tokens.list_tokens(settings.tokens)
+        for name, made, digest in listed:
             typer.echo(f"{name}  {made}  sha256 {digest}…")
+        if not listed:
+            typer.echo(f"There is no token in {data}. Make one with --new-token NAME.", err=True)
         return
     try:
         from rediffinet.clinic.service.server import serve as run

@@ -73,6 +73,10 @@ class OutputError(RediffError):
     """The output cannot be written, or exists already."""
 
 
+class TooManyError(RediffError):
+    """There are as many of something as there may be."""
+
+
 class BundleError(RediffError):
     """A bundle is incomplete, altered, or of a schema this version does not read."""
 

@@ -1,6 +1,7 @@
 """The API: a FastAPI application over `Jobs`."""
 
 import asyncio
+import errno
 import shutil
 import sqlite3
 from typing import Annotated, Any
@@ -34,12 +35,16 @@ from rediffinet.clinic.service.requests import FIELDS
 from rediffinet.clinic.service.settings import LOOPBACK
 from rediffinet.clinic.service.supervisor import Supervisor
 from rediffinet.clinic.service.tokens import TokenFile
-from rediffinet.clinic.service.uploads import receive
+from rediffinet.clinic.service.uploads import receive, skip
 from rediffinet.clinic.viewer.corrections import save_correction
 from rediffinet.clinic.viewer.server import DIST, content_type, scene_bytes
-from rediffinet.errors import OutputError, RediffError
+from rediffinet.errors import OutputError, RediffError, TooManyError
 
 INTENDED_USE = "Research use only, not a medical device. No clinical decision may rest on its output."
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a full disk says, one of which the service has its share already, and one that takes no file of that size."""
+FULL = problem(507, "The disk of the service is full. Nothing was kept; try again later.")
 
 # it describes alone: the Gate, below every route, is what asks for the token
 TOKEN = HTTPBearer(
@@ -85,8 +90,14 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
     async def _store(_: Request, error: sqlite3.OperationalError) -> Response:
         log_error("the store cannot be written", error)
         if "full" in str(error):
-            return _answer(problem(507, "The disk of the service is full. Nothing was kept; try again later."), {})
+            return _answer(FULL, {})
         return _answer(problem(503, "The service cannot write its list of cases. Try again later."), {})
+
+    @app.exception_handler(OSError)
+    async def _disk(_: Request, error: OSError) -> Response:
+        if error.errno in NO_ROOM:
+            return _answer(FULL, {})
+        raise error
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> Response:
@@ -119,6 +130,7 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
         if idempotency_key is not None:
             known = await run_in_threadpool(jobs.store.find, owner, idempotency_key)
             if known is not None:
+                await skip(request, jobs.settings.limits)
                 return _case(jobs, known, 200)
         await run_in_threadpool(jobs.admit)
         admitted = True
@@ -249,7 +261,11 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
             raise Problem(499, "The client went away.") from None
 
         def save() -> dict[str, Any]:
-            entry = save_correction(scene.folder, scene.report, origin, bytes(body), who=who, note=note)
+            most = jobs.settings.limits.corrections
+            try:
+                entry = save_correction(scene.folder, scene.report, origin, bytes(body), who=who, note=note, most=most)
+            except TooManyError as error:  # where its folder is, is nothing to a client
+                raise Problem(409, f"{error.found} Send the case again, as a new one, to go on.") from None
             return entry.model_dump(mode="json", by_alias=True)
 
         return await run_in_threadpool(save)

@@ -16,6 +16,8 @@ CHUNK = 2**20
 RATIO = 200
 DEPTH = 8
 NAME_BYTES = 150
+ZIP = b"PK\x03\x04"
+FILE_AND_FOLDER = "The archive holds a file and a folder of one name."
 _DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"\\|?*]|[. ]$')
 _LITTER = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
@@ -63,10 +65,12 @@ def check_archive(path: Path, files: int, unpacked_bytes: int) -> list[zipfile.Z
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             # of the others a few bytes make gigabytes in one step, before they can be counted
             raise CaseError("The archive is compressed by another method than deflate. Expected a usual zip file.")
-        folded = entry.filename.casefold()
+        folded = PurePosixPath(*parts).as_posix().casefold()
         if folded in seen:
             raise CaseError("The archive holds two files of one name.")
         seen.add(folded)
+    if not seen.isdisjoint(parent.as_posix() for name in seen for parent in PurePosixPath(name).parents):
+        raise CaseError(FILE_AND_FOLDER)
     return entries
 
 
@@ -78,10 +82,12 @@ def unpack(path: Path, folder: Path, files: int, unpacked_bytes: int) -> None:
     with zipfile.ZipFile(path) as archive:
         for entry in entries:
             target = folder.joinpath(*PurePosixPath(entry.filename).parts)
-            target.parent.mkdir(parents=True, exist_ok=True)
             try:
+                target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(entry) as source, target.open("xb") as stream:
                     while chunk := source.read(CHUNK):
+                        if stream.tell() == 0 and chunk.startswith(ZIP):
+                            raise CaseError("The archive holds another archive. Expected the files of one case.")
                         left -= len(chunk)
                         if left < 0:
                             message = "The archive unpacks to far more than it holds, or more than the limit."
@@ -89,8 +95,8 @@ def unpack(path: Path, folder: Path, files: int, unpacked_bytes: int) -> None:
                         stream.write(chunk)
             except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
                 raise CaseError(f"The archive is damaged: {error}.") from None
-            except (FileExistsError, NotADirectoryError):
-                raise CaseError("The archive holds a file and a folder of one name.") from None
+            except (FileExistsError, NotADirectoryError, IsADirectoryError):
+                raise CaseError(FILE_AND_FOLDER) from None
 
 
 def _litter(name: str) -> bool:

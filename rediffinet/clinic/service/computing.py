@@ -1,5 +1,6 @@
 """One case in its own folder, the current one: what a client sent in `in`, what can be fetched in `out`."""
 
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from rediffinet.errors import CaseError, ConfigError
 from rediffinet.io.dicom.files import is_dicom
 from rediffinet.io.dicom.study import study_name
 from rediffinet.io.dicom.write import Kind
+from rediffinet.io.naming import ENDINGS
 from rediffinet.io.outputs import OutputChoice
 from rediffinet.prepare.objects import DicomChoice
 from rediffinet.prepare.route import RawChoice, RawRoute
@@ -114,7 +116,8 @@ def _given(
         if dicom:
             found = [_study(UNPACKED, asked.examination)]
         else:
-            found = list_inputs(UNPACKED, (asked.channels or None), task, allow_missing=asked.allow_missing)
+            cases = _around_images(UNPACKED)
+            found = list_inputs(cases, (asked.channels or None), task, allow_missing=asked.allow_missing)
         if len(found) != 1:
             message = f"The archive holds {len(found)} cases. Expected the four images of one; send others one by one."
             raise CaseError(message)
@@ -123,6 +126,12 @@ def _given(
         files = {path.name.partition(".")[0]: path for path in sorted(Path("in").iterdir()) if path != _brain_mask()}
         given = CaseInput(files=files, task=task, allow_missing=asked.allow_missing)
     return given, dicom
+
+
+def _around_images(folder: Path) -> Path:
+    """The innermost folder that holds all the images: how deep a case lies in its archive does not matter."""
+    images = [path.parent for path in folder.rglob("*") if path.name.lower().endswith(ENDINGS)]
+    return Path(os.path.commonpath(images)) if images else folder
 
 
 def _study(folder: Path, study: str | None) -> CaseInput:

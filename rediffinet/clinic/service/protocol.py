@@ -48,15 +48,21 @@ class PunctualProtocol(H11Protocol):
             self._refuse(408, f"The request did not come within {HEAD_S:.0f} s.")
 
     def send_400_response(self, msg: str) -> None:
-        """What came is not HTTP."""
-        self._refuse(400, "What came is not a request of HTTP/1.1, or its head is too long.")
+        """What came is not HTTP: a request, or what follows its head."""
+        within = self.cycle is not None and not self.cycle.response_complete
+        what = "body of a request" if within else "request"
+        self._refuse(400, f"What came is no {what} of HTTP/1.1{'' if within else ', or its head is too long'}.")
 
     def _refuse(self, status: int, detail: str) -> None:
         """A problem, unless an answer has begun, and the end of the connection."""
-        if not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete):
+        begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        if not self.transport.is_closing() and not begun:
             content = problem(status, detail)
             body = json.dumps(content).encode()
             head = f"HTTP/1.1 {status} {content['title']}\r\ncontent-type: {MEDIA_TYPE}\r\n"
             head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
             self.transport.write(head.encode() + body)
+            if self.cycle is not None:  # whoever reads the body finds nobody there, and answers no more
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
         self.transport.close()

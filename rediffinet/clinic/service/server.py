@@ -10,7 +10,7 @@ from importlib.metadata import version
 import uvicorn
 from fastapi import FastAPI
 
-from rediffinet.bundle import read_manifest
+from rediffinet.bundle import open_bundle
 from rediffinet.clinic.interrupt import Interrupted
 from rediffinet.clinic.lock import held
 from rediffinet.clinic.service.app import create_app
@@ -35,7 +35,7 @@ def serve(settings: Settings) -> None:
     """
     tokens = TokenFile(settings.tokens)
     settings.check(has_tokens=not tokens.now().open)
-    manifest = read_manifest(settings.bundle)
+    manifest = open_bundle(settings.bundle).manifest  # whole, before an address is told
     os.umask(0o077)  # of what a patient's images become, in every process
     private_folder(settings.data)
     fatal: list[str] = []

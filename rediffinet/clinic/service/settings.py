@@ -25,7 +25,7 @@ class Limits:
 
     queue: cases that wait, are received or computed at a time. upload_bytes: of a request, as sent. unpacked_bytes and
     files: of an archive. upload_s: for receiving a request. case_s: for computing a case. attempts: how often a case is
-    begun when the computing process dies of it.
+    begun when the computing process dies of it. corrections: label maps of a case that clients corrected.
     """
 
     queue: int = 32
@@ -35,6 +35,7 @@ class Limits:
     upload_s: float = 900.0
     case_s: float = 1800.0
     attempts: int = 2
+    corrections: int = 100
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,13 @@ import base64
 import hashlib
 import json
 import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rediffinet.clinic.lock import held
 from rediffinet.clinic.service.logs import log, log_error
 from rediffinet.clinic.service.settings import private_folder
 from rediffinet.errors import ConfigError
@@ -91,10 +94,9 @@ def new_token(path: Path, name: str) -> str:
     if not name.isidentifier():
         message = f"`new_token`: got '{name}', expected a name of letters, digits and underscores"
         raise ConfigError(message)
-    entries = _entries(path)
     token = PREFIX + secrets.token_urlsafe(32)
-    entries[name] = {"sha256": _hash(token), "made": datetime.now(UTC).isoformat(timespec="seconds")}
-    _keep(path, entries)
+    with _changing(path) as entries:
+        entries[name] = {"sha256": _hash(token), "made": datetime.now(UTC).isoformat(timespec="seconds")}
     return token
 
 
@@ -105,11 +107,11 @@ def list_tokens(path: Path) -> list[tuple[str, str, str]]:
 
 def revoke_token(path: Path, name: str) -> None:
     """Forget a token: it is known no longer, at once. Raises ConfigError for one that there is not."""
-    entries = _entries(path)
-    if entries.pop(name, None) is None:
-        known = ", ".join(entries) or "none"
-        raise ConfigError(f"`revoke_token`: there is no token '{name}', expected one of: {known}")
-    _keep(path, entries)
+    if name not in _entries(path):  # makes no folder for a service that there is not
+        raise _unknown(name, _entries(path))
+    with _changing(path) as entries:
+        if entries.pop(name, None) is None:
+            raise _unknown(name, entries)
 
 
 def _entries(path: Path) -> dict[str, dict[str, str]]:
@@ -117,10 +119,19 @@ def _entries(path: Path) -> dict[str, dict[str, str]]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
-def _keep(path: Path, entries: dict[str, dict[str, str]]) -> None:
+@contextmanager
+def _changing(path: Path) -> Iterator[dict[str, dict[str, str]]]:
+    """The entries to change, kept when the block ends well. Nobody else changes them meanwhile."""
     private_folder(path.parent)
-    write_atomically(path, (json.dumps(entries, indent=1) + "\n").encode(), durable=True)
-    path.chmod(0o600)
+    with held(path.with_suffix(".lock"), wait=True):
+        entries = _entries(path)
+        yield entries
+        write_atomically(path, (json.dumps(entries, indent=1) + "\n").encode(), durable=True)
+        path.chmod(0o600)
+
+
+def _unknown(name: str, entries: Iterable[str]) -> ConfigError:
+    return ConfigError(f"`revoke_token`: there is no token '{name}', expected one of: {', '.join(entries) or 'none'}")
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:

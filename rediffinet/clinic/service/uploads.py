@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -39,7 +39,7 @@ async def receive(request: Request, folder: Path, limits: Limits, text_fields: t
     """Write the files of a request into `folder`, which is made.
 
     Raises Problem: 400 malformed, 408 too slow, 411/413 too large, 415 another content type, 422 not the parts that
-    were expected, 499 the client went away, 507 the disk is full. The caller removes the folder.
+    were expected, 499 the client went away; OSError when the disk is full. The caller removes the folder.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
     declared = request.headers.get("content-length", "")
@@ -68,16 +68,19 @@ async def receive(request: Request, folder: Path, limits: Limits, text_fields: t
             await run_in_threadpool(sink.close)
         return await run_in_threadpool(sink.received)
     except TimeoutError:
-        detail = f"The upload took longer than {limits.upload_s:.0f} s, or paused for more than {IDLE_S:.0f} s."
-        raise Problem(408, detail) from None
-    except MultipartParseError as error:
+        raise _too_slow(limits) from None
+    except FormParserError as error:
         raise Problem(400, f"The multipart body is malformed: {error}.") from None
-    except ClientDisconnect:
-        raise Problem(499, "The client went away.") from None
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Problem(507, "The disk of the service is full. Nothing was kept; try again later.") from None
-        raise
+
+
+async def skip(request: Request, limits: Limits) -> None:
+    """Read a body that nobody needs: a client that is still sending it hears no answer. Raises Problem as `receive`."""
+    try:
+        async with asyncio.timeout(limits.upload_s):
+            async for _ in _blocks(request, limits):
+                pass
+    except TimeoutError:
+        raise _too_slow(limits) from None
 
 
 async def _blocks(request: Request, limits: Limits) -> AsyncIterator[bytes]:
@@ -90,6 +93,8 @@ async def _blocks(request: Request, limits: Limits) -> AsyncIterator[bytes]:
                 chunk = await anext(stream)
         except StopAsyncIteration:
             break
+        except ClientDisconnect:
+            raise Problem(499, "The client went away.") from None
         total += len(chunk)
         if total > limits.upload_bytes:
             raise _too_large(limits)
@@ -100,6 +105,11 @@ async def _blocks(request: Request, limits: Limits) -> AsyncIterator[bytes]:
             waiting, size = [], 0
     if waiting:
         yield b"".join(waiting)
+
+
+def _too_slow(limits: Limits) -> Problem:
+    detail = f"The upload took longer than {limits.upload_s:.0f} s, or paused for more than {IDLE_S:.0f} s."
+    return Problem(408, detail)
 
 
 def _too_large(limits: Limits) -> Problem:

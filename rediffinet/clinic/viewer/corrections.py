@@ -4,6 +4,7 @@
 last: where it is, the map is.
 """
 
+import unicodedata
 import zlib
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rediffinet.errors import CaseError, LabelError, OutputError
+from rediffinet.errors import CaseError, LabelError, OutputError, TooManyError
 from rediffinet.files import file_sha256, write_atomically
 from rediffinet.io.geometry import spacing_mm
 from rediffinet.io.nifti import read_nifti, write_nifti
@@ -22,6 +23,8 @@ from rediffinet.io.nifti import read_nifti, write_nifti
 CORRECTION_SCHEMA = "rediffinet-correction/1"
 NAME_LENGTH = 100
 NOTE_LENGTH = 2000
+MOST = 100
+"""Of a case: each is as large as its result, and keeps it longer in a service."""
 
 
 class Origin(BaseModel):
@@ -68,16 +71,18 @@ def read_corrections(folder: Path, case: str) -> list[Correction]:
 
 
 def save_correction(
-    folder: Path, report: dict[str, Any], origin: str, voxels: bytes, *, who: str, note: str = ""
+    folder: Path, report: dict[str, Any], origin: str, voxels: bytes, *, who: str, note: str = "", most: int = MOST
 ) -> Correction:
     """Save a corrected label map beside the outputs of a case and return its entry.
 
     report: the case's report as a dictionary. origin: name of the label map it was made from, `X-seg.nii.gz`,
     `X-baseline.nii.gz` or an earlier correction. voxels: gzip of one byte per voxel, in the order of that file (first
-    axis fastest).
+    axis fastest). most: how many there may be of the case, with this one.
 
     Raises:
-        CaseError: no name was given, or it or the note is too long; `origin` is not a label map of this case.
+        CaseError: no name was given, it or the note is too long or holds control characters; `origin` is not a label
+            map of this case.
+        TooManyError: there are `most` already.
         LabelError: not one label of the schema per voxel.
         OutputError: it cannot be written.
     """
@@ -89,6 +94,8 @@ def save_correction(
             f"of at most {NOTE_LENGTH} ({len(note)} given)."
         )
         raise CaseError(message)
+    if any(unicodedata.category(letter) == "Cc" for letter in who + "".join(note.split())):
+        raise CaseError("The name of who made the correction, or the note, holds control characters. Leave them out.")
     known = [report["outputs"].get("segmentation"), report["outputs"].get("baseline")]
     if origin not in [*known, *(entry.file for entry in read_corrections(folder, case))]:
         raise CaseError(f"{origin} is not a label map of case {case}: nothing was saved.")
@@ -98,6 +105,7 @@ def save_correction(
     voxel_ml = float(np.prod(spacing_mm(before.grid.affine))) / 1000.0
     path = _reserve(folder, case)
     try:
+        _check_room(path, case, most)
         described = ", ".join(f"{value} {name}" for name, value in report["labels"].items())
         write_nifti(path, after, before.grid, dtype=np.uint8, description=described, intent="label")
         entry = Correction.model_validate(
@@ -138,10 +146,15 @@ def _decode(voxels: bytes, shape: tuple[int, int, int], labels: set[int]) -> npt
         content = unpacker.decompress(voxels, size + 1)
     except zlib.error as error:
         raise LabelError(f"The corrected labels did not arrive whole ({error}): nothing was saved.") from error
-    if len(content) != size or not unpacker.eof:
+    if len(content) <= size and not unpacker.eof:
+        raise LabelError("The corrected labels did not arrive whole (the gzip is cut off): nothing was saved.")
+    if len(content) != size:
         held = f"{len(content)}" if len(content) < size else f"more than {size}"
         message = f"The corrected labels have {held} voxels, the result {size}: nothing was saved."
         raise LabelError(message)
+    if unpacker.unused_data:
+        held = f"{len(unpacker.unused_data)} bytes"
+        raise LabelError(f"The corrected labels have {held} after the gzip, expected none: nothing was saved.")
     flat = np.frombuffer(content, np.uint8)
     unknown = sorted(set(np.unique(flat).tolist()) - labels - {0})
     if unknown:
@@ -165,8 +178,16 @@ def _millilitres(labels: npt.NDArray[Any], regions: dict[str, list[int]], voxel_
 
 
 def _number(path: Path) -> int:
-    digits = path.stem.rpartition("-")[2]
+    digits = path.name.removesuffix(".json").removesuffix(".nii.gz").rpartition("-")[2]
     return int(digits) if digits.isdigit() else 0
+
+
+def _check_room(path: Path, case: str, most: int) -> None:
+    """Raise TooManyError when a reserved map is one too many; of two that save at once the earlier number stays."""
+    maps = path.parent.glob(f"{glob_escape(case)}-corrected-*.nii.gz")
+    if sum(_number(other) <= _number(path) for other in maps) > most:
+        found = f"Case {case} has {most} corrections, as many as it may have: nothing was saved."
+        raise TooManyError(found, hint="Remove some from its folder, each with its entry.")
 
 
 def _reserve(folder: Path, case: str) -> Path:

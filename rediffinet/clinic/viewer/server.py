@@ -21,7 +21,7 @@ import nibabel as nib
 
 from rediffinet.clinic.viewer.corrections import save_correction
 from rediffinet.clinic.viewer.scene import Scene
-from rediffinet.errors import CaseError, RediffError
+from rediffinet.errors import CaseError, RediffError, TooManyError
 
 DIST = Path(__file__).parent / "dist"
 DRAIN = 2**28
@@ -162,7 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
             who, note = query.get("who", ""), query.get("note", "")
             entry = save_correction(scene.folder, scene.report, query.get("from", ""), body, who=who, note=note)
         except RediffError as error:
-            self._refuse(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+            full = isinstance(error, TooManyError)
+            self._refuse(HTTPStatus.CONFLICT if full else HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
             return
         self._json(entry.model_dump(mode="json", by_alias=True), HTTPStatus.CREATED)
 

@@ -19,6 +19,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     size = 0
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            break
         size += len(message.get("body", b""))
         if not message.get("more_body"):
             break
@@ -89,3 +91,21 @@ def test_what_is_no_http(port: int) -> None:
         connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
         head, body = answer(connection)
     assert head.startswith(b"HTTP/1.1 400") and json.loads(body)["detail"]
+
+
+@pytest.mark.parametrize("sent", [b"ZZ\r\n", b"1\r\nab\r\n", b"-1\r\n\r\n", b"1" * 30 + b"\r\n"])
+def test_a_chunked_body_that_is_none(port: int, sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + sent)
+        head, body = answer(connection)
+    assert head.startswith(b"HTTP/1.1 400") and b"application/problem+json" in head
+    assert "body" in json.loads(body)["detail"]  # and nothing after it
+
+
+def test_a_chunked_body_that_ends_as_none(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        time.sleep(0.2)
+        connection.sendall(b"nonsense\r\n")
+        head, body = answer(connection)
+    assert head.startswith(b"HTTP/1.1 400") and "body" in json.loads(body)["detail"]

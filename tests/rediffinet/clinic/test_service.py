@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -185,6 +186,13 @@ def test_malformed_multipart(shared: Service, body: bytes, status: int) -> None:
     assert nothing_is_left(shared)
 
 
+@pytest.mark.parametrize("boundary", ["a" * 5000, "a" * 300, '"' + "a b" * 200 + '"'])
+def test_a_boundary_that_is_longer_than_one_may_be(shared: Service, boundary: str) -> None:
+    headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
+    assert is_problem(shared.client.post("/v1/cases", content=b"--a--\r\n", headers=headers), 400, "malformed")
+    assert nothing_is_left(shared)
+
+
 def link(name: str) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(name)
     entry.external_attr = 0o120777 << 16
@@ -216,6 +224,9 @@ ARCHIVES = {
     "deep": archive_of(("/".join("a" * 20), b"x")),
     "long name": archive_of(("n" * 300 + ".nii", b"x")),
     "same name twice": archive_of(("a.nii", b"x"), ("A.nii", b"y")),
+    "a file and a folder of one name": archive_of(("P/x", b"x"), ("P/x/y", b"y")),
+    "a folder and a file of one name": archive_of(("P/x/y/z", b"x"), ("p/X", b"y")),
+    "one name written twice": archive_of(("P//x", b"x"), ("P/x", b"y")),
     "bzip2, which makes much of little at once": archive_of(("a.nii", bytes(2**20)), method=zipfile.ZIP_BZIP2),
     "LZMA": archive_of(("a.nii", bytes(2**20)), method=zipfile.ZIP_LZMA),
     "10,000 files": archive_of(*((f"f{number}", b"") for number in range(10_000))),
@@ -244,8 +255,10 @@ def lying(archive: bytes, size: int) -> bytes:
         (archive_of(("a.nii", bytes(60 * 2**20))), "unpacks to far more"),
         (lying(archive_of(("a.nii", bytes(60 * 2**20))), 10), "archive"),
         (archive_of(*((f"{case}/{case}-{c}.nii", b"x") for case in "AB" for c in CONTRASTS)), "holds 2 cases"),
+        (archive_of(*((f"a/b/c/{case}/{case}-{c}.nii", b"x") for case in "AB" for c in CONTRASTS)), "holds 2 cases"),
+        (archive_of(("P1-t1n.nii", b"x"), ("more.dat", archive_of(("P1-t1c.nii", b"x")))), "another archive"),
     ],
-    ids=["one contrast", "no image", "bomb", "lying bomb", "two cases"],
+    ids=["one contrast", "no image", "bomb", "lying bomb", "two cases", "two cases below", "an archive in an archive"],
 )
 def test_archives_that_fail_when_they_are_unpacked(shared: Service, content: bytes, said: str) -> None:
     answer = shared.client.post("/v1/cases", content=content, headers={"content-type": "application/zip"})
@@ -379,6 +392,27 @@ def test_two_clients_with_one_name_and_one_that_sends_again(shared: Service, ima
     assert [answer.status_code for answer in answers] == [202, 200, 200]
     assert len({answer.json()["id"] for answer in answers}) == 1
     shared.wait(answers[0].json()["id"])
+
+
+def test_what_is_sent_again_is_read_to_its_end_and_the_connection_goes_on(
+    shared: Service, images: dict[str, bytes]
+) -> None:
+    case = send(shared, images, {"idempotency-key": "again"}).json()["id"]
+    body = os.urandom(2**20)
+    head = f"POST /v1/cases HTTP/1.1\r\nHost: 127.0.0.1:{shared.port}\r\nIdempotency-Key: again\r\n"
+    head += f"Content-Type: application/zip\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", shared.port)) as connection:
+        connection.settimeout(60)
+        answers = connection.makefile("rb")
+        for _ in range(2):
+            connection.sendall(head.encode() + body[: 2**19])
+            time.sleep(0.3)  # the service knows by now that it has the case already
+            connection.sendall(body[2**19 :])
+            assert answers.readline() == b"HTTP/1.1 200 OK\r\n"
+            told = dict(line.decode().strip().lower().split(": ", 1) for line in iter(answers.readline, b"\r\n"))
+            assert "connection" not in told
+            assert json.loads(answers.read(int(told["content-length"])))["id"] == case
+    shared.wait(case)
 
 
 def test_cancelling_what_is_done(shared: Service, images: dict[str, bytes]) -> None:
@@ -525,6 +559,32 @@ def test_twenty_uploads_at_once(service: Service, images: dict[str, bytes]) -> N
 # --- who may ask ---
 
 
+def test_tokens_that_are_made_and_revoked_at_once_are_all_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from rediffinet.clinic.service import tokens
+
+    path = tmp_path / "data" / "tokens.json"
+    read = tokens._entries
+
+    def slowly(path: Path) -> dict[str, dict[str, str]]:
+        entries = read(path)
+        time.sleep(0.05)
+        return entries
+
+    tokens.new_token(path, "old")
+    monkeypatch.setattr(tokens, "_entries", slowly)
+    names = [f"n{number}" for number in range(8)]
+    with ThreadPoolExecutor(9) as pool:
+        revoked = pool.submit(tokens.revoke_token, path, "old")
+        made = dict(zip(names, pool.map(lambda name: tokens.new_token(path, name), names), strict=True))
+    assert revoked.exception() is None
+    known = tokens.read_tokens(path)
+    assert {name: known.owner(f"Bearer {token}") for name, token in made.items()} == {name: name for name in names}
+    assert sorted(known.names.values()) == names
+    assert [entry.name for entry in path.parent.iterdir()] == ["tokens.json"]
+
+
 def test_tokens_are_hashed_and_each_sees_its_own(service: Service, images: dict[str, bytes], rediff: Any) -> None:
     tokens = {}
     for name in ("a", "b"):
@@ -563,7 +623,8 @@ def test_tokens_are_replaced_listed_and_revoked_while_the_service_runs(service: 
     def command(*options: str) -> Any:
         return rediff("serve", "--data", service.data, *options)
 
-    assert command("--list-tokens").out == ""
+    none = command("--list-tokens")
+    assert (none.code, none.out) == (0, "") and "no token" in none.err
     service.start()
     assert service.client.get("/v1/cases").status_code == 200  # on loopback, as long as there is none
     first = command("--new-token", "clinic").out.strip()
@@ -677,7 +738,7 @@ def test_listening_to_others_needs_a_token_or_a_word(rediff: Any, tmp_path: Path
     assert "--new-token" in done.err and "--without-token" in done.err
 
 
-@pytest.mark.parametrize("wrong", ["port", "bundle", "engine", "twice", "folder"])
+@pytest.mark.parametrize("wrong", ["port", "bundle", "damaged bundle", "engine", "twice", "folder"])
 def test_what_keeps_a_service_from_starting_is_one_sentence(service: Service, tmp_path: Path, wrong: str) -> None:
     command = [
         sys.executable,
@@ -696,6 +757,11 @@ def test_what_keeps_a_service_from_starting_is_one_sentence(service: Service, tm
         command += ["--port", str(port)]
         if wrong == "bundle":
             command += ["--bundle", str(tmp_path / "absent")]
+        elif wrong == "damaged bundle":
+            shutil.copytree(service.bundle, tmp_path / "copy")
+            graph = next((tmp_path / "copy").rglob("*.onnx"))
+            graph.write_bytes(graph.read_bytes()[:-1])
+            command += ["--bundle", str(tmp_path / "copy")]
         elif wrong == "engine":
             command += ["--engine", "absent"]
         elif wrong == "twice":
@@ -707,6 +773,7 @@ def test_what_keeps_a_service_from_starting_is_one_sentence(service: Service, tm
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done
     assert "error: " in done.stderr
+    assert done.stdout == "" or wrong in ("port", "engine")  # no address is told of what will not be
     assert "Traceback" not in done.stderr
 
 
@@ -719,18 +786,23 @@ def test_corrections_are_listed_packed_and_keep_a_case(service: Service, images:
     import nibabel as nib
     import numpy as np
 
-    service.start()
+    service.start("--corrections", "1")
     case_id = send(service, images, name="P1").json()["id"]
     first = service.wait(case_id)
     fetched = service.client.get(f"/{first['result']['files']['segmentation']['url']}").content
     voxels = np.asarray(nib.Nifti1Image.from_bytes(gzip.decompress(fetched)).dataobj).astype(np.uint8)
     voxels[0, 0, 0] = 1
-    saved = service.client.post(
-        f"/v1/cases/{case_id}/corrections",
-        params={"from": "P1-seg.nii.gz", "who": "Dr Test"},
-        content=gzip.compress(voxels.tobytes(order="F")),
+    saved, more = (
+        service.client.post(
+            f"/v1/cases/{case_id}/corrections",
+            params={"from": "P1-seg.nii.gz", "who": "Dr Test"},
+            content=gzip.compress(voxels.tobytes(order="F")),
+        )
+        for _ in range(2)
     )
     assert saved.status_code == 201, saved.text
+    assert is_problem(more, 409, "has 1 corrections")
+    assert str(service.data) not in more.text
     files = service.client.get(f"/v1/cases/{case_id}").json()["result"]["files"]
     new = {entry["name"] for entry in files.values()} - {entry["name"] for entry in first["result"]["files"].values()}
     assert new == {"P1-corrected-1.nii.gz", "P1-corrected-1.json"}
@@ -783,3 +855,13 @@ pathlib.Path.open = open
     assert is_problem(send(service, images), 507, "disk")
     assert nothing_is_left(service)
     assert service.client.get("/readyz").status_code == 200
+
+
+def test_an_upload_larger_than_a_file_may_be(service: Service, images: dict[str, bytes]) -> None:
+    """As `ulimit -f` has it, or a file system."""
+    pytest.importorskip("resource", reason="needs a system with limits of a process")
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**21, 2**21)); "
+    service.start(program=limit + PROGRAM)
+    assert is_problem(send(service, images | {"t2w": os.urandom(2**22)}), 507, "disk")
+    assert nothing_is_left(service)
+    assert send(service, images).status_code == 202

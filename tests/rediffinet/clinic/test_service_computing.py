@@ -10,6 +10,7 @@ pytest.importorskip("fastapi", reason="needs the extra [serve]")
 
 from rediffinet.clinic.case import Order, segment_case
 from rediffinet.clinic.inputs import CaseInput
+from rediffinet.clinic.service.archives import check_archive
 from rediffinet.clinic.service.computing import finished_name, segment_received, told_result
 from rediffinet.clinic.service.requests import parse_request
 from rediffinet.clinic.service.settings import Settings
@@ -18,7 +19,7 @@ from rediffinet.io.outputs import OutputChoice
 from rediffinet.segmenter import Segmenter
 
 
-@pytest.mark.parametrize("way", ["four files", "archive"])
+@pytest.mark.parametrize("way", ["four files", "archive", "deep archive"])
 def test_what_was_sent_becomes_what_can_be_fetched(
     toy_bundle: Any, images: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
@@ -29,10 +30,12 @@ def test_what_was_sent_becomes_what_can_be_fetched(
         (given / f"P1-{contrast}.nii.gz").write_bytes(content)
         if way == "four files":
             (job / "in" / f"{contrast}.nii.gz").write_bytes(content)
-    if way == "archive":
+    if way != "four files":
         with zipfile.ZipFile(job / "in" / "archive.zip", "w") as packed:
+            packed.writestr("readme.txt", "one case")
             for path in given.iterdir():
-                packed.write(path, f"P1/{path.name}")
+                packed.write(path, f"{'a/b/c/d/e/f' if way == 'deep archive' else 'P1'}/{path.name}")
+        check_archive(job / "in" / "archive.zip", 10, 2**30)
     texts = {"seed": "7", "html_report": "true", **({"name": "P1"} if way == "four files" else {})}
     stages = []
     with Segmenter.open(toy_bundle.path, "onnxruntime", threads=1) as segmenter:

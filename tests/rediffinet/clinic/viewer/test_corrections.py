@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from rediffinet.clinic.viewer.corrections import read_corrections, save_correction
 from rediffinet.clinic.viewer.scene import open_scene, read_report
-from rediffinet.errors import CaseError, LabelError, OutputError
+from rediffinet.errors import CaseError, LabelError, OutputError, TooManyError
 
 
 def packed(labels: np.ndarray) -> bytes:
@@ -96,6 +97,21 @@ def test_a_correction_needs_a_name(segmented: Any, who: str) -> None:
         save(segmented, segmented.labels(), who=who)
 
 
+@pytest.mark.parametrize(
+    "about", [{"who": "A\0B"}, {"who": "A\x1b[31mB"}, {"who": "A\x7f"}, {"who": "A\x9b"}, {"note": "a\x07b"}]
+)
+def test_control_characters_of_a_name_or_a_note(segmented: Any, about: dict[str, str]) -> None:
+    there = sorted(segmented.out.iterdir())
+    with pytest.raises(CaseError, match="control characters"):
+        save(segmented, segmented.labels(), **about)
+    assert sorted(segmented.out.iterdir()) == there
+
+
+def test_names_and_notes_of_several_lines_and_scripts(segmented: Any) -> None:
+    entry = save(segmented, segmented.labels(), who="علی\u200cرضا\tMüller", note="one\n\ttwo\r\nthree")
+    assert (entry.who, entry.note) == ("علی\u200cرضا Müller", "one\n\ttwo\r\nthree")
+
+
 @pytest.mark.parametrize("origin", ["", "toy-t1n.nii.gz", "../out/toy-seg.nii.gz", "toy-corrected-1.nii.gz"])
 def test_a_correction_of_no_label_map_of_the_case(segmented: Any, origin: str) -> None:
     with pytest.raises(CaseError, match="not a label map of case toy"):
@@ -118,6 +134,45 @@ def test_bodies_that_are_no_label_map(segmented: Any, sent: bytes) -> None:
     with pytest.raises(LabelError, match="nothing was saved"):
         save_correction(segmented.out, report, "toy-seg.nii.gz", sent, who="A")
     assert sorted(segmented.out.iterdir()) == there
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda whole: whole[:-1], "cut off"),
+        (lambda whole: whole[:-8], "cut off"),
+        (lambda whole: whole[:20], "cut off"),
+        (lambda whole: b"", "cut off"),
+        (lambda whole: whole + b"\0", "1 bytes after the gzip"),
+        (lambda whole: whole + whole, "after the gzip"),
+        (lambda whole: whole[:-8] + bytes(8), "incorrect data check"),
+    ],
+    ids=["a byte", "the trailer", "most", "all", "a byte more", "twice", "another trailer"],
+)
+def test_what_is_wrong_with_a_gzip_is_said(segmented: Any, change: Any, said: str) -> None:
+    report = read_report(segmented.output("report.json"))
+    with pytest.raises(LabelError, match=f"{said}.*nothing was saved"):
+        save_correction(segmented.out, report, "toy-seg.nii.gz", change(packed(segmented.labels())), who="A")
+
+
+def test_no_more_corrections_than_there_may_be_even_at_once(segmented: Any) -> None:
+    report = read_report(segmented.output("report.json"))
+    voxels = packed(segmented.labels())
+
+    def one(_: int) -> str:
+        try:
+            return save_correction(segmented.out, report, "toy-seg.nii.gz", voxels, who="A", most=3).file
+        except TooManyError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        told = list(pool.map(one, range(8)))
+    saved = [f"toy-corrected-{number}.nii.gz" for number in (1, 2, 3)]
+    assert sorted(name for name in told if name.endswith(".gz")) == saved
+    assert all("has 3 corrections" in text for text in told if not text.endswith(".gz"))
+    assert sorted(path.name for path in segmented.out.glob("*-corrected-*.nii.gz")) == saved
+    (segmented.out / saved[1]).unlink()
+    assert one(0) == "toy-corrected-4.nii.gz"
 
 
 def test_a_failed_write_leaves_nothing(segmented: Any, monkeypatch: pytest.MonkeyPatch) -> None:

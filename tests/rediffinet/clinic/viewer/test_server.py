@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,17 @@ def test_a_correction_is_saved(server: viewer.ViewerServer, segmented: Any) -> N
     assert (entry["who"], entry["file"]) == ("A. Reader", "toy-corrected-1.nii.gz")
     (told,) = json.loads(ask(server, f"/{server.secret}/v1/cases/toy/scene")[2])["corrections"]
     assert ask(server, f"/{server.secret}/v1/cases/toy/{told['url']}")[0] == 200
+
+
+def test_one_correction_too_many(server: viewer.ViewerServer, segmented: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewer, "save_correction", partial(viewer.save_correction, most=0))
+    path = f"/{server.secret}/v1/cases/toy/corrections?from=toy-seg.nii.gz&who=A"
+    status, _, content = ask(server, path, "POST", gzip.compress(segmented.labels().tobytes(order="F")))
+    assert (status, json.loads(content)["detail"].splitlines()[0]) == (
+        409,
+        "Case toy has 0 corrections, as many as it may have: nothing was saved.",
+    )
+    assert not list(segmented.out.glob("*-corrected-*"))
 
 
 @pytest.mark.parametrize(
