@@ -9,7 +9,8 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 
 # Threads: the tests run in parallel processes, one thread each. Bytecode is kept whatever the environment says: the
 # tests start a hundred programs, each of which would compile the package first.
-PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 PYTHONDONTWRITEBYTECODE= \
+  $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all test-lowest lint format types bench sdist page clean python-is-new-enough

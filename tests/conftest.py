@@ -38,6 +38,26 @@ def pytest_configure() -> None:
             signal.signal(number, lambda *_: None)
 
 
+LONGEST = (
+    *("training/test_crossval.py", "clinic/test_service.py", "cli/test_terminal.py", "prepare/test_pipeline.py"),
+    *("export/test_tensorrt.py", "viewer/test_page.py", "cli/test_prepare.py", "cli/test_export.py"),
+    *("test_service_fuzz.py", "prepare/test_register.py", "export/test_models_export.py", "tests/test_examples.py"),
+    *("training/test_loop.py", "export/test_variants.py", "cli/test_segment.py", "clinic/test_workers.py"),
+)
+"""The files that take ten seconds or more, long ones first: no process shall be left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, all others as they were."""
+    place = {name: at for at, name in enumerate(LONGEST)}
+
+    def key(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((at for name, at in place.items() if path.endswith(name)), len(LONGEST))
+
+    items.sort(key=key)
+
+
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
     """once(name, make) → a folder that make(folder) filled, in whichever of the processes asked first.
@@ -456,6 +476,56 @@ def small_gate() -> Iterator[None]:
     from rediffinet.export import bundle
     from rediffinet.phantom import make_phantom
 
+    made: dict[str, Any] = {}
+
+    def small(seed: int, **more: Any) -> Any:
+        key = repr((seed, more))
+        if key not in made:
+            made[key] = make_phantom(seed, (64, 72, 56), **more)
+        return made[key]
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bundle, "make_phantom", lambda seed, **more: make_phantom(seed, (64, 72, 56), **more))
+        patch.setattr(bundle, "make_phantom", small)
         yield
+
+
+@pytest.fixture(scope="session")
+def traced_once(once: Callable[..., Path]) -> Iterator[None]:
+    """torch.onnx.export traces each architecture once for all processes; further weights are put into its graph.
+
+    A trace takes seconds, and is the same whatever the weights. The parity gate holds every graph against its module.
+    """
+    torch, onnx = pytest.importorskip("torch"), pytest.importorskip("onnx")
+    trace = torch.onnx.export
+
+    def export(module: Any, arguments: Any, **options: Any) -> Any:
+        from types import SimpleNamespace
+
+        key = hashlib.sha256(_architecture(module, arguments).encode()).hexdigest()
+        path = once(f"traced-{key}", lambda at: trace(module, arguments, **options).save(at / "graph.onnx"))
+        model = onnx.load(path / "graph.onnx")
+        weights = module.state_dict()
+        for tensor in model.graph.initializer:
+            if tensor.name in weights:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name].numpy(), tensor.name))
+        return SimpleNamespace(model_proto=model)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", export)
+        yield
+
+
+def _architecture(module: Any, arguments: Any) -> str:
+    """All that a trace may depend on: modules with their plain attributes, shapes, and which tensors are alike."""
+    torch = pytest.importorskip("torch")
+    plain = (bool, int, float, str, tuple, list, type(None))
+    parts: list[Any] = [torch.utils._pytree.tree_map(lambda tensor: (tensor.shape, tensor.dtype), arguments)]
+    for name, part in module.named_modules():
+        own = {key: value for key, value in vars(part).items() if isinstance(value, plain) and key[0] != "_"}
+        parts.append((name, type(part).__qualname__, repr(part), sorted(own.items())))
+    first: dict[bytes, str] = {}
+    for name, tensor in module.state_dict().items():
+        content = tensor.numpy().tobytes()  # what is alike may become one, what is constant may be folded
+        constant = content if not tensor.numel() or bool((tensor == tensor.flatten()[0]).all()) else b""
+        parts.append((name, tuple(tensor.shape), tensor.dtype, first.setdefault(content, name), constant))
+    return repr(parts)

@@ -132,9 +132,10 @@ def imports(name: str, path: Path, known: dict[str, Path]) -> Iterator[Import]:
             for alias in node.names:  # `from package import module` imports the module
                 deeper = f"{base}.{alias.name}"
                 yield Import(name, deeper if deeper in known else base, lazy)
-        inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         for child in ast.iter_child_nodes(node):
-            yield from visit(child, inside)
+            if isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):  # no expression imports anything
+                yield from visit(child, inside)
 
     yield from visit(ast.parse(path.read_text(encoding="utf-8")), False)
 

@@ -37,13 +37,13 @@ def strings(folder: str) -> Iterator[Said]:
         nodes, name = list(ast.walk(ast.parse(path.read_text(encoding="utf-8")))), path.relative_to(ROOT)
         skipped = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
         skipped |= {id(part) for node in nodes if _makes_options(node) for part in ast.walk(node)}
-        parts = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
+        skipped |= {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
         for node in nodes:
             where = f"{name}:{getattr(node, 'lineno', 0)}"
             if isinstance(node, ast.JoinedStr):
                 text = "".join(v.value if isinstance(v, ast.Constant) else "…" for v in node.values)
                 yield Said(where, text)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped | parts:
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
                 yield Said(where, node.value)
 
 

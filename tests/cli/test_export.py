@@ -20,15 +20,10 @@ from rediffinet.cli.main import app
 from rediffinet.errors import ConfigError, ExportError, OutputError, TrainingError
 from rediffinet.method.recipe import Calibration, Decision, SmallComponents
 
-pytestmark = pytest.mark.usefixtures("small_gate")
+pytestmark = pytest.mark.usefixtures("small_gate", "traced_once")
 
-UNET = ["unet.features=4,8,8", "unet.window=32,40,32"]
-REFINER = [
-    "refiner.features=4,8",
-    "refiner.head_features=4",
-    "refiner.time_features=8",
-    "refiner.window=16,16,16",
-]
+UNET = ["unet.features=4,8", "unet.window=32,32,32", "mirror=false"]  # as in test_crossval.py: one trace for both
+REFINER = ["refiner.features=4,8", "refiner.head_features=4", "refiner.window=32,32,32"]
 
 
 def rediff(*arguments: object) -> Result:

@@ -46,6 +46,7 @@ def needed(request: pytest.FixtureRequest) -> None:
     pytest.importorskip("torch", reason="export needs torch (extra 'train')")
     pytest.importorskip("onnx", reason="export needs onnx (extra 'train')")
     request.getfixturevalue("small_gate")
+    request.getfixturevalue("traced_once")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """A phantom as scanners give it: a head, cut into anisotropic, oblique, shifted series with noise."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,15 @@ def head() -> HeadPhantom:
 
 
 @pytest.fixture(scope="session")
-def scanned(head: HeadPhantom) -> Scanned:
+def scanned() -> Scanned:
+    """A head of three quarters the size of a head, which has less than half the voxels."""
+    head = make_head_phantom(4, (90, 90, 60), tumour="enhancing")
+    return scan(replace(head, affine=np.diag([0.75, 0.75, 0.75, 1.0]) @ head.affine), 11)
+
+
+@pytest.fixture(scope="session")
+def scanned_whole(head: HeadPhantom) -> Scanned:
+    """For what depends on the size of a head: the network that finds the brain, and segmentation."""
     return scan(head, 11)
 
 

@@ -1,5 +1,6 @@
 """Raw series of a phantom head → a case, and a segmentation back on the grids of the series."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from rediffinet.errors import CaseError, ConfigError, LabelError
 from rediffinet.io.cases import Case
 from rediffinet.io.geometry import Grid
 from rediffinet.io.nifti import Image, new_header
+from rediffinet.prepare import register
 from rediffinet.prepare.checks import check_brain, check_series
 from rediffinet.prepare.native import to_native, which_series
 from rediffinet.prepare.pipeline import Prepared, already_prepared, prepare
@@ -33,25 +35,39 @@ def mask_on(scanned: Any, contrast: str, mask: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def prepared(scanned: Any) -> Prepared:
-    return prepare("P1", scanned.images, threads=2)
+def prepared(scanned_whole: Any) -> Prepared:
+    return prepare("P1", scanned_whole.images, threads=2)
 
 
-@pytest.fixture(scope="module")
-def with_truth(scanned: Any) -> Prepared:
+def prepared_with_truth(scanned: Any) -> Prepared:
     """Prepared with the brain that the phantom has."""
     fixed = scanned.images["t1c"]
     brain = Image(Path("brain.nii.gz"), "b" * 64, mask_on(scanned, "t1c", scanned.head.brain), fixed.grid, fixed.header)
     return prepare("P1", scanned.images, brain_mask=brain)
 
 
+@pytest.fixture(scope="module")
+def fewer_samples() -> Iterator[None]:
+    """Of a registration, which is quicker by so much; how near it comes is what test_register.py asks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(register, "SAMPLES", 20_000)
+        yield
+
+
+@pytest.fixture(scope="module")
+def with_truth(scanned: Any, fewer_samples: None) -> Prepared:
+    return prepared_with_truth(scanned)
+
+
 @pytest.mark.slow
-def test_the_case_is_upright_at_one_millimetre_with_the_brain_in_it(prepared: Prepared, scanned: Any) -> None:
+def test_the_case_is_upright_at_one_millimetre_with_the_brain_in_it(prepared: Prepared, scanned_whole: Any) -> None:
     case = prepared.case
     assert case.spacing_mm == pytest.approx((1.0, 1.0, 1.0))
     assert np.array_equal(np.sign(np.diag(case.affine)), [-1, -1, 1, 1])
     assert all(size >= least for size, least in zip(case.images.shape[1:], (240, 240, 155), strict=True))
-    truth = resample(scanned.head.brain, scanned.head.affine, Space(prepared.brain.shape, case.affine)) > 0.5
+    truth = (
+        resample(scanned_whole.head.brain, scanned_whole.head.affine, Space(prepared.brain.shape, case.affine)) > 0.5
+    )
     assert dice(prepared.brain, truth) > 0.9
     assert not case.images[:, ~prepared.brain].any()
     assert not case.warnings
@@ -68,16 +84,16 @@ def test_each_contrast_lies_on_the_reference(with_truth: Prepared, scanned: Any)
 
 
 @pytest.mark.slow
-def test_the_report_says_what_was_done(prepared: Prepared, scanned: Any) -> None:
-    report = prepared.report
+def test_the_report_says_what_was_done(prepared: Prepared, scanned_whole: Any) -> None:
+    report, head = prepared.report, scanned_whole.head
     assert not report.passed_through
     assert report.reference == "t1c"
     assert report.brain is not None
     assert report.brain.source == "network"
-    assert set(report.series) == set(scanned.images)
+    assert set(report.series) == set(scanned_whole.images)
     for contrast, series in report.series.items():
-        found, truth = np.array(series.to_series), scanned.moves[contrast]
-        points = np.argwhere(scanned.head.brain)[::211] @ scanned.head.affine[:3, :3].T + scanned.head.affine[:3, 3]
+        found, truth = np.array(series.to_series), scanned_whole.moves[contrast]
+        points = np.argwhere(head.brain)[::211] @ head.affine[:3, :3].T + head.affine[:3, 3]
         error = (points @ (found - truth)[:3, :3].T) + (found - truth)[:3, 3]
         assert np.linalg.norm(error, axis=1).mean() < 1.5
         assert series.coverage > 0.98
@@ -99,12 +115,17 @@ def test_the_picture_shows_every_contrast(prepared: Prepared) -> None:
 
 
 def result_of(prepared: Prepared, labels: np.ndarray, probability: np.ndarray) -> Any:
-    """A result of this case with these labels: what the way back needs of one."""
+    """A result of this case with these labels, on the crop of the brain: what the way back needs of one."""
     from types import SimpleNamespace
 
+    box = tuple(
+        slice(int(held.min()), int(held.max()) + 1)
+        for held in (np.flatnonzero(prepared.brain.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
+    )
+    labels, probability = labels[box], probability[(slice(None), *box)]
     return SimpleNamespace(
         source=prepared.case.source,
-        box=tuple(slice(0, size) for size in labels.shape),
+        box=box,
         crop_labels=labels,
         crop_baseline=labels,
         crop_baseline_probability=probability,
@@ -147,9 +168,10 @@ def test_labels_that_postprocessing_changed_win_over_the_probability(with_truth:
 
 
 @pytest.mark.slow
-def test_a_moved_and_sliced_phantom_is_segmented_as_the_unmoved_one(with_truth: Prepared, scanned: Any) -> None:
+def test_a_moved_and_sliced_phantom_is_segmented_as_the_unmoved_one(scanned_whole: Any) -> None:
     from rediffinet.segmenter import Segmenter
 
+    scanned, with_truth = scanned_whole, prepared_with_truth(scanned_whole)
     head = scanned.head
     space = Space(with_truth.brain.shape, with_truth.case.affine)
     still = np.stack([resample(np.where(head.brain, image, 0), head.affine, space) for image in head.images])
@@ -223,7 +245,7 @@ def cut(image: Image, low: float, high: float, axis: int = 2) -> Image:
     return replace(image, voxels=voxels, grid=Grid(voxels.shape, affine), header=new_header(affine))
 
 
-def test_images_that_trigger_the_warnings(scanned: Any) -> None:
+def test_images_that_trigger_the_warnings(scanned: Any, fewer_samples: None) -> None:
     """Half a t2w, a t2f that is noise, and a brain mask that is too small and reaches the edge of t1c."""
     rng = np.random.default_rng(0)
     images = dict(scanned.images)

@@ -18,9 +18,11 @@ from rediffinet.io.cases import find_labels, load_case, load_label_map
 from rediffinet.io.conventions import Conventions
 from rediffinet.method.recipe import NEVER, Decision
 from rediffinet.metrics import dice
+from rediffinet.phantom import write_phantoms
 from rediffinet.task import TASKS
 from rediffinet.training import crossval
 from rediffinet.training.crossval import Piece, Study, crossvalidate, piece_config, plan_pieces
+from rediffinet.training.recipe import InferenceSettings
 from rediffinet.training.run import open_run
 from rediffinet.training.scoring import load_found
 
@@ -35,11 +37,22 @@ SETTINGS = (
     "mirror=false",
     "autocast=false",  # bfloat16 is fifty times as slow where the processor does not know it
 )
+FEW = InferenceSettings(steps=2, samples=2)
 
 
 def study_of(data: Path, out: Path, **changes: object) -> Study:
-    plain = Study((data,), out, ("unet", "rediffinet"), folds=2, settings=SETTINGS, cache=out.parent / "cache")
+    plain = Study(
+        (data,), out, ("unet", "rediffinet"), folds=2, settings=SETTINGS, inference=FEW, cache=out.parent / "cache"
+    )
     return replace(plain, **changes)
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four labelled phantoms of four patients, smaller than those of other tests: each is scored hundreds of times."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(folder, 4, 3, shape=(36, 40, 32))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +127,7 @@ def test_scores_are_those_of_the_bundle_on_the_same_case(
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     request.getfixturevalue("small_gate")
+    request.getfixturevalue("traced_once")
     from rediffinet.export.bundle import ExportSettings, export_bundle
     from rediffinet.segmenter import Segmenter
 
@@ -188,7 +202,7 @@ def test_the_confidence_of_enhancing_tumour_is_chosen_on_other_folds(done: tuple
     from rediffinet.training.crossval import finished, gather, reopen
 
     study, _ = done
-    opened = reopen(study.out, study.data, cache=study.cache)
+    opened = reopen(study.out, study.data, cache=study.cache, inference=FEW)
     recipe, found = gather(finished(opened, "rediffinet", 0))
     seen = [enhancing_of(recipe, one) for one in found]
     unflipped = recipe.decision.changed(thresholds=(1.0,) * 3)
@@ -221,7 +235,7 @@ def test_the_doubt_of_components_is_chosen_on_other_folds(done: tuple[Study, lis
     from rediffinet.training.crossval import finished, gather, reopen
 
     study, _ = done
-    opened = reopen(study.out, study.data, cache=study.cache)
+    opened = reopen(study.out, study.data, cache=study.cache, inference=FEW)
     recipe, found = gather(finished(opened, "rediffinet", 0))
     names = recipe.task.region_names
     unflipped = recipe.decision.changed(thresholds=(NEVER,) * 3)
@@ -251,7 +265,7 @@ def test_masks_made_elsewhere_and_missing_contrasts_are_scored_on_their_own(
     from rediffinet.training.otherwise import found_without
 
     study, _ = done
-    opened = reopen(study.out, study.data, cache=study.cache)
+    opened = reopen(study.out, study.data, cache=study.cache, inference=FEW)
     folders = sorted(path for path in study.data[0].iterdir() if path.is_dir())
     with pytest.raises(TrainingError, match="label map of none"):
         calibrate_study(opened, "rediffinet", 0, masks=tmp_path)
