@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 import shutil
@@ -24,6 +25,21 @@ from rediffinet.errors import EngineError
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("rediffinet", "torch", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-cu13", "onnx", "numpy")
+NEEDED = (
+    "numpy",
+    "nibabel",
+    "isal",
+    "pydantic",
+    "typer",
+    "rich",
+    "PIL",
+    "onnx",
+    "torch",
+    "monai",
+    "safetensors",
+    "pytest",
+)
+"""What the parts import: those that a hand-made environment lacks are told at once."""
 NO_HALF = "left out: many processors have no half precision, and torch's substitute takes minutes"
 TOO_LATE = "left out: too little of this part's time is left"
 Arrays = dict[str, np.ndarray]
@@ -88,6 +104,8 @@ def doctor(given: Given, rows: Rows) -> None:
 
     rows.fact("machine", describe([]))
     rows.fact("packages", ", ".join(f"{name} {installed(name)}" for name in PACKAGES))
+    absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    rows.fact("absent, without which parts fail", ", ".join(absent) or "nothing")
     machine = describe_machine()
     rows.fact("GPUs", ", ".join(map(str, machine.gpus)) or machine.no_gpu)
     with contextlib.suppress(ImportError):

@@ -36,6 +36,7 @@ def test_a_processor_in_the_place_of_a_gpu(toy_bundle: Any, tmp_path: Path) -> N
         *("--batches", "1,2", "--seconds", "0.01", "--minutes", "60", "--no-compile", "--parts", "doctor,labels,steps"),
     )
     assert [part["state"] for part in found.values()] == ["done"] * 3
+    assert found["doctor"]["content"]["absent, without which parts fail"] == "nothing"
     labels = [row for row in found["labels"]["content"]["rows"][1:] if row["precision"] == "fp32"]
     assert {row["engine"] for row in labels} >= {"onnxruntime", "torch"}
     assert all(row["Dice_WT"] == row["Dice_ET"] == 1.0 for row in labels)
