@@ -2,11 +2,12 @@
 
     python benchmarks/scaling.py --case DIR --out DIR [--bundle DIR] [--turns 5] [--parts threads,volume,cases,window]
 
-threads: the case in one process on 1, 2, 4 … threads. volume: phantoms of growing size, whose brains grow with them.
-cases: `rediff segment` of 1, 2 and 4 copies of the case, in one process and in one for each core: seconds a case, start
-included. window: the baseline's graph, its weights as they are, made for windows of other sizes: ms a call, and what a
-brain of 72 × 88 × 72 voxels takes with them. Contestants take turns, the first is not counted; medians. Parts that are
-not named keep what DIR/scaling.json has. Writes that file, scaling.md and scaling.svg (Matplotlib: the extra report).
+threads: the case in one process on 1, 2, 4 … threads. volume: phantoms of growing size, whose brains grow with them up
+to an adult's. cases: `rediff segment` of 1, 2 and 4 copies of the case, in one process and in one for each core:
+seconds a case, start included. window: the baseline's graph, its weights as they are, made for windows of other sizes:
+ms a call, and what a brain of 72 × 88 × 72 voxels takes with them. Contestants take turns, the first is not counted;
+medians. Parts that are not named keep what DIR/scaling.json has. Writes that file, scaling.md and scaling.svg
+(Matplotlib: the extra report).
 """
 
 import argparse
@@ -86,9 +87,16 @@ def volume(given: argparse.Namespace) -> Rows:
             "took": took[str(k)],
             "what": size(shape),
         }
-        | {"windows of the refinement": windows[k]}
+        | {"brain": size(extent(cases[k])), "windows of the refinement": windows[k]}
         for k, shape in enumerate(SHAPES)
     ]
+
+
+def extent(case: Case) -> tuple[int, ...]:
+    """Voxels of the brain along each axis."""
+    brain = (case.images > 0).any(axis=0)
+    sides = [np.flatnonzero(brain.any(axis=tuple(other for other in range(3) if other != axis))) for axis in range(3)]
+    return tuple(int(side[-1] - side[0]) + 1 for side in sides)
 
 
 def cases(given: argparse.Namespace) -> Rows:
@@ -135,7 +143,7 @@ def window(given: argparse.Namespace) -> Rows:
         milliseconds = [round(1e3 * one, 1) for one in took[size(shape)]]
         needed = len(plan_windows(BRAIN, shape, overlap))
         row = {"x": round(np.prod(shape) / 1e3, 1), "series": "the baseline", "took": milliseconds, "what": size(shape)}
-        row |= {"µs a thousand voxels": round(1e6 * took[size(shape)][0] / (np.prod(shape) / 1e3), 1)}
+        row |= {"ms a thousand voxels": round(milliseconds[0] / (np.prod(shape) / 1e3), 2)}
         rows.append(row | {"calls for a brain": needed, "s for a brain": round(needed * took[size(shape)][0], 2)})
     return rows
 
@@ -181,7 +189,7 @@ def as_text(found: Mapping[str, Any]) -> str:
 
 
 def plot(found: Mapping[str, Any], path: Path) -> None:
-    """A panel for each part: the median as a line, shortest and longest as bars."""
+    """A panel for each part that was measured: the median as a line, shortest and longest as bars."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -190,10 +198,11 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     )
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplots(2, 2, figsize=(8.5, 6), layout="constrained")
-    for axes, (part, (x, y)) in zip(panels.flat, PARTS.items(), strict=True):
+    parts = [part for part in PARTS if part in found]
+    figure, panels = plt.subplots(1, len(parts), figsize=(3.4 * len(parts), 3.2), layout="constrained", squeeze=False)
+    for axes, part in zip(panels.flat, parts, strict=True):
+        rows, (x, y) = found[part]["rows"], PARTS[part]
         axes.set(title=part, xlabel=x, ylabel=y)
-        rows = found.get(part, {"rows": []})["rows"]
         for series in dict.fromkeys(row["series"] for row in rows):
             mine = [row for row in rows if row["series"] == series]
             median, least, most = (np.array([row["took"][k] for row in mine]) for k in range(3))
@@ -203,8 +212,7 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
             axes.set_xticks(sorted({row["x"] for row in rows}))
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-        if rows:
-            axes.legend(frameon=False)
+        axes.legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})
 
 
