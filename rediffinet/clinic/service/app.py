@@ -27,7 +27,7 @@ from rediffinet.clinic.service.description import (
     said,
 )
 from rediffinet.clinic.service.gate import Gate
-from rediffinet.clinic.service.jobs import Jobs, ended
+from rediffinet.clinic.service.jobs import NO_CASE, Jobs, ended
 from rediffinet.clinic.service.logs import log_error
 from rediffinet.clinic.service.measures import Measures
 from rediffinet.clinic.service.problems import MEDIA_TYPE, Problem, in_fields, problem
@@ -76,15 +76,28 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
     generated = app.openapi
     app.openapi = lambda: put_examples(generated())  # type: ignore[method-assign]
 
+    def removed(request: Request) -> bool:
+        """Whether the case that is asked about was removed since it was looked up."""
+        case_id = request.path_params.get("case_id")
+        return case_id is not None and jobs.store.get(case_id) is None
+
     @app.exception_handler(Problem)
     async def _problem(_: Request, error: Problem) -> Response:
         return _answer(error.to_dict(), error.headers)
 
     @app.exception_handler(RediffError)
-    async def _refused(_: Request, error: RediffError) -> Response:
+    async def _refused(request: Request, error: RediffError) -> Response:
+        if removed(request):
+            return _answer(problem(404, NO_CASE), {})
         if isinstance(error, OutputError):  # its text names folders of the service
             return _answer(problem(507, "The file could not be written. Nothing was kept; try again later."), {})
         return _answer(problem(422, in_fields(str(error))), {})
+
+    @app.exception_handler(FileNotFoundError)
+    async def _missing(request: Request, error: FileNotFoundError) -> Response:
+        if removed(request):
+            return _answer(problem(404, NO_CASE), {})
+        raise error
 
     @app.exception_handler(sqlite3.OperationalError)
     async def _store(_: Request, error: sqlite3.OperationalError) -> Response:
@@ -174,7 +187,7 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
         jobs.own(case_id, request.state.owner)
         job = jobs.store.cancel(case_id)
         if job is None:
-            raise Problem(404, "There is no such case any more.")
+            raise Problem(404, NO_CASE)
         if ended(job) and job.state != "cancelled":
             raise Problem(409, f"The case is {job.state} already.")
         return jobs.describe(job)
@@ -218,7 +231,8 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
         path = jobs.files(job).get(name)
         if path is None or not path.is_file():
             raise Problem(404, "There is no such file of this case.")
-        return FileResponse(path, media_type=content_type(name), headers={"cache-control": "private, no-cache"})
+        headers = {"cache-control": "private, no-cache"}
+        return FileResponse(path, media_type=content_type(name), headers=headers, stat_result=path.stat())
 
     @guarded.get(
         "/v1/cases/{case_id}/scene",

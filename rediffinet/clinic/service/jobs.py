@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 import zipfile
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from rediffinet.clinic.viewer.scene import Scene, open_scene
 from rediffinet.errors import ArchiveError, CaseError
 
 INCOMING = ".incoming-"
+NO_CASE = "There is no such case. It may have been removed: results are kept for a limited time."
 
 
 class Jobs:
@@ -103,7 +105,7 @@ class Jobs:
         """A job of the owner. Raises Problem 404, for those of others too."""
         job = self.store.get(job_id)
         if job is None or job.owner != owner:
-            raise Problem(404, "There is no such case. It may have been removed: results are kept for a limited time.")
+            raise Problem(404, NO_CASE)
         return job
 
     def describe(self, job: Job) -> dict[str, Any]:
@@ -130,8 +132,9 @@ class Jobs:
                 for name in [Path(file).name]
             }
             for kind, path in self._corrected(job).items():
-                size = path.stat().st_size
-                files[kind] = {"name": path.name, "url": base + quote(path.name), "bytes": size}
+                with suppress(FileNotFoundError):  # the case is being removed
+                    size = path.stat().st_size
+                    files[kind] = {"name": path.name, "url": base + quote(path.name), "bytes": size}
             told["result"] = {
                 "seconds": result["seconds"],
                 "volumes_ml": result["volumes_ml"],
@@ -189,6 +192,7 @@ class Jobs:
                 if not {path.name for path in corrected.values()} <= held:
                     pack(out, [*job.result["files"].values(), *(path.name for path in corrected.values())])
         except OSError:
+            self.own(job.id, job.owner)  # it may have been removed meanwhile
             raise Problem(507, "The archive of the results could not be written. Fetch the files one by one.") from None
 
     def _corrected(self, job: Job) -> dict[str, Path]:
@@ -197,10 +201,11 @@ class Jobs:
             return {}
         out = self.settings.jobs / job.id / "out"
         found = {}
-        for entry in read_corrections(out, job.result["case"]):
-            name = entry.file.removesuffix(".nii.gz")
-            kind = name.removeprefix(f"{job.result['case']}-")
-            found[kind], found[f"{kind}-entry"] = out / entry.file, out / f"{name}.json"
+        with suppress(FileNotFoundError):  # the case is being removed
+            for entry in read_corrections(out, job.result["case"]):
+                name = entry.file.removesuffix(".nii.gz")
+                kind = name.removeprefix(f"{job.result['case']}-")
+                found[kind], found[f"{kind}-entry"] = out / entry.file, out / f"{name}.json"
         return found
 
     def remove(self, job_id: str) -> bool:
@@ -235,8 +240,9 @@ class Jobs:
         for job_id in self.store.ended_before(over):
             job = self.store.get(job_id)
             corrected = [] if job is None else list(self._corrected(job).values())
-            if all(path.stat().st_mtime < over for path in corrected) and self.remove(job_id):
-                log("case expired", id=job_id)
+            with suppress(FileNotFoundError):  # its owner is removing it
+                if all(path.stat().st_mtime < over for path in corrected) and self.remove(job_id):
+                    log("case expired", id=job_id)
 
     def _images(self, job: Job) -> dict[str, tuple[str, Path]]:
         """(name in a URL, file) of each contrast; paths are those of the report, inside the job's folder."""

@@ -218,3 +218,49 @@ def test_nothing_outside_was_written_and_nothing_half(client: Any) -> None:
     assert {path.name for path in jobs.settings.jobs.iterdir()} == jobs.store.ids()
     known = {"cases", "jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm"}
     assert {path.name for path in Path(jobs.settings.data).iterdir()} <= known
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", ""),
+        ("GET", "/scene"),
+        ("GET", "/files/results.zip"),
+        ("GET", "/files/P1-seg.nii.gz"),
+        ("POST", "/cancel"),
+        ("POST", "/store"),
+        ("DELETE", ""),
+        ("POST", "/corrections?from=P1-seg.nii.gz&who=A"),
+    ],
+)
+def test_a_case_that_is_removed_while_it_is_asked_about(
+    client: Any, monkeypatch: pytest.MonkeyPatch, method: str, path: str
+) -> None:
+    jobs = client.jobs
+    while jobs.store.claim() is not None:  # whatever other tests sent
+        pass
+    found = client.post("/v1/cases", files={name: b"x" for name in CONTRASTS}).json()["id"]
+    jobs.store.claim()
+    out = jobs.settings.jobs / found / "out"
+    out.mkdir()
+    files = {"segmentation": "P1-seg.nii.gz", "dicom-seg": "P1.dcm"}
+    for name in (*files.values(), "results.zip"):
+        (out / name).write_bytes(b"x")
+    result = {"case": "P1", "files": files, "bytes": {}, "inputs": {}, "seconds": 1.0, "volumes_ml": {}, "warnings": []}
+    assert jobs.store.finish(found, "done", result=result)
+    real_own, real_files = jobs.own, jobs.files
+
+    def removing(real: Any) -> Any:
+        def call(*given: Any) -> Any:
+            told = real(*given)
+            jobs.remove(found)
+            return told
+
+        return call
+
+    of_files = "/files/" in path
+    monkeypatch.setattr(jobs, "files" if of_files else "own", removing(real_files if of_files else real_own))
+    answer = client.request(method, f"/v1/cases/{found}{path}")
+    fine(answer)
+    assert answer.status_code in ((200,) if (method, path) == ("GET", "") else (404, 409, 422))
+    assert str(jobs.settings.data) not in answer.text

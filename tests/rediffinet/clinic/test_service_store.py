@@ -17,7 +17,7 @@ from rediffinet.clinic.service.jobs import INCOMING, Jobs
 from rediffinet.clinic.service.settings import Settings
 from rediffinet.clinic.service.store import JobStore
 from rediffinet.clinic.service.uploads import Received
-from rediffinet.clinic.viewer.corrections import Correction, Origin
+from rediffinet.clinic.viewer.corrections import Correction, Origin, read_corrections
 from rediffinet.errors import CaseError, EngineError, MissingExtraError, OutputError
 
 NOW = time.time()
@@ -84,11 +84,53 @@ def test_a_clock_that_is_set_back_changes_no_order_and_loses_nothing(jobs: Jobs,
 
 
 def test_the_time_of_a_case_is_counted_from_its_latest_correction(jobs: Jobs, clock: Clock) -> None:
-    corrected, other = accept(jobs), accept(jobs)
-    for job_id in (corrected, other):
-        jobs.store.claim()
-        assert jobs.store.finish(job_id, "done", result={"case": "P1", "files": {}, "inputs": {}})
-    out = jobs.settings.jobs / corrected / "out"
+    corrected, other = finished(jobs), finished(jobs)
+    out = correct(jobs, corrected)
+    for path in out.iterdir():
+        os.utime(path, (NOW + 1800.0, NOW + 1800.0))
+    for later, kept in ((0.0, {corrected, other}), (3601.0, {corrected}), (5399.0, {corrected}), (5401.0, set())):
+        clock.now, clock.steady = NOW + later, later
+        jobs.expire()
+        assert jobs.store.ids() == kept == {path.name for path in jobs.settings.jobs.iterdir()}
+
+
+def test_a_case_that_is_removed_while_it_is_told_or_expires(
+    jobs: Jobs, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another request, between the reading of its corrections and the look at their files."""
+    ids = [finished(jobs) for _ in range(4)]
+    for job_id in ids[:3]:
+        correct(jobs, job_id)
+
+    def read_and_remove(out: Path, case: str) -> Any:
+        found = read_corrections(out, case)
+        if out.parent.name != ids[0]:
+            assert jobs.remove(out.parent.name)
+        return found
+
+    assert "corrected-1" in jobs.describe(jobs.own(ids[1], ""))["result"]["files"]
+    monkeypatch.setattr("rediffinet.clinic.service.jobs.read_corrections", read_and_remove)
+    listed = [jobs.describe(job) for job in jobs.store.newest("", 10) if job.id != ids[3]]
+    assert [sorted(told["result"]["files"]) for told in listed] == [[], [], ["corrected-1", "corrected-1-entry"]]
+    for path in (jobs.settings.jobs / ids[0] / "out").iterdir():
+        os.utime(path, (NOW, NOW))
+    correct(jobs, ids[3])
+    clock.now, clock.steady = NOW + 3601.0, 3601.0
+    jobs.expire()  # one is removed by its owner meanwhile, the other because its time is over
+    assert jobs.store.ids() == set() and not list(jobs.settings.jobs.iterdir())
+
+
+def finished(jobs: Jobs) -> str:
+    job_id = accept(jobs)
+    jobs.store.claim()
+    result = {"case": "P1", "files": {}, "bytes": {}, "inputs": {}, "seconds": 1.0, "volumes_ml": {}, "warnings": []}
+    assert jobs.store.finish(job_id, "done", result=result)
+    return job_id
+
+
+def correct(jobs: Jobs, job_id: str) -> Path:
+    """The folder of its outputs, with a correction in it."""
+    out = jobs.settings.jobs / job_id / "out"
     out.mkdir()
     (out / "P1-corrected-1.nii.gz").write_bytes(b"x")
     entry = Correction(
@@ -104,12 +146,7 @@ def test_the_time_of_a_case_is_counted_from_its_latest_correction(jobs: Jobs, cl
         rediffinet="0",
     )
     (out / "P1-corrected-1.json").write_text(entry.model_dump_json(by_alias=True))
-    for path in out.iterdir():
-        os.utime(path, (NOW + 1800.0, NOW + 1800.0))
-    for later, kept in ((0.0, {corrected, other}), (3601.0, {corrected}), (5399.0, {corrected}), (5401.0, set())):
-        clock.now, clock.steady = NOW + later, later
-        jobs.expire()
-        assert jobs.store.ids() == kept == {path.name for path in jobs.settings.jobs.iterdir()}
+    return out
 
 
 def test_a_list_of_cases_that_cannot_be_written_keeps_neither_a_place_nor_a_folder(
