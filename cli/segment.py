@@ -143,7 +143,7 @@ def segment(
     import_nibabel_alone()
 
     from rediffinet.clinic.cohort import CaseInput, Order, segment_cohort
-    from rediffinet.clinic.inputs import Shard, list_cohort
+    from rediffinet.clinic.inputs import Shard, check_one_kind, list_cohort
     from rediffinet.clinic.workers import Opening, segment_in_processes
     from rediffinet.io.dicom.files import is_dicom
     from rediffinet.io.dicom.study import study_name
@@ -179,6 +179,8 @@ def segment(
     if save_margin:
         manifest.check_gives_margin(given=baseline_mask is not None)
     apart, empty = (out, baseline_mask), list[Path]()
+    if dicom and source is not None:
+        check_one_kind(source, task, apart)
     if source is None:
         inputs = [CaseInput(files=explicit, task=task, allow_missing=allow_missing)]
     elif dicom:
@@ -237,10 +239,11 @@ def segment(
     if not cases:
         typer.echo(f"share {share.index}/{share.count} of {len(inputs)} cases holds none: nothing to do", err=True)
     if ray is not None and len(inputs) > 1:
-        from rediffinet.clinic.on_ray import segment_on_ray
+        from rediffinet.clinic.on_ray import absolute, cluster, segment_on_ray
 
-        on_cluster = partial(segment_on_ray, cases, order, opening, ray)
-        _cohort(lambda progress: on_cluster(), cases, order, share, as_json=as_json)
+        on_cluster = partial(segment_on_ray, cases, absolute(order), opening, ray)
+        with cluster(ray):  # before there is a table: where there is no cluster nothing is changed
+            _cohort(lambda progress: on_cluster(), cases, order, share, as_json=as_json)
         return
     if begun is not None and len(inputs) > 1:
         begun.loaded()  # what does not load is the command's error, not every case's

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rediffinet.errors import ConfigError
+from rediffinet.errors import CaseError, ConfigError
 from rediffinet.io.cases import find_cases
+from rediffinet.io.dicom.files import find_dicom, is_dicom
 from rediffinet.io.naming import case_name, find_contrasts, find_others
 from rediffinet.task import DEFAULT_TASK, TASKS, Task
 
@@ -75,6 +77,28 @@ def list_cohort(
     others, empty = find_others(path, [given.folder for given in cases if given.folder], task, apart)
     more = [CaseInput(folder, channels=channels, task=task, allow_missing=allow_missing) for folder in others]
     return sorted([*cases, *more], key=lambda given: given.source), empty
+
+
+def check_one_kind(path: Path, task: Task = TASKS[DEFAULT_TASK], apart: Iterable[Path | None] = ()) -> None:
+    """Raise ConfigError for a folder of NIfTI cases with DICOM among them, which would be read as one examination.
+
+    A folder of DICOM may hold images too, such as a mask, and what was prepared of it. apart: folders that are no
+    cases, as that of the outputs.
+    """
+    stray = find_dicom(path) if path.is_dir() else None
+    if stray is None:
+        return
+    away = {folder.resolve() for folder in apart if folder is not None}
+    with suppress(CaseError):
+        folders = [folder for folder in find_cases(path, task) if folder != path and folder.resolve() not in away]
+        cases = [folder for folder in folders if not (is_dicom(folder) or any(folder.glob("*-preparation.json")))]
+        if cases:
+            message = (
+                f"{path} holds NIfTI (case folders: {len(cases)}, such as {cases[0].name}) and DICOM "
+                f"({stray.relative_to(path)}), which would make it one examination.\n"
+                "Expected the one or the other: move the DICOM out of the cohort, and give its folder by itself."
+            )
+            raise ConfigError(message)
 
 
 @dataclass(frozen=True)

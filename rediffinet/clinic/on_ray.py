@@ -5,7 +5,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,25 +75,34 @@ def segment_on_ray(
     no place, for others use the cluster or a node went away, is waited for while others work, and `patience_s` when
     none does. The images and the output folder lie where every machine sees them under the same path.
 
-    Raises MissingExtraError without Ray, ConfigError for a cluster that cannot be reached, has no room for an actor or
-    has none left, and what keeps a Segmenter from opening.
+    Raises what `cluster` raises, ConfigError for a cluster that has no room for an actor or has none left, and what
+    keeps a Segmenter from opening.
+    """
+    with cluster(address) as ray:
+        yield from _segment(ray, inputs, absolute(order), opening, workers, patience_s)
+
+
+@contextmanager
+def cluster(address: str = LOCAL) -> Iterator[Any]:
+    """Ray, connected to that cluster until the block ends; what is connected already stays so.
+
+    Raises MissingExtraError without Ray, ConfigError for a cluster that cannot be reached.
     """
     try:
         import ray
     except ModuleNotFoundError as error:
         raise MissingExtraError("Segmenting on a cluster", str(error.name), "ray") from None
-    own = not ray.is_initialized()
+    if ray.is_initialized():
+        yield ray
+        return
     _connect(ray, address)
     try:
-        yield from _segment(ray, inputs, _absolute(order), opening, workers, patience_s)
+        yield ray
     finally:
-        if own:
-            ray.shutdown()
+        ray.shutdown()
 
 
 def _connect(ray: Any, address: str) -> None:
-    if ray.is_initialized():
-        return
     options: dict[str, Any] = {"address": address}  # "local" too: without one Ray looks for a cluster first
     if address == LOCAL:
         options["include_dashboard"] = False
@@ -250,7 +259,8 @@ def _travelling(given: CaseInput) -> CaseInput:
     return replace(given, folder=None if given.folder is None else given.folder.absolute(), files=files)
 
 
-def _absolute(order: Order) -> Order:
+def absolute(order: Order) -> Order:
+    """The same with absolute paths, as workers need them. Raises ConfigError without an output folder."""
     if order.out is None:
         raise ConfigError("`ray` needs an output folder that every machine sees. Give one as `out`.")
     return replace(order, out=order.out.absolute(), mask=None if order.mask is None else order.mask.absolute())

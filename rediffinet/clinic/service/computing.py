@@ -9,7 +9,7 @@ from typing import Any
 
 from rediffinet.clinic.case import Order, segment_case
 from rediffinet.clinic.finished import read_finished
-from rediffinet.clinic.inputs import CaseInput, list_inputs
+from rediffinet.clinic.inputs import CaseInput, check_one_kind, list_inputs
 from rediffinet.clinic.service.archives import unpack
 from rediffinet.clinic.service.dicomweb import fetch_study
 from rediffinet.clinic.service.requests import NOT_DICOM, NOT_RAW, CaseRequest, read_request
@@ -112,6 +112,7 @@ def _given(
         given, dicom = CaseInput(folder=UNPACKED, given=study_name(UNPACKED)), True
     elif archive.exists():
         unpack(archive, UNPACKED, limits.files, limits.unpacked_bytes)
+        check_one_kind(UNPACKED, task)
         dicom = is_dicom(UNPACKED)
         if dicom:
             found = [_study(UNPACKED, asked.examination)]

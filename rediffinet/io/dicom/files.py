@@ -121,7 +121,12 @@ def is_dicom(path: Path) -> bool:
     """Whether there is DICOM at a path: a DICOMDIR, a DICOM file, a zip, or a folder with one somewhere below."""
     if path.is_file():
         return zipfile.is_zipfile(path) or _has_magic(path)
-    return path.is_dir() and any(_has_magic(file) for file in sorted(path.rglob("*"))[:2000] if file.is_file())
+    return path.is_dir() and find_dicom(path) is not None
+
+
+def find_dicom(folder: Path) -> Path | None:
+    """The first DICOM file in a folder, at any depth."""
+    return next((file for file in sorted(folder.rglob("*"))[:2000] if file.is_file() and _has_magic(file)), None)
 
 
 def read_series(path: Path) -> list[Series]:

@@ -13,7 +13,7 @@ import pytest
 
 from rediffinet.clinic.case import tidy
 from rediffinet.clinic.cohort import CaseInput, Order, list_inputs, segment_case, segment_cohort
-from rediffinet.clinic.inputs import Shard
+from rediffinet.clinic.inputs import Shard, check_one_kind
 from rediffinet.clinic.table import CohortTable
 from rediffinet.errors import CaseError, ConfigError, OutputError
 from rediffinet.io.outputs import OutputChoice
@@ -321,3 +321,34 @@ def test_a_mask_whose_labels_mean_something_else_now_is_refined_again(
 def test_a_share_that_there_is_not(index: int, count: int) -> None:
     with pytest.raises(ConfigError, match=f"got '{index}/{count}', expected i/N"):
         Shard(index, count)
+
+
+@pytest.mark.parametrize("stray", ["IM0001", "A/IM0001", "D/IM0001", "D/series 3/IM0001.dcm"])
+def test_dicom_among_the_cases_of_a_cohort_is_refused_before_it_is_read_as_one_examination(
+    tmp_path: Path, cohort_of: Any, toy_bundle: Any, rediff: Any, stray: str
+) -> None:
+    cohort = cohort_of("ABC")
+    file = cohort / stray
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(bytes(128) + b"DICM" + bytes(100))
+    options = ("--bundle", toy_bundle.path, "-o", tmp_path / "out", "--prepare")
+    done = rediff("segment", cohort, *options)
+    assert done.code == 2
+    assert f"DICOM ({stray})" in done.err and "NIfTI (case folders: " in done.err and "move the DICOM out" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_belong_to_an_examination_in_dicom_make_no_cohort(tmp_path: Path, toy_folder: Path) -> None:
+    """A mask beside it, images among its files, and what was prepared of it before."""
+    study = tmp_path / "study"
+    (study / "series").mkdir(parents=True)
+    (study / "series" / "IM0001").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    shutil.copy(toy_folder / "toy-t1c.nii.gz", study / "mask.nii.gz")
+    shutil.copy(toy_folder / "toy-t1c.nii.gz", study / "series" / "t1c.nii.gz")
+    (copy(toy_folder, study / "X-prepared", "X") / "X-preparation.json").write_text("{}")
+    copy(toy_folder, study / "out", "X")
+    check_one_kind(study, apart=[study / "out"])
+    with pytest.raises(ConfigError, match="such as out"):
+        check_one_kind(study)
+    check_one_kind(tmp_path / "absent")
+    check_one_kind(toy_folder)

@@ -112,6 +112,35 @@ def test_an_address_where_something_else_listens(
         held[0].close()
 
 
+@pytest.mark.parametrize("before", [None, b"case,state\n"])
+def test_a_table_stays_as_it_was_where_there_is_no_cluster(
+    rediff: Any, cohort: Path, tmp_path: Path, toy_bundle: Any, before: bytes | None
+) -> None:
+    out = tmp_path / "out"
+    if before is not None:
+        out.mkdir()
+        (out / "cohort.csv").write_bytes(before)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    done = rediff("segment", cohort, "-o", out, "--bundle", toy_bundle.path, "--ray", address)
+    assert done.code == 2 and "no cluster there" in done.err
+    assert [(path.name, path.read_bytes()) for path in (out.iterdir() if before else ())] == (
+        [("cohort.csv", before)] if before else []
+    )
+    assert out.exists() == (before is not None)
+
+
+def test_a_run_on_a_cluster_without_an_output_folder_writes_nothing(
+    rediff: Any, cohort: Path, toy_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    done = rediff("segment", cohort, "--bundle", toy_bundle.path, "--ray")
+    assert done.code == 2 and "--out" in done.err
+    assert not list((tmp_path / "here").iterdir())
+
+
 def test_the_cohort_where_the_address_belongs(rediff: Any, cohort: Path, tmp_path: Path) -> None:
     done = rediff("segment", "--ray", cohort, "-o", tmp_path / "out")
     assert done.code == 2
