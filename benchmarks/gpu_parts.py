@@ -301,7 +301,7 @@ def contest(given: Given, rows: Rows, specs: dict[str, GraphSpec], batches: list
             for precision in specs:
                 for graphs in (True, False) if name.startswith("tensorrt") else (True,):
                     what = {"graph": spec.name, "batch": batch, "contestant": f"{name} {precision}"}
-                    options = {} if graphs else {"cuda_graphs": False}
+                    options = {"cuda_graphs": graphs, "batch": batch} if name.startswith("tensorrt") else {}
                     if not graphs:
                         what["contestant"] += ", no CUDA graphs"
                     with (

@@ -121,7 +121,7 @@ ENGINES: dict[str, Backend] = {
         ("tensorrt",),
         (("cuda", "tensorrt"),),
         gpu_only=True,
-        options=("cuda_graphs",),
+        options=("batch", "cuda_graphs"),
         hint=TENSORRT_LIBRARIES,
     ),
     "tensorrt-rtx": Backend(
@@ -130,7 +130,7 @@ ENGINES: dict[str, Backend] = {
         ("tensorrt_rtx",),
         (("cuda", "rtx"),),
         gpu_only=True,
-        options=("cuda_graphs",),
+        options=("batch", "cuda_graphs"),
     ),
 }
 """The back-ends by name."""
@@ -171,7 +171,7 @@ def open_engine(
 
     `precision` is one of `PRECISIONS`; the graphs to load are those of that precision (`Bundle.graph`). "auto" takes
     the first of `AUTO` that works. options: of one engine alone, such as TensorRT's `cuda_graphs` (False launches every
-    layer by itself; the results are the same).
+    layer by itself; the results are the same) and `batch` (the largest, for a graph that is compiled without a plan).
 
     Raises `MissingExtraError` with the pip command when the engine's package is absent, and `EngineError` when it
     cannot run there or in that precision, or has no such option; nothing else is run instead.

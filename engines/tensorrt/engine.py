@@ -1,7 +1,7 @@
 """TensorRT 10 and 11, and TensorRT-RTX: one engine that runs plans on a GPU.
 
 It runs the plan that belongs to a graph's ONNX file (`plans.py`), never the ONNX file itself; only a spec that names no
-folder of plans is compiled on the spot, for this GPU and for a batch of 1.
+folder of plans is compiled on the spot, for this GPU and for batches of 1 to `batch`.
 
 One stream and one lock: calls of all threads are put on the stream in the order in which they come, so an upload, the
 runs that read it and the download need no further care, and one execution context per graph (with its scratch memory)
@@ -55,10 +55,10 @@ class TensorRtEngine(Engine):
     name: ClassVar[str] = "tensorrt"
     precisions = ("fp32", "fp16", "int8")
 
-    def __init__(self, device: Device, threads: int | None, cuda_graphs: bool = True) -> None:
+    def __init__(self, device: Device, threads: int | None, cuda_graphs: bool = True, batch: int = 1) -> None:
         super().__init__()
         self.device = str(device)
-        self.cuda_graphs = cuda_graphs
+        self.cuda_graphs, self.batch = cuda_graphs, batch
         self.trt = find_module(self.name)
         self.version = str(self.trt.__version__)
         try:
@@ -107,7 +107,7 @@ class TensorRtEngine(Engine):
         try:
             with self.cuda.enqueue():
                 self.cuda.trim()
-                return build(self.trt, f"graph '{spec.name}'", spec.path, model, BuildOptions(target)).plan
+                return build(self.trt, f"graph '{spec.name}'", spec.path, model, BuildOptions(target, self.batch)).plan
         except ExportError as error:
             raise EngineError(str(error)) from error
 

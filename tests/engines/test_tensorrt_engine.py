@@ -32,7 +32,7 @@ from onnx.reference import ReferenceEvaluator
 from rediffinet.engines import Engine, GraphSpec, TensorSpec, open_engine
 from rediffinet.engines.tensorrt import cuda
 from rediffinet.engines.tensorrt.plans import DESCRIPTION, PlanEntry, PlanKey, PlanSet, read_plans
-from rediffinet.errors import EngineError
+from rediffinet.errors import EngineError, ExportError
 
 GPU_MEMORY = 64 << 20
 MAGIC = b"PLAN"
@@ -909,6 +909,23 @@ def test_open_engine_switches_cuda_graphs(engine: Engine, driver: FakeDriver) ->
         assert not other.cuda_graphs
     with pytest.raises(EngineError, match="engine 'onnxruntime' has no option cuda_graphs; it has none"):
         open_engine("onnxruntime", cuda_graphs=False)
+
+
+def test_graph_without_plans_is_compiled_for_the_batches_that_were_asked_for(
+    engine: Engine, spec: GraphSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def build(*arguments: Any) -> None:
+        asked.append(arguments[-1].batch)
+        raise ExportError("seen")
+
+    monkeypatch.setattr("rediffinet.engines.tensorrt.engine.build", build)
+    for batch in (1, 4):
+        options = {"batch": batch} if batch > 1 else {}
+        with open_engine(engine.name, "cuda:0", **options) as other, pytest.raises(EngineError, match="seen"):
+            other.load(replace(spec, compiled=None))
+    assert asked == [1, 4]
 
 
 @only_tensorrt
