@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 def work(settings: Settings, parent: Connection) -> None:
     """Compute until the web process ends or says so (SIGTERM). The target of the computing process."""
     tell_libraries()
-    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(parent, settings), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the web process decides
     try:
         with interruptible(), _only_one(settings.data):
@@ -173,11 +173,15 @@ def _only_one(data: Path) -> Any:
     return held(data / "computing.lock", wait=True)
 
 
-def _end_with_parent(parent: Connection) -> None:
-    """End at once when the web process is gone; what is half done is done again by the next one."""
+def _end_with_parent(parent: Connection, settings: Settings) -> None:
+    """End at once when the web process is gone: what is half done is done again by the next one, as if not begun."""
     try:
         parent.recv()
     except (EOFError, OSError):
+        with suppress(sqlite3.Error):
+            store = JobStore(settings.database)
+            for job in store.running():
+                store.put_back(job.id)
         os._exit(3)
 
 

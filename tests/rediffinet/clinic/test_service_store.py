@@ -1,5 +1,6 @@
 """The store and the folders of a service without a process: clocks that go back, and a disk that is full."""
 
+import multiprocessing
 import os
 import sqlite3
 import threading
@@ -198,6 +199,26 @@ def test_a_store_goes_on_when_its_disk_has_room_again(jobs: Jobs) -> None:
     threading.Timer(0.3, connection.execute, ["PRAGMA max_page_count = 100000"]).start()
     assert worker._insist(lambda: jobs.store.finish(waits, "done", result=large))
     assert jobs.store.counts()["done"] == 1
+
+
+def test_a_case_is_not_counted_as_begun_when_it_was_the_web_process_that_ended(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    job_id = accept(jobs)
+    for _ in range(5):  # more often than a case that ends its process is begun
+        claimed = jobs.store.claim()
+        assert claimed is not None and (claimed.id, claimed.attempts) == (job_id, 1)
+        ours, theirs = multiprocessing.Pipe()
+        ours.close()
+        worker._end_with_parent(theirs, jobs.settings)
+    assert ended == [3] * 5
+    for attempts in (1, 2):
+        claimed = jobs.store.claim()
+        assert claimed is not None and claimed.attempts == attempts
+        worker.recover(jobs.store, jobs.settings)  # the computing process ended by itself
+    assert jobs.store.counts()["failed"] == 1
 
 
 def test_statuses_of_what_stopped_a_case() -> None:
