@@ -12,7 +12,7 @@ from rediffinet.clinic.finished import read_finished
 from rediffinet.clinic.inputs import CaseInput, check_one_kind, list_inputs
 from rediffinet.clinic.service.archives import unpack
 from rediffinet.clinic.service.dicomweb import fetch_study
-from rediffinet.clinic.service.requests import NOT_DICOM, NOT_RAW, CaseRequest, read_request
+from rediffinet.clinic.service.requests import NOT_RAW, CaseRequest, check_nifti, read_request
 from rediffinet.clinic.service.settings import Settings
 from rediffinet.clinic.viewer.scene import prepared_images
 from rediffinet.errors import CaseError, ConfigError
@@ -151,8 +151,8 @@ def _route(
     seg: Kind | None = "LABELMAP" if asked.dicom_labelmap else "BINARY" if asked.dicom_seg else None
     objects = DicomChoice(seg, asked.dicom_rtstruct, asked.dicom_sr)
     mask = _brain_mask()
-    if objects.any and not dicom:
-        raise CaseError(NOT_DICOM)
+    if not dicom:
+        check_nifti(asked)
     if mask is not None and not (asked.prepare or dicom):
         raise CaseError(NOT_RAW)
     choice = RawChoice(

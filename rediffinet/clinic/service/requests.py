@@ -79,6 +79,7 @@ class CaseRequest(BaseModel):
 
 FIELDS = tuple(CaseRequest.model_fields)
 NOT_DICOM = "DICOM objects are written for DICOM alone, for they refer to its images. Send DICOM files."
+NOT_CHOSEN = "`examination` and `series` choose in DICOM, and this is none. Leave them out, or send DICOM files."
 NOT_RAW = "A brain mask is for raw scans. Send `prepare=true` with it, or leave it out."
 
 
@@ -100,6 +101,14 @@ def read_request(request: dict[str, Any]) -> CaseRequest:
     return CaseRequest.model_validate({key: value for key, value in request.items() if key != "named"})
 
 
+def check_nifti(request: CaseRequest) -> None:
+    """Raise CaseError for what is of DICOM alone."""
+    if request.objects:
+        raise CaseError(NOT_DICOM)
+    if request.examination or request.series:
+        raise CaseError(NOT_CHOSEN)
+
+
 def check_possible(request: CaseRequest, files: Collection[str], manifest: Manifest) -> None:
     """Raise CaseError or ConfigError for what the bundle does not do, or not with these files (the names of the parts).
 
@@ -116,7 +125,7 @@ def check_possible(request: CaseRequest, files: Collection[str], manifest: Manif
     manifest.scores_without(missing)
     if request.margin:
         manifest.check_gives_margin(given=False, missing=missing)
-    if alone and request.objects:
-        raise CaseError(NOT_DICOM)
+    if alone:
+        check_nifti(request)
     if alone and BRAIN_MASK in files and not request.prepare:
         raise CaseError(NOT_RAW)

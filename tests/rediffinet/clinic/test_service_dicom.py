@@ -84,6 +84,7 @@ def test_what_cannot_be_done_with_what_was_sent(service: Any, images: dict[str, 
             packed.writestr(f"P1-{contrast}.nii.gz", content)
     for sent, fields, said in (
         ({"archive": nifti.getvalue()}, {"dicom_seg": "true"}, "DICOM alone"),
+        ({"archive": nifti.getvalue()}, {"examination": "1.2"}, "`examination`"),
         ({"archive": unclear.getvalue()}, {}, "t2f"),
         ({"archive": nested.getvalue()}, {}, "another archive"),
     ):

@@ -40,6 +40,8 @@ def check(manifest: Manifest, files: tuple[str, ...], **texts: str) -> None:
         ({}, ("archive",), {"channels": "t1n,t1c,t2w,pd"}, "Channels are 't1n,t1c,t2w,pd'"),
         ({}, ALL, {"dicom_seg": "true"}, "DICOM alone"),
         ({}, ALL, {"dicom_rtstruct": "true", "prepare": "true"}, "DICOM alone"),
+        ({}, ALL, {"examination": "1.2"}, "`examination`"),
+        ({}, ALL, {"series": "t1c=3", "prepare": "true"}, "`series`"),
         ({}, (*ALL, "brain_mask"), {}, "`prepare=true`"),
     ],
 )
@@ -71,6 +73,6 @@ def test_what_it_has_is_taken(make_toy_bundle: Callable[..., Any]) -> None:
     manifest = read_manifest(make_toy_bundle(**MARGIN, **SCORED).path)
     check(manifest, ALL, margin="true", allow_missing="true", channels="t1n,t1c,t2w,t2f", steps="100", samples="64")
     check(manifest, ALL[:3], allow_missing="true")
-    check(manifest, ("archive",), margin="true", allow_missing="true", dicom_seg="true")
+    check(manifest, ("archive",), margin="true", allow_missing="true", dicom_seg="true", examination="1.2")
     check(manifest, (), study="1.2", dicom_sr="true")
     check(manifest, (*ALL, "brain_mask"), prepare="true")
