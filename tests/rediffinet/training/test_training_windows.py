@@ -25,7 +25,7 @@ from rediffinet.training.state import new_state
 from rediffinet.training.train import train
 from rediffinet.training.windows import WindowBatches
 
-pytestmark = pytest.mark.usefixtures("small_gate")
+pytestmark = pytest.mark.usefixtures("small_gate", "traced_once")
 
 CPU = torch.device("cpu")
 WINDOW = 16
