@@ -1,17 +1,19 @@
 """What `rediff serve` takes: memory when idle and during many uploads at once, and how soon its pages answer.
 
-    python benchmarks/service.py [--case FOLDER] [--uploads 20] [--compute] [--chromium PROGRAM]
+    python benchmarks/service.py [--case FOLDER] [--uploads 20] [--compute] [--pages 5] [--chromium PROGRAM]
 
 A service of the default bundle on loopback. Memory is PSS and RSS, see cohort.py, of the web process and of the
 computing one: idle, and at its highest while the uploads arrive, of which each has the four images of the case (a
 phantom of 240 × 240 × 155 voxels without --case). Then the uploads are counted; with --compute all of them are computed
-first. With Chromium (package playwright): from the request of a finished case's page to the answer of a first key,
-to its first image and to the last of its volumes.
+first. With Chromium (package playwright), as often as --pages says, each time in a new browser: from the request of a
+finished case's page to its switches, to the answer of a key pressed as soon as they are there, to its first image and
+to the last of its volumes; how long that key waited; and the longest time in which the page answered nothing.
 """
 
 import argparse
 import shutil
 import socket
+import statistics
 import subprocess
 import tempfile
 import threading
@@ -30,8 +32,15 @@ from rediffinet.phantom import write_phantoms
 NAMES = ("t1n", "t1c", "t2w", "t2f")
 CLOCK = """
 window.times = {}
-const note = (name) => { times[name] ??= performance.now() }
-addEventListener('keydown', () => setTimeout(() => note('first key answered')), true)
+window.longest = 0
+const note = (name, value = performance.now()) => { times[name] ??= value }
+addEventListener('keydown', ({ timeStamp }) => setTimeout(() => {
+  note('first key answered')
+  note('which waited', performance.now() - timeStamp)
+}), true)
+new PerformanceObserver((tasks) => {
+  longest = Math.max(longest, ...tasks.getEntries().map(({ duration }) => duration))
+}).observe({ type: 'longtask', buffered: true })
 new MutationObserver(() => {
   if (document.querySelector('.toolbar')) note('switches')
   if (document.querySelector('input[name=contrast]:enabled')) note('first image')
@@ -62,6 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--uploads", type=int, default=20)
     parser.add_argument("--case", type=Path)
+    parser.add_argument("--pages", type=int, default=5)
     parser.add_argument("--compute", action="store_true")
     names = ("chromium", "chromium-browser", "google-chrome")
     parser.add_argument("--chromium", default=next(filter(None, map(shutil.which, names)), None))
@@ -131,7 +141,11 @@ def measure(root: int, address: str, images: dict[str, bytes], chosen: argparse.
         lost = len({f"c{number}" for number in range(chosen.uploads + 1)} - set(names))
         print(f"lost {lost}, doubled {doubled}; {dict(Counter(states))}")
     if chosen.chromium:
-        look_at(address, first, chosen.chromium)
+        visits = [look_at(f"{address}/#/{first}", chosen.chromium) for _ in range(chosen.pages)]
+        for opened in ("first", "again"):
+            print(
+                f"page ({opened}), median (range) of {chosen.pages} visits: {summary([one[opened] for one in visits])}"
+            )
 
 
 def cases(client: httpx.Client) -> list[tuple[str, str]]:
@@ -139,25 +153,34 @@ def cases(client: httpx.Client) -> list[tuple[str, str]]:
     return [(case["case"], case["state"]) for case in client.get("/v1/cases", params={"limit": 500}).json()["cases"]]
 
 
-def look_at(address: str, case: str, program: str) -> None:
-    """Seconds until the page of a case can be used."""
+def look_at(page_address: str, program: str) -> dict[str, dict[str, float]]:
+    """Milliseconds by name until the page of a case can be used, in a new browser: the first visit and the second."""
     from playwright.sync_api import sync_playwright
 
+    found = {}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
         for opened in ("first", "again"):
             page = browser.new_page(viewport={"width": 1366, "height": 768})
             page.set_default_timeout(600_000)
             page.add_init_script(CLOCK)
-            page.goto(f"{address}/#/{case}")
+            page.goto(page_address)
             page.wait_for_selector(".viewer .toolbar", state="attached")
             page.keyboard.press("a")
             page.wait_for_selector(".viewer[data-ready]")
-            at = page.evaluate("() => ({...times, all: performance.now()})")
-            told = ", ".join(f"{name} {ms / 1000:.2f} s" for name, ms in at.items())
-            print(f"page ({opened}), from the start of its loading: {told}")
+            found[opened] = page.evaluate("() => ({...times, all: performance.now(), 'longest block': longest})")
             page.close()
         browser.close()
+    return found
+
+
+def summary(visits: list[dict[str, float]]) -> str:
+    """Median (range) in s of every time, by name."""
+    told = []
+    for name in visits[0]:
+        seconds = [visit[name] / 1000 for visit in visits]
+        told.append(f"{name} {statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})")
+    return ", ".join(told)
 
 
 if __name__ == "__main__":
