@@ -41,6 +41,7 @@ def small_head(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
     monkeypatch.setattr(pipeline, "LEAST_SHAPE", (96, 108, 84))
     monkeypatch.setattr(register, "SAMPLES", 8_000)  # where the series lie is what other tests ask
+    monkeypatch.setattr(register, "LEVELS", register.LEVELS[:1])
     head = make_head_phantom(2, (48, 48, 40), tumour="enhancing")
     affine = np.diag([0.5, 0.5, 0.5, 1.0]) @ head.affine
 
