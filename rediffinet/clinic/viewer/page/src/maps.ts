@@ -54,7 +54,7 @@ export function bandsOf(report: Report): Label[] {
   const regions = Object.keys(report.volumes_ml.refined)
   return regions.map((name, i) => {
     const dark = i / Math.max(regions.length - 1, 1)
-    return { name, value: 1 << i, rgb: [200 - 200 * dark, 240 - 100 * dark, 170 - 110 * dark].map(Math.round) as Rgb }
+    return { name, value: 1 << i, rgb: [255 - 90 * dark, 190 - 170 * dark, 190 - 145 * dark].map(Math.round) as Rgb }
   })
 }
 

@@ -110,6 +110,7 @@ export class Stage {
     await this.addPane(this.contrast, first)
     loaded(this.contrast)
     await this.loadMap('refined', this.scene.maps.refined!)
+    await this.drawn()
     this.draw()
     loaded('refined')
     for (const kind of ['baseline', 'reference'] as const) {
@@ -134,7 +135,19 @@ export class Stage {
         loaded(kind)
       }
     }
-    this.draw()
+    await this.drawn()
+    if (this.sideBySide) this.draw() // of what came since
+  }
+
+  /** Waits until what was drawn is on the screen: the next upload would hold the page up that long. */
+  private async drawn(): Promise<void> {
+    const { gl } = this.first
+    const fence = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0)!
+    gl.flush()
+    while (!gl.isContextLost() && gl.getSyncParameter(fence, gl.SYNC_STATUS) !== gl.SIGNALED) {
+      await new Promise((done) => setTimeout(done, 20))
+    }
+    gl.deleteSync(fence)
   }
 
   /** Fetches a map and puts it over the images; a label map in the report's labels and colours. */
