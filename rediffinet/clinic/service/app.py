@@ -284,10 +284,12 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
 
         return await run_in_threadpool(save)
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", response_class=PlainTextResponse, summary="Whether the web process answers")
     def healthz() -> str:
         return "ok\n"
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", response_class=PlainTextResponse, summary="Whether cases are computed", responses=said(503))
     def readyz() -> str:
         jobs.store.counts()
@@ -295,6 +297,7 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
             raise Problem(503, "The computing process is not ready: it starts, or died and is started again.")
         return "ready\n"
 
+    @guarded.head("/metrics", include_in_schema=False)
     @guarded.get("/metrics", response_class=PlainTextResponse, summary="For Prometheus", responses=said(401, 403))
     def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

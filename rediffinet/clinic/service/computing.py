@@ -37,8 +37,20 @@ def segment_received(
     """Segment what was received, and tell what was written; see `told_result`.
 
     request: of `parse_request`. progress: what it raises passes
-    through. Raises CaseError for what cannot be used, and what `segment_case` and `prepare` raise.
+    through. Raises CaseError for what cannot be used, and what `segment_case` and `prepare` raise; what was unpacked
+    is gone then, unless the case was finished before.
     """
+    try:
+        return _segment(segmenter, request, settings, progress)
+    except BaseException:
+        if finished_name(Path()) is None:  # else the page shows these images
+            shutil.rmtree(UNPACKED, ignore_errors=True)
+        raise
+
+
+def _segment(
+    segmenter: Segmenter, request: dict[str, Any], settings: Settings, progress: Callable[[str, int, int], None]
+) -> dict[str, Any]:
     asked = read_request(request)
     given, dicom = _given(asked, settings, segmenter.bundle.manifest.recipe.task, progress)
     name = asked.name if request["named"] or given.files else given.name

@@ -80,6 +80,9 @@ def test_four_files_become_the_files_of_the_command_line(
     assert [entry["id"] for entry in listed["cases"]] == [case["id"]]
     assert 'rediff_cases{state="done"} 1.0' in service.client.get("/metrics").text
     assert service.client.get("/healthz").text == "ok\n"
+    for path in ("/healthz", "/readyz", "/metrics"):
+        probed = service.client.head(path)
+        assert (probed.status_code, probed.content) == (200, b"")
     assert service.client.delete(f"/v1/cases/{case['id']}").status_code == 204
     assert is_problem(service.client.get(f"/v1/cases/{case['id']}"), 404)
     assert not list((service.data / "cases").iterdir())
@@ -270,7 +273,8 @@ def test_archives_that_fail_when_they_are_unpacked(shared: Service, content: Any
     assert case["state"] == "failed"
     assert said in case["problem"]["detail"]
     assert str(shared.data) not in case["problem"]["detail"]
-    assert not (shared.data / "cases" / case["id"] / "out").exists()
+    left = shared.data / "cases" / case["id"]
+    assert not (left / "out").exists() and not (left / "archive").exists()
     assert shared.client.delete(f"/v1/cases/{case['id']}").status_code == 204
 
 
