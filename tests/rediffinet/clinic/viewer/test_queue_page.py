@@ -166,6 +166,60 @@ def test_the_options_go_with_the_cases(page: Any, toy_folder: Path, tmp_path: Pa
     ]
 
 
+def put(toy_folder: Path, folder: Path, names: tuple[str, ...], prefix: str = "") -> Path:
+    """The toy's images with bare names, or others before the contrast."""
+    folder.mkdir(parents=True)
+    for name in names:
+        shutil.copy(toy_folder / f"toy-{name}.nii.gz", folder / f"{prefix}{name}.nii.gz")
+    return folder
+
+
+def sent_cases(tmp_path: Path) -> list[str]:
+    with sqlite3.connect(tmp_path / "service" / "jobs.sqlite") as jobs:
+        return [json.loads(row)["name"] for (row,) in jobs.execute("SELECT request FROM jobs ORDER BY seq")]
+
+
+def test_images_of_two_folders_never_make_one_case(page: Any, toy_folder: Path, tmp_path: Path) -> None:
+    one, other = put(toy_folder, tmp_path / "mA", NAMES), put(toy_folder, tmp_path / "mB", ("t1c",))
+    marked = nib.load(other / "t1c.nii.gz")  # another patient's: of one value
+    blank = np.full(marked.shape, 7, np.float32)
+    nib.save(nib.Nifti1Image(blank, marked.affine), other / "t1c.nii.gz")
+    drop(page, [one, other])
+    page.wait_for_selector("tbody tr")
+    assert "mB: t1n, t2w, t2f missing" in page.inner_text(".said")
+    assert sent_cases(tmp_path) == ["mA"]
+    page.wait_for_selector("tr[data-state='done']")
+    used = list((tmp_path / "service").rglob("*t1c.nii.gz"))
+    assert used
+    assert {path.read_bytes() for path in used} == {(one / "t1c.nii.gz").read_bytes()}
+
+
+def test_a_contrast_that_is_there_twice_is_told_and_nothing_is_sent(
+    page: Any, toy_folder: Path, tmp_path: Path
+) -> None:
+    folder = put(toy_folder, tmp_path / "double", NAMES, "p-")
+    shutil.copy(folder / "p-t1c.nii.gz", folder / "p-t1ce.nii.gz")
+    drop(page, [folder])
+    page.wait_for_selector(".problem")
+    said = page.inner_text(".said")
+    assert "double/p: t1c more than once (" in said
+    assert "p-t1ce.nii.gz" in said
+    page.set_input_files("#files", sorted(folder.iterdir()))
+    page.wait_for_selector("text=/^p: t1c more than once/")
+    assert sent_cases(tmp_path) == []
+
+
+def test_bare_names_in_folders_are_cases_by_the_names_of_their_folders(
+    page: Any, toy_folder: Path, tmp_path: Path
+) -> None:
+    study = tmp_path / "study"
+    for folder in ("p1/anat", "p2/anat", "p3"):
+        put(toy_folder, study / folder, NAMES)
+    drop(page, [study])
+    page.wait_for_selector("tbody tr >> nth=2")
+    assert sorted(sent_cases(tmp_path)) == ["p3", "study-p1-anat", "study-p2-anat"]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_fault(chromium: Any, service: str, toy_folder: Path, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()

@@ -3,7 +3,7 @@
 import { ask, caseAddress } from './api'
 import { h, message, millilitres } from './dom'
 import type { Volumes } from './types'
-import { droppedFiles, send, sortFiles } from './uploads'
+import { chosenFiles, droppedFiles, send, sortFiles, type Found } from './uploads'
 
 export interface Listed {
   cases: CaseInfo[]
@@ -46,7 +46,7 @@ class Queue {
 
   constructor(private readonly open: (id: string) => void) {
     const chooser = h('input', { type: 'file', multiple: true, id: 'files', accept: '.nii,.gz,.zip', onchange: () => {
-      void this.take([...(chooser.files ?? [])])
+      void this.take(chosenFiles(chooser.files ?? []))
       chooser.value = ''
     } })
     const zone = h(
@@ -74,7 +74,9 @@ class Queue {
     zone.addEventListener('drop', (event) => {
       event.preventDefault()
       zone.classList.remove('over')
-      if (event.dataTransfer) void droppedFiles(event.dataTransfer).then((files) => this.take(files))
+      if (event.dataTransfer) {
+        droppedFiles(event.dataTransfer).then((files) => this.take(files), (error) => this.say(`What was dropped cannot be read: ${message(error)}`))
+      }
     })
     const heads = ['Case', 'State', 'Volumes in ml', 'Warnings', '']
     this.element = h(
@@ -182,7 +184,7 @@ class Queue {
   }
 
   /** Sends cases one after the other. */
-  private async take(files: File[]): Promise<void> {
+  private async take(files: Found[]): Promise<void> {
     const { parcels, problems } = sortFiles(files)
     const wanted = { prepare: String(this.prepare.checked), dicom_seg: String(this.seg.checked) }
     this.said.replaceChildren()

@@ -17,46 +17,81 @@ export interface Parcel {
 /** Options that go with every case: fields of the request by name. */
 export type Options = Record<string, string>
 
-/** Cases among files: four images with one name before the contrast, or a zip each; and what does not fit, in words. */
-export function sortFiles(files: Iterable<File>): { parcels: Parcel[]; problems: string[] } {
-  const parcels: Parcel[] = []
+/** A file, and the path of the folder in which it was dropped: empty for a file by itself. */
+export interface Found {
+  file: File
+  folder: string
+}
+
+/** What may be one case: the images of one folder with one name before the contrast. */
+interface Group {
+  folder: string
+  name: string
+  images: Record<Contrast, File[]>
+}
+
+/**
+ * Cases among files: four images of one folder with one name before the contrast, or a zip each; and what does not fit, in words.
+ * Images of two folders never make one case, and where a contrast is there twice nobody knows which one is meant: nothing is sent.
+ */
+export function sortFiles(files: Iterable<Found>): { parcels: Parcel[]; problems: string[] } {
+  const sorted: (Parcel & { folder: string; bare: boolean })[] = []
   const problems: string[] = []
   const unknown: string[] = []
-  const cases = new Map<string, Partial<Record<Contrast, File>>>()
-  for (const file of files) {
+  const groups = new Map<string, Group>()
+  for (const { file, folder } of files) {
     if (/\.zip$/i.test(file.name)) {
-      parcels.push({ name: file.name.replace(/\.zip$/i, ''), parts: { archive: file } })
+      sorted.push({ name: file.name.replace(/\.zip$/i, ''), parts: { archive: file }, folder, bare: false })
       continue
     }
-    const [, name = 'case', ending = ''] = IMAGE.exec(file.name) ?? []
+    const [, name = '', ending = ''] = IMAGE.exec(file.name) ?? []
     const contrast = CONTRASTS.find((one) => ENDINGS[one].includes(ending.toLowerCase()))
     if (!contrast) {
       if (ending.toLowerCase() !== 'seg') unknown.push(file.name)
       continue
     }
-    const found = cases.get(name) ?? {}
-    if (found[contrast]) problems.push(`${file.name}: ${contrast} of ${name} is there twice.`)
-    found[contrast] = file
-    cases.set(name, found)
+    const key = `${folder}/${name}`
+    const group = groups.get(key) ?? { folder, name, images: { t1n: [], t1c: [], t2w: [], t2f: [] } }
+    group.images[contrast].push(file)
+    groups.set(key, group)
   }
   const more = unknown.length > 3 ? ` and ${unknown.length - 2} more` : ''
   const listed = unknown.slice(0, more ? 2 : 3).join(', ')
   if (unknown.length) problems.push(`${listed}${more}: not a zip, and no name of an image such as ID-t1c.nii.gz. DICOM comes as one zip of the examination.`)
-  for (const [name, parts] of cases) {
-    const missing = CONTRASTS.filter((contrast) => !parts[contrast])
-    if (missing.length) problems.push(`${name}: ${missing.join(', ')} missing. A case is four images.`)
-    else parcels.push({ name, parts: parts as Record<Contrast, File> })
+  for (const { folder, name, images } of groups.values()) {
+    const called = [folder, name].filter(Boolean).join('/') || 'case'
+    const twice = CONTRASTS.filter((contrast) => images[contrast].length > 1)
+    const missing = CONTRASTS.filter((contrast) => images[contrast].length === 0)
+    if (twice.length) {
+      const which = twice.flatMap((contrast) => images[contrast].map((file) => file.name)).join(', ')
+      problems.push(`${called}: ${twice.join(', ')} more than once (${which}). Nothing of it is sent: a case is four images.`)
+    } else if (missing.length) problems.push(`${called}: ${missing.join(', ')} missing. A case is four images.`)
+    else {
+      const parts = Object.fromEntries(CONTRASTS.map((contrast) => [contrast, images[contrast][0]]))
+      sorted.push({ name: name || folder.split('/').pop() || 'case', parts, folder, bare: !name })
+    }
   }
+  // cases of one name are told apart by their folders
+  const parcels = sorted.map(({ name, parts, folder, bare }) => {
+    const alone = !folder || sorted.filter((one) => one.name === name).length === 1
+    return { name: alone ? name : `${folder.replaceAll('/', '-')}${bare ? '' : `-${name}`}`, parts }
+  })
   return { parcels, problems }
 }
 
+/** Files that were chosen. */
+export function chosenFiles(files: Iterable<File>): Found[] {
+  return Array.from(files, (file) => ({ file, folder: folderOf(file.webkitRelativePath) }))
+}
+
 /** Every file that was dropped, those in folders too. */
-export async function droppedFiles(data: DataTransfer): Promise<File[]> {
+export async function droppedFiles(data: DataTransfer): Promise<Found[]> {
   const entries = [...data.items].map((item) => item.webkitGetAsEntry()).filter((entry) => entry !== null)
-  const found: File[] = []
+  const found: Found[] = []
   const visit = async (entry: FileSystemEntry): Promise<void> => {
     if (entry.isFile) {
-      found.push(await new Promise<File>((done, failed) => (entry as FileSystemFileEntry).file(done, failed)))
+      const file = await new Promise<File>((done, failed) => (entry as FileSystemFileEntry).file(done, failed))
+      found.push({ file, folder: folderOf(entry.fullPath) })
       return
     }
     const reader = (entry as FileSystemDirectoryEntry).createReader()
@@ -68,6 +103,11 @@ export async function droppedFiles(data: DataTransfer): Promise<File[]> {
   }
   for (const entry of entries) await visit(entry)
   return found
+}
+
+/** `a/b` of the file `/a/b/c`. */
+function folderOf(path: string): string {
+  return path.split('/').slice(0, -1).filter(Boolean).join('/')
 }
 
 /**
