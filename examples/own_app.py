@@ -48,7 +48,7 @@ def segment(t1n: UploadFile, t1c: UploadFile, t2w: UploadFile, t2f: UploadFile) 
             with one_at_a_time:
                 result = app.state.segmenter.segment(case, cancelled=stopping.is_set, deadline_s=300)
         except CaseError as error:
-            raise HTTPException(422, str(error)) from None
+            raise HTTPException(422, str(error).replace(f"{folder}/", "")) from None  # where it lay is ours
         except CaseStoppedError as error:
             raise HTTPException(503, str(error)) from None
     volumes = result.report.to_dict()["volumes_ml"]["refined"]

@@ -176,10 +176,17 @@ def compute_case(
     )
 
 
+def error_log(folder: Path, name: str) -> Path:
+    """Where the traceback of an unexpected error is told; it goes when the case comes to its end."""
+    return folder / f"{name}-error.log"
+
+
 def write_case(read: Read, result: Result) -> Outcome:
     """Write the files. Raises OutputError, and then leaves none."""
     result, more = (result, None) if read.route is None else read.route.extend(result)
     saved = save_result(result, read.folder, read.choice, more)
+    with suppress(OSError):
+        error_log(read.folder, read.name).unlink(missing_ok=True)
     return Outcome(read.name, saved.report, read.folder, again=read.again)
 
 

@@ -15,7 +15,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
-from rediffinet.clinic.case import Order, Outcome, Read, compute_case, read_case, segment_case, tidy, write_case
+from rediffinet.clinic.case import (
+    Order,
+    Outcome,
+    Read,
+    compute_case,
+    error_log,
+    read_case,
+    segment_case,
+    tidy,
+    write_case,
+)
 from rediffinet.clinic.finished import read_finished
 from rediffinet.clinic.inputs import CaseInput, list_inputs
 from rediffinet.errors import CaseError, RediffError
@@ -111,7 +121,7 @@ def failed(given: CaseInput, error: Exception, order: Order) -> Outcome:
     try:
         name = given.name
         folder = order.folder(name)
-        log = folder / f"{name}-error.log"
+        log = error_log(folder, name)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(log, "".join(traceback.format_exception(error)).encode(errors="backslashreplace"))
     except (RediffError, OSError):

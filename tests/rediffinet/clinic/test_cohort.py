@@ -138,6 +138,9 @@ def test_whatever_reading_computing_or_writing_a_case_raises_the_others_go_on(
     assert outcomes[1].log == tmp_path / "out" / "B-error.log"
     assert type(error).__name__ in outcomes[1].log.read_text()
     assert "Traceback" in outcomes[1].log.read_text()
+    with Segmenter.open(toy_bundle.path, threads=1) as segmenter:
+        (again,) = segment_cohort(segmenter, [list_inputs(cohort)[1]], order)
+    assert again.report is not None and not outcomes[1].log.exists()
 
 
 def test_an_iterator_that_is_closed_leaves_whole_cases_only(cohort: Path, toy_bundle: Any, tmp_path: Path) -> None:
