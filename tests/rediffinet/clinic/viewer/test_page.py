@@ -245,6 +245,94 @@ def test_a_correction_that_the_server_refuses_is_kept_and_told(open_page: Any, s
     assert page.get_by_role("button", name="Save as a new map").is_enabled()
 
 
+def draw(page: Any, strokes: int = 1) -> None:
+    """Begin a correction and click on as many places."""
+    page.keyboard.press("a")
+    page.keyboard.press("e")
+    page.wait_for_selector(".correct")
+    box = page.locator(".stage canvas").first.bounding_box()
+    for stroke in range(strokes):
+        across, down = 0.35 + 0.03 * (stroke % 10), 0.35 + 0.03 * (stroke // 10)
+        page.mouse.click(box["x"] + across * box["width"], box["y"] + down * box["height"])
+
+
+@pytest.mark.slow
+def test_a_double_click_saves_one_map_and_a_refusal_gives_the_button_back(open_page: Any, segmented: Any) -> None:
+    page = open_page(segmented)
+    draw(page)
+    page.get_by_label("Your name").fill("A. Reader")
+    save = page.get_by_role("button", name="Save as a new map")
+    held: list[Any] = []
+    page.route("**/corrections*", lambda route: held.append(route))
+    save.click()
+    page.wait_for_function("() => document.querySelector('.correct .primary').disabled")
+    while not held:
+        page.wait_for_timeout(50)
+    held.pop().fulfill(status=507, json={"detail": "The disk is full."})
+    page.wait_for_selector("text=Not saved: The disk is full.")
+    assert save.is_enabled()
+    page.unroute("**/corrections*")
+    save.dblclick()
+    page.wait_for_function("() => document.querySelector('.status').textContent.startsWith('Saved')")
+    assert [path.name for path in segmented.out.glob("*corrected*.nii.gz")] == ["toy-corrected-1.nii.gz"]
+
+
+@pytest.mark.slow
+def test_undo_ends_with_the_oldest_stroke_that_is_kept_and_the_rest_is_asked_about(
+    open_page: Any, segmented: Any
+) -> None:
+    page = open_page(segmented)
+    draw(page, 66)
+    undo = page.get_by_role("button", name="Undo")
+    for _ in range(63):
+        undo.click()
+    assert undo.is_disabled()
+    assert "No stroke before these is kept" in page.inner_text(".correct")
+    left = pixels(page)
+    page.keyboard.press("Control+z")
+    assert not differs(left, pixels(page))
+    asked: list[str] = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".correct")
+    assert asked == ["confirm"]
+    page.close(run_before_unload=True)
+    while len(asked) < 2:
+        page.wait_for_timeout(50)
+    assert asked == ["confirm", "beforeunload"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["/another", "/%E0%A4%A"])
+def test_an_address_that_names_no_case_leaves_the_only_one(open_page: Any, segmented: Any, name: str) -> None:
+    page = open_page(segmented)
+    draw(page)
+    page.evaluate("name => (location.hash = name)", name)
+    page.wait_for_timeout(300)
+    assert page.locator(".correct").is_visible()
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.reload()
+    page.wait_for_selector(".viewer[data-ready]")
+
+
+@pytest.mark.slow
+def test_a_correction_whose_file_is_gone_is_told(open_page: Any, segmented: Any) -> None:
+    page = open_page(segmented)
+    draw(page)
+    page.get_by_label("Your name").fill("A. Reader")
+    page.get_by_role("button", name="Save as a new map").click()
+    page.wait_for_function("() => document.querySelector('.status').textContent.startsWith('Saved')")
+    page.reload()
+    page.wait_for_selector(".viewer[data-ready]")
+    segmented.output("corrected-1.nii.gz").unlink()
+    told = "() => document.querySelector('.status').textContent.startsWith('toy-corrected-1.nii.gz cannot be shown')"
+    page.keyboard.press("k")
+    page.wait_for_function(told)
+    page.keyboard.press("l")
+    page.get_by_role("button", name="Show").click()
+    page.wait_for_function(told)
+
+
 @pytest.mark.slow
 def test_a_key_right_after_the_help_was_closed_is_followed(open_page: Any, segmented: Any) -> None:
     page = open_page(segmented)

@@ -166,6 +166,51 @@ def test_the_options_go_with_the_cases(page: Any, toy_folder: Path, tmp_path: Pa
     ]
 
 
+def test_strokes_are_asked_about_before_their_case_is_left(page: Any, toy_folder: Path) -> None:
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    drop(page, [toy_folder])
+    page.get_by_role("button", name="Open toy").click()
+    page.wait_for_selector(".viewer[data-ready]")
+    case = page.url
+    page.keyboard.press("a")
+    page.keyboard.press("e")
+    page.wait_for_selector(".correct")
+    box = page.locator(".stage canvas").first.bounding_box()
+    page.mouse.click(box["x"] + 0.45 * box["width"], box["y"] + 0.3 * box["height"])
+    asked: list[str] = []
+    accepts: list[bool] = []
+
+    def answer(dialog: Any) -> None:
+        asked.append(dialog.message)
+        if accepts:
+            dialog.accept()
+        else:
+            dialog.dismiss()
+
+    page.on("dialog", answer)
+    ways = (
+        lambda: page.get_by_role("button", name="All cases").click(),
+        lambda: page.evaluate("() => history.back()"),
+        lambda: page.evaluate("() => (location.hash = '/another')"),
+    )
+    for times, way in enumerate(ways, 1):
+        way()
+        page.wait_for_timeout(500)
+        assert asked == ["Discard what was drawn?"] * times
+        assert page.url == case
+        assert page.locator(".correct").is_visible()
+    accepts.append(True)
+    page.get_by_role("button", name="All cases").click()
+    page.wait_for_selector(".queue")
+    assert len(asked) == 4
+    page.evaluate("() => (location.hash = '/%E0%A4%A')")
+    page.wait_for_selector("text=The address names no case")
+    page.get_by_role("button", name="All cases").click()
+    page.wait_for_selector(".queue")
+    assert wrong == []
+
+
 def put(toy_folder: Path, folder: Path, names: tuple[str, ...], prefix: str = "") -> Path:
     """The toy's images with bare names, or others before the contrast."""
     folder.mkdir(parents=True)

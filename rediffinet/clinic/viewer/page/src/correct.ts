@@ -10,9 +10,15 @@ const WHO = 'rediff.who'
 
 export class Correction {
   readonly element: HTMLElement
-  /** Strokes that are not saved: what `undo` takes back. */
-  strokes = 0
+  /** Strokes that are not saved. */
+  private strokes = 0
+  /** How many of them `undo` can take back. */
+  private kept = 0
+  private sending = false
+  private left = false
   private readonly undoButton: HTMLButtonElement
+  private readonly saveButton = h('button', { type: 'submit', class: 'primary' }, 'Save as a new map')
+  private readonly discardButton = h('button', { type: 'button', onclick: () => this.stop() }, 'Discard')
   private readonly said = h('p', { role: 'status', class: 'quiet' })
   private readonly who: HTMLInputElement
   private readonly note: HTMLTextAreaElement
@@ -51,12 +57,7 @@ export class Correction {
       h('div', { class: 'buttons' }, this.undoButton),
       h('label', { class: 'field' }, 'Your name', this.who),
       h('label', { class: 'field' }, 'Note (may be empty)', this.note),
-      h(
-        'div',
-        { class: 'buttons' },
-        h('button', { type: 'submit', class: 'primary' }, 'Save as a new map'),
-        h('button', { type: 'button', onclick: () => this.stop() }, 'Discard')
-      ),
+      h('div', { class: 'buttons' }, this.saveButton, this.discardButton),
       this.said
     )
     this.filled = () => filled.checked
@@ -82,6 +83,7 @@ export class Correction {
     this.stage.onDrawn = (action) => {
       if (action !== 'draw') return
       this.strokes += 1
+      this.kept = Math.min(this.kept + 1, nv.opts.maxDrawUndoBitmaps - 1) // one of the ring is the map as it is
       this.undoButton.disabled = false
     }
     this.tools[0].checked = true
@@ -110,17 +112,44 @@ export class Correction {
   }
 
   undo(): void {
-    if (this.strokes === 0) return
-    this.stage.first.drawUndo()
-    this.strokes -= 1
-    this.undoButton.disabled = this.strokes === 0
+    if (this.sending) return
+    if (this.kept > 0) {
+      this.stage.first.drawUndo()
+      this.strokes -= 1
+      this.kept -= 1
+    }
+    this.undoButton.disabled = this.kept === 0
+    if (this.kept === 0 && this.strokes > 0) this.said.textContent = 'No stroke before these is kept to be taken back. Discard takes all back.'
   }
 
   /** Ends without saving; asks when there are strokes. */
   stop(): void {
-    if (this.strokes > 0 && !window.confirm('Discard what was drawn?')) return
+    if (this.sending || !this.mayEnd()) return
     this.close()
     this.ended(null)
+  }
+
+  /** Whether something would be lost. */
+  get unsaved(): boolean {
+    return this.sending || this.strokes > 0
+  }
+
+  /** Asks when something would be lost. */
+  mayEnd(): boolean {
+    return !this.unsaved || window.confirm(this.sending ? 'The new map is being saved. Leave all the same?' : 'Discard what was drawn?')
+  }
+
+  /** The page is left: what is being saved has nothing to show any more. */
+  leave(): void {
+    this.left = true
+  }
+
+  /** While a map is sent it is not changed, and it is sent once. */
+  private setSending(on: boolean): void {
+    this.sending = on
+    this.stage.first.opts.drawingEnabled = !on
+    this.saveButton.disabled = this.discardButton.disabled = on
+    this.undoButton.disabled = on || this.kept === 0
   }
 
   private close(): void {
@@ -132,16 +161,21 @@ export class Correction {
 
   private async save(event: Event): Promise<void> {
     event.preventDefault()
+    if (this.sending) return
     const drawn = this.stage.first.drawBitmap!
     const labels = toStored(this.stage.maps.get(this.from.kind)!, drawn)
     this.said.textContent = 'Saving …'
+    this.setSending(true)
     try {
       const about = { from: this.from.file, who: this.who.value, note: this.note.value }
       const entry = await sendCorrection(this.id, labels, about)
       remember(this.who.value)
+      if (this.left) return
       this.close()
       this.ended(entry)
     } catch (error) {
+      if (this.left) return
+      this.setSending(false)
       this.said.textContent = `Not saved: ${message(error)}`
     }
   }

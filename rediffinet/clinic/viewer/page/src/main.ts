@@ -4,14 +4,24 @@ import './style.css'
 import { ask } from './api'
 import { h, message } from './dom'
 import { showQueue, type Listed } from './queue'
-import { showCase } from './viewer'
+import { showCase, type Shown } from './viewer'
+
+const NOTHING: Shown = { mayLeave: () => true, close: () => {} }
 
 const page = document.getElementById('page')!
-let close: () => void = () => {}
+let shown = NOTHING
+/** The address of what is shown. */
+let here = ''
+/** Whether there is one case, which the server was started with: an address names nothing then. */
+let alone = false
+
+function leave(): void {
+  shown.close()
+  shown = NOTHING
+}
 
 function fail(error: unknown, back: (() => void) | null): void {
-  close()
-  close = () => {}
+  leave()
   page.replaceChildren(
     h(
       'main',
@@ -24,25 +34,43 @@ function fail(error: unknown, back: (() => void) | null): void {
 }
 
 function toList(): void {
+  if (!shown.mayLeave()) return
+  leave()
   location.hash = ''
 }
 
 function open(id: string, back: (() => void) | null): void {
-  close()
-  close = showCase(page, id, back, (error) => fail(error, back))
+  leave()
+  shown = showCase(page, id, back, (error) => fail(error, back))
 }
 
-/** Shows what the address names: a case at once, or else what the server has. */
-async function route(): Promise<void> {
-  const id = decodeURIComponent(location.hash.replace(/^#\/?/, ''))
-  if (id) return open(id, toList)
+/** The case that the address names, empty for none. */
+function named(): string {
+  const text = location.hash.replace(/^#\/?/, '')
   try {
-    const { cases, accepts } = await ask<Listed>('v1/cases')
-    if (!accepts) return open(cases[0].id, null)
-    close()
-    close = showQueue(page, (chosen) => (location.hash = `/${encodeURIComponent(chosen)}`))
+    return decodeURIComponent(text)
+  } catch {
+    throw new Error(`The address names no case: ${text}`)
+  }
+}
+
+/** Shows what the address names: a case, or else what the server has. Where that would lose something, and it shall not, the address goes back. */
+async function route(): Promise<void> {
+  if (alone || location.href === here) return
+  if (!shown.mayLeave()) return history.pushState(null, '', here)
+  const first = here === ''
+  const wanted = (here = location.href)
+  try {
+    const listed = first || !named() ? await ask<Listed>('v1/cases') : null
+    if (location.href !== wanted) return // and that is being shown
+    alone = listed !== null && !listed.accepts
+    if (alone) return open(listed!.cases[0].id, null)
+    const id = named()
+    if (id) return open(id, toList)
+    leave()
+    shown = { ...NOTHING, close: showQueue(page, (chosen) => (location.hash = `/${encodeURIComponent(chosen)}`)) }
   } catch (error) {
-    fail(error, null)
+    fail(error, location.hash ? toList : null)
   }
 }
 

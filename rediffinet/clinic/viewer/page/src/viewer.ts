@@ -37,8 +37,15 @@ const TARGETS: [Target, string, string][] = [
 /** The map that the places of a sort are found in. */
 const SOURCES: Record<Target, Kind> = { lesion: 'refined', change: 'changes', doubt: 'uncertainty' }
 
+/** How a page is left. */
+export interface Shown {
+  /** Asks when something would be lost; false: stay. */
+  mayLeave: () => boolean
+  close: () => void
+}
+
 /** Shows a case as soon as the server tells of it; returns how to leave it. `failed` hears what went wrong before that. */
-export function showCase(page: HTMLElement, id: string, back: (() => void) | null, failed: (error: unknown) => void): () => void {
+export function showCase(page: HTMLElement, id: string, back: (() => void) | null, failed: (error: unknown) => void): Shown {
   let left = false
   let viewer: Viewer | null = null
   const keyboard = new Keyboard()
@@ -56,10 +63,13 @@ export function showCase(page: HTMLElement, id: string, back: (() => void) | nul
   begin().catch((error) => {
     if (!left) failed(error)
   })
-  return () => {
-    left = true
-    keyboard.stop()
-    viewer?.close()
+  return {
+    mayLeave: () => viewer?.mayLeave() ?? true,
+    close: () => {
+      left = true
+      keyboard.stop()
+      viewer?.close()
+    }
   }
 }
 
@@ -155,11 +165,16 @@ class Viewer {
 
   close(): void {
     window.removeEventListener('beforeunload', this.guard)
+    this.correction?.leave()
     this.stage.close()
   }
 
+  mayLeave(): boolean {
+    return this.correction?.mayEnd() ?? true
+  }
+
   private readonly guard = (event: BeforeUnloadEvent) => {
-    if (this.correction && this.correction.strokes > 0) event.preventDefault()
+    if (this.correction?.unsaved) event.preventDefault()
   }
 
   /** Something can be switched on now, or jumped to. */
@@ -323,7 +338,7 @@ class Viewer {
   private toggle(kind: Kind, on?: boolean): void {
     const name = KIND_NAMES[kind][0]
     if (this.never(kind)) return this.say(`${name}: this case has none`)
-    if (kind === 'corrected' && !this.stage.maps.has(kind)) return void this.showEntry(this.scene.corrections.at(-1)!)
+    if (kind === 'corrected' && !this.stage.maps.has(kind)) return this.tryEntry(this.scene.corrections.at(-1)!)
     this.when(() => this.stage.maps.has(kind), name, () => {
       const shown = on ?? !this.stage.shown.has(kind)
       this.switches.get(kind)!.checked = shown
@@ -424,8 +439,13 @@ class Viewer {
       ` ${entry.who}, ${new Date(entry.when).toLocaleString()}, from ${entry.from.file}: ${entry.changed_voxels} voxels. ${entry.note}`,
       !entry.current && h('em', {}, ' Made from an earlier result than this one.'),
       volumesTable({ name: 'Before', values: before }, { name: 'After', values: after }),
-      h('button', { type: 'button', onclick: () => void this.showEntry(entry) }, 'Show')
+      h('button', { type: 'button', onclick: () => this.tryEntry(entry) }, 'Show')
     )
+  }
+
+  /** Shows a correction, or says why it cannot be. */
+  private tryEntry(entry: CorrectionEntry): void {
+    this.showEntry(entry).catch((error) => this.say(`${entry.file} cannot be shown: ${message(error)}`))
   }
 
   private async showEntry(entry: CorrectionEntry): Promise<void> {
