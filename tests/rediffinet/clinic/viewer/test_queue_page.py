@@ -211,6 +211,49 @@ def test_strokes_are_asked_about_before_their_case_is_left(page: Any, toy_folder
     assert wrong == []
 
 
+def test_what_is_being_sent_is_kept_when_more_comes_and_asked_about(
+    page: Any, toy_folder: Path, tmp_path: Path
+) -> None:
+    held: list[Any] = []
+    page.route("**/v1/cases", lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
+    page.set_input_files("#files", [toy_folder / f"toy-{name}.nii.gz" for name in NAMES])
+    page.wait_for_selector("text=Sending toy")
+    other = put(toy_folder, tmp_path / "other", NAMES, "other-")
+    page.set_input_files("#files", [*sorted(other.iterdir()), toy_folder / "toy-t1n.nii.gz"])
+    page.wait_for_selector("text=toy: t1c, t2w, t2f missing")
+    said = page.inner_text(".drop")
+    assert "Sending toy" in said
+    assert "1 more to send" in said
+    asked: list[str] = []
+
+    def answer(dialog: Any) -> None:
+        asked.append(dialog.type)
+        dialog.dismiss()
+
+    page.on("dialog", answer)
+    page.mouse.click(5, 5)  # without any act of the user, a browser does not ask
+    page.close(run_before_unload=True)
+    while not asked:
+        page.wait_for_timeout(50)
+    assert asked == ["beforeunload"]
+    for sent in range(2):
+        while len(held) <= sent:
+            page.wait_for_timeout(50)
+        held[sent].continue_()
+    page.wait_for_selector("tbody tr >> nth=1")
+    assert sent_cases(tmp_path) == ["toy", "other"]
+
+
+def test_a_service_that_is_gone_is_told(page: Any, toy_folder: Path) -> None:
+    page.set_input_files("#files", [toy_folder / f"toy-{name}.nii.gz" for name in NAMES])
+    page.wait_for_selector("tr[data-state='done']")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.route("**/v1/cases**", lambda route: route.abort("connectionrefused"))
+    page.get_by_role("button", name="Remove toy").click()
+    page.wait_for_selector(".problem")
+    assert page.inner_text(".problem") == "The service does not answer"
+
+
 def put(toy_folder: Path, folder: Path, names: tuple[str, ...], prefix: str = "") -> Path:
     """The toy's images with bare names, or others before the contrast."""
     folder.mkdir(parents=True)

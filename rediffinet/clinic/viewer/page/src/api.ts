@@ -32,8 +32,17 @@ export async function sendCorrection(
   return await ask<CorrectionEntry>(address, { method: 'POST', body, headers: { 'Content-Type': 'application/octet-stream' } })
 }
 
+/** As `fetch`, with words for a server that is not there. */
+export async function reach(address: string, options: RequestInit = {}): Promise<Response> {
+  try {
+    return await fetch(address, options)
+  } catch {
+    throw new Error('The service does not answer')
+  }
+}
+
 export async function ask<T>(address: string, options: RequestInit = {}): Promise<T> {
-  const response = await fetch(address, options)
+  const response = await reach(address, options)
   if (response.status === 204) return undefined as T
   if (response.ok) return (await response.json()) as T
   let detail = `${response.status} ${response.statusText}`

@@ -1,9 +1,9 @@
 /** The page of a service: cases are dropped here, wait, are computed, and are opened. */
 
-import { ask, caseAddress } from './api'
+import { ask, caseAddress, Refused } from './api'
 import { h, message, millilitres } from './dom'
 import type { Volumes } from './types'
-import { chosenFiles, droppedFiles, send, sortFiles, type Found } from './uploads'
+import { chosenFiles, droppedFiles, send, sortFiles, type Found, type Options, type Parcel } from './uploads'
 
 export interface Listed {
   cases: CaseInfo[]
@@ -41,12 +41,16 @@ class Queue {
   private readonly prepare = h('input', { type: 'checkbox' })
   private readonly seg = h('input', { type: 'checkbox' })
   private readonly empty = h('p', { class: 'quiet' }, 'No case yet.')
+  private readonly more = h('p', { hidden: true })
+  /** Cases that are not sent yet, that which is being sent among them. */
+  private waiting = 0
+  private last: Promise<void> = Promise.resolve()
   private timer = 0
   private stopped = false
 
   constructor(private readonly open: (id: string) => void) {
     const chooser = h('input', { type: 'file', multiple: true, id: 'files', accept: '.nii,.gz,.zip', onchange: () => {
-      void this.take(chosenFiles(chooser.files ?? []))
+      this.take(chosenFiles(chooser.files ?? []))
       chooser.value = ''
     } })
     const zone = h(
@@ -62,7 +66,8 @@ class Queue {
       ),
       h('label', { for: 'files' }, 'Choose files'),
       chooser,
-      this.said
+      this.said,
+      this.more
     )
     for (const name of ['dragenter', 'dragover']) {
       zone.addEventListener(name, (event) => {
@@ -125,7 +130,7 @@ class Queue {
       if (!this.stopped) this.fill(cases)
     } catch (error) {
       this.empty.hidden = false
-      this.empty.textContent = `The service does not answer: ${message(error)}`
+      this.empty.textContent = error instanceof Refused ? `The service cannot list its cases: ${error.message}` : message(error)
     }
     if (!this.stopped && !document.hidden) this.timer = window.setTimeout(() => void this.refresh(), EVERY_MS)
   }
@@ -183,32 +188,48 @@ class Queue {
     await this.refresh()
   }
 
-  /** Sends cases one after the other. */
-  private async take(files: Found[]): Promise<void> {
+  /** Sends cases one after the other, and after those of before. */
+  private take(files: Found[]): void {
     const { parcels, problems } = sortFiles(files)
     const wanted = { prepare: String(this.prepare.checked), dicom_seg: String(this.seg.checked) }
-    this.said.replaceChildren()
+    if (this.waiting === 0) this.said.replaceChildren()
     for (const problem of problems) this.say(problem)
+    this.wait(parcels.length)
     for (const parcel of parcels) {
-      const bar = h('progress', { max: 1, value: 0, 'aria-label': `Sending ${parcel.name}` })
-      const words = h('span', {}, `Sending ${parcel.name}`)
-      const line = h('p', {}, words, ' ', bar)
-      this.said.append(line)
-      try {
-        // images that are not DICOM have no DICOM segmentation
-        const options = parcel.parts.archive ? wanted : { prepare: wanted.prepare }
-        await send(parcel, options, (share, waits) => {
-          bar.value = share
-          words.textContent = waits ? `The queue is full: ${parcel.name} is sent again in ${waits} s` : `Sending ${parcel.name}`
-        })
-        line.remove()
-      } catch (error) {
-        line.replaceChildren(`${parcel.name} was not taken: ${message(error)}`)
-        line.classList.add('problem')
-      }
-      await this.refresh()
+      // images that are not DICOM have no DICOM segmentation
+      const options = parcel.parts.archive ? wanted : { prepare: wanted.prepare }
+      this.last = this.last.then(() => this.send(parcel, options)).finally(() => this.wait(-1))
     }
   }
+
+  private async send(parcel: Parcel, options: Options): Promise<void> {
+    const bar = h('progress', { max: 1, value: 0, 'aria-label': `Sending ${parcel.name}` })
+    const words = h('span', {}, `Sending ${parcel.name}`)
+    const line = h('p', {}, words, ' ', bar)
+    this.said.append(line)
+    try {
+      await send(parcel, options, (share, waits) => {
+        bar.value = share
+        words.textContent = waits ? `The queue is full: ${parcel.name} is sent again in ${waits} s` : `Sending ${parcel.name}`
+      })
+      line.remove()
+    } catch (error) {
+      line.replaceChildren(`${parcel.name} was not taken: ${message(error)}`)
+      line.classList.add('problem')
+    }
+    await this.refresh()
+  }
+
+  /** Counts what is to be sent; while there is something, the browser asks before the page is closed. */
+  private wait(change: number): void {
+    this.waiting += change
+    this.more.hidden = this.waiting < 2
+    this.more.textContent = `${this.waiting - 1} more to send`
+    if (this.waiting > 0) window.addEventListener('beforeunload', this.guard)
+    else window.removeEventListener('beforeunload', this.guard)
+  }
+
+  private readonly guard = (event: BeforeUnloadEvent) => event.preventDefault()
 
   private say(problem: string): void {
     this.said.append(h('p', { class: 'problem' }, problem))
