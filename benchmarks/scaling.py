@@ -14,22 +14,22 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timing import describe, table
+from timing import describe, interleaved, table
 
 from rediffinet import Segmenter, load_case
 from rediffinet.bundle import Bundle, open_bundle
 from rediffinet.engines import GraphSpec, TensorSpec, open_engine
 from rediffinet.io.cases import Case
+from rediffinet.method.normalise import brain_box
 from rediffinet.method.windows import plan_windows
 from rediffinet.phantom import make_phantom
 
@@ -47,15 +47,9 @@ Rows = list[dict[str, Any]]
 
 
 def turns(contestants: Mapping[str, Callable[[], object]], count: int) -> dict[str, list[float]]:
-    """Seconds (median, shortest, longest) of each; all take turns, the first is not counted."""
-    found: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(count + 1):
-        for name, run in contestants.items():
-            began = time.perf_counter()
-            run()
-            if turn:
-                found[name].append(time.perf_counter() - began)
-    return {name: [round(f(took), 4) for f in (statistics.median, min, max)] for name, took in found.items()}
+    """Seconds (median, shortest, longest) of each."""
+    found = interleaved(contestants, count)
+    return {name: [round(one / 1e3, 4) for one in astuple(took)] for name, took in found.items()}
 
 
 def cores() -> int:
@@ -94,9 +88,7 @@ def volume(given: argparse.Namespace) -> Rows:
 
 def extent(case: Case) -> tuple[int, ...]:
     """Voxels of the brain along each axis."""
-    brain = (case.images > 0).any(axis=0)
-    sides = [np.flatnonzero(brain.any(axis=tuple(other for other in range(3) if other != axis))) for axis in range(3)]
-    return tuple(int(side[-1] - side[0]) + 1 for side in sides)
+    return tuple(side.stop - side.start for side in brain_box(case.images))
 
 
 def cases(given: argparse.Namespace) -> Rows:

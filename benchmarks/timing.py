@@ -12,10 +12,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Timing:
-    """Median and shortest of the repeats, in ms."""
+    """Median, shortest and longest of the repeats, in ms."""
 
     median: float
     shortest: float
+    longest: float
 
 
 def interleaved(contestants: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
@@ -28,7 +29,10 @@ def interleaved(contestants: Mapping[str, Callable[[], object]], repeats: int) -
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
-    return {name: Timing(1e3 * statistics.median(values), 1e3 * min(values)) for name, values in seconds.items()}
+    return {
+        name: Timing(*(1e3 * pick(values) for pick in (statistics.median, min, max)))
+        for name, values in seconds.items()
+    }
 
 
 def ratio(theirs: Timing, ours: Timing) -> str:

@@ -209,8 +209,12 @@ def choose_unsure_enhancement(cases: Sequence[Enhancing]) -> float:
     def score(limit: float) -> float:
         return mean(float(case.absent) if case.confidence < limit else case.dice for case in cases)
 
-    confidences = sorted({*(float(case.confidence) for case in cases), 1.0})
-    return max((0.0, *((below + above) / 2.0 for below, above in pairwise(confidences))), key=score)
+    return max((0.0, *midway({*(float(case.confidence) for case in cases), 1.0})), key=score)
+
+
+def midway(values: Iterable[float]) -> list[float]:
+    """The limits that part some of the values from others: midway between each two that follow one another."""
+    return [(below + above) / 2.0 for below, above in pairwise(sorted(set(values)))]
 
 
 def without(swept: Mapping[float, Sequence[ScoreRow]], fold: int | None) -> dict[float, list[ScoreRow]]:

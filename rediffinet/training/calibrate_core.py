@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from rediffinet.method.postprocess import confidence
 from rediffinet.method.recipe import Decision, Recipe
 from rediffinet.metrics import dice
 from rediffinet.task import regions_of
-from rediffinet.training.calibrate import Found
+from rediffinet.training.calibrate import Found, midway
 
 POOR = 0.6
 """A core whose Dice is lower lies elsewhere, to a reader's eye."""
@@ -58,8 +57,7 @@ def choose_core_confidence(seen: Sequence[Core]) -> float | None:
     def index(limit: float) -> float:
         return _share_below(poor, limit) - _share_below(good, limit)
 
-    limits = [(below + above) / 2.0 for below, above in pairwise(sorted({*poor, *good}))]
-    best = max(limits, key=index, default=0.0)
+    best = max(midway([*poor, *good]), key=index, default=0.0)
     return best if index(best) > 0.0 else None
 
 

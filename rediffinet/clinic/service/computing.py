@@ -36,9 +36,8 @@ def segment_received(
 ) -> dict[str, Any]:
     """Segment what was received, and tell what was written; see `told_result`.
 
-    request: of `parse_request`. progress: what it raises passes
-    through. Raises CaseError for what cannot be used, and what `segment_case` and `prepare` raise; what was unpacked
-    is gone then, unless the case was finished before.
+    request: of `parse_request`. progress: what it raises passes through. Raises CaseError for what cannot be used, and
+    what `segment_case` and `prepare` raise; what was unpacked is gone then, unless the case was finished before.
     """
     try:
         return _segment(segmenter, request, settings, progress)

@@ -1,6 +1,7 @@
 /** Beside the page, so that it answers while files are unpacked and looked through: voxels, grey levels, labels, places. */
 
 import * as nifti from 'nifti-reader-js'
+import { message } from './dom'
 import { asLabels, changesBetween } from './maps'
 import { components, doubts, type Place } from './places'
 
@@ -101,6 +102,6 @@ self.onmessage = async ({ data: { id, job, asks } }) => {
     const moved = [(gives as Jobs['read']['gives']).file, gives.labels?.buffer].filter((buffer) => buffer !== undefined)
     self.postMessage({ id, gives }, { transfer: moved })
   } catch (error) {
-    self.postMessage({ id, problem: error instanceof Error ? error.message : String(error) })
+    self.postMessage({ id, problem: message(error) })
   }
 }
