@@ -27,7 +27,7 @@ from rediffinet.clinic.service.description import (
     said,
 )
 from rediffinet.clinic.service.gate import Gate
-from rediffinet.clinic.service.jobs import NO_CASE, Jobs, ended
+from rediffinet.clinic.service.jobs import NO_CASE, Jobs, ended, iso
 from rediffinet.clinic.service.logs import log_error
 from rediffinet.clinic.service.measures import Measures
 from rediffinet.clinic.service.problems import MEDIA_TYPE, Problem, in_fields, problem
@@ -164,9 +164,9 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
         limit: Annotated[int, Query(ge=1, le=500, description="At most this many.")] = 50,
         before: Annotated[int | None, Query(ge=0, lt=2**62, description="`next` of an earlier answer.")] = None,
     ) -> dict[str, Any]:
-        found = jobs.store.newest(request.state.owner, limit, before)
-        following = found[-1].seq if len(found) == limit else None
-        return {"cases": [jobs.describe(job) for job in found], "next": following, "accepts": True}
+        found = jobs.store.newest(request.state.owner, limit + 1, before)
+        following = found[limit - 1].seq if len(found) > limit else None
+        return {"cases": [jobs.describe(job) for job in found[:limit]], "next": following, "accepts": True}
 
     @guarded.get(
         "/v1/cases/{case_id}",
@@ -240,7 +240,8 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
         responses=said(401, 403, 404, 409, 422),
     )
     def get_scene(request: Request, case_id: str) -> dict[str, Any]:
-        return jobs.scene(jobs.own(case_id, request.state.owner)).to_dict()
+        job = jobs.own(case_id, request.state.owner)
+        return {**jobs.scene(job).to_dict(), "created": iso(job.created)}
 
     @guarded.post(
         "/v1/cases/{case_id}/corrections",

@@ -115,9 +115,9 @@ class Jobs:
             "id": job.id,
             "case": result["case"] if result else job.request["name"],
             "state": job.state,
-            "created": _iso(job.created),
-            "started": _iso(job.started),
-            "finished": _iso(job.finished),
+            "created": iso(job.created),
+            "started": iso(job.started),
+            "finished": iso(job.finished),
             "ahead": self.store.ahead(job) if job.state == "queued" else 0,
             "progress": {"stage": job.stage, "done": job.done, "of": job.total} if job.state == "running" else None,
             "cancelling": job.state == "running" and job.cancel,
@@ -265,7 +265,8 @@ def ended(job: Job) -> bool:
     return job.state in FINAL
 
 
-def _iso(moment: float | None) -> str | None:
+def iso(moment: float | None) -> str | None:
+    """A time as the API tells it, UTC."""
     return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
 
 

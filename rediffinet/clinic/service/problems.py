@@ -6,6 +6,8 @@ from typing import Any
 
 _SERIES = re.compile(r"`(t1n|t1c|t2w|t2f)=(NUMBER|\d+)`(?: `(?:t1n|t1c|t2w|t2f)=(?:NUMBER|\d+)`)*")
 _FIELDS = {"study": "examination", "save_margin": "margin"}
+_STORED = re.compile(r"(?<![\w./-])(?:in/(\w+)\.nii(?:\.gz)?(?!\w)|archive/)")
+"""Where the files of a case are kept: a part of the form, or what was in its archive."""
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -25,12 +27,13 @@ class Problem(Exception):  # noqa: N818 (the word of RFC 9457)
 
 
 def in_fields(text: str) -> str:
-    """The text of an error, whose arguments in backticks are those of Python, in the words of the form's fields."""
+    """The text of an error in the words of the form: arguments in backticks are its fields, files its parts."""
 
     def field(found: re.Match[str]) -> str:
         value = found[2].lower() if found[2] in ("True", "False") else found[2]
         return f"`{_FIELDS.get(found[1], found[1])}={value}`"
 
+    text = _STORED.sub(lambda found: found[1] or "", text)
     text = _SERIES.sub(lambda found: f"`series={found[0].replace('`', '').replace(' ', ',')}`", text)
     return re.sub(r"`([a-z_]+)=([^`]*)`", field, text)
 

@@ -179,6 +179,9 @@ class _Parts:
                 f"or {ARCHIVE} (a zip of one case, NIfTI or DICOM), or the field {STUDY} alone."
             )
             raise Problem(422, detail)
+        empty = [name for name, path in self._found.files.items() if path.stat().st_size == 0]
+        if empty:
+            raise Problem(422, f"{', '.join(sorted(empty))}: the file is empty (0 bytes).")
         return Received(self._found.texts, {name: _named(path, name) for name, path in self._found.files.items()})
 
     def _begin(self) -> None:

@@ -132,6 +132,7 @@ def test_another_content_type(shared: Service, kind: str) -> None:
         ({"archive": b"PK"}, "Expected t1n, t1c, t2w, t2f"),
         ({"t3": b"x"}, "not known"),
         ({"patient name": b"x"}, "not known"),
+        ({"t1c": b"", "t2f": b""}, "t1c, t2f: the file is empty (0 bytes)"),
     ],
 )
 def test_parts_that_are_missing_too_many_or_unknown(
@@ -291,6 +292,8 @@ def test_an_image_that_is_a_bomb_or_no_image(shared: Service, images: dict[str, 
         case = shared.wait(send(shared, images | {"t1n": content}).json()["id"])
         assert (case["state"], case["problem"]["status"]) == ("failed", 422)
         assert said in case["problem"]["detail"]
+        assert "t1n" in case["problem"]["detail"]
+        assert "in/" not in case["problem"]["detail"]  # where it was put here
         assert str(shared.data) not in case["problem"]["detail"]
 
 

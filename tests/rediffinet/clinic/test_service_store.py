@@ -250,3 +250,35 @@ def test_arguments_in_messages_become_fields_that_the_form_has(said: str, told: 
     assert in_fields(said) == told
     field = told.partition("`")[2].partition("=")[0]
     assert field in (*FIELDS, "t1n", "t1c", "t2w", "t2f")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("in/t1c.nii is not a NIfTI image", "t1c is not a NIfTI image"),
+        ("in/t1n.nii.gz and in/brain_mask.nii.gz differ", "t1n and brain_mask differ"),
+        ("archive/a/P1-t1c.nii.gz is truncated", "a/P1-t1c.nii.gz is truncated"),
+        ("http://archive:8042/archive/x answers 404", "http://archive:8042/archive/x answers 404"),
+    ],
+)
+def test_files_in_messages_are_called_as_they_were_sent(said: str, told: str) -> None:
+    from rediffinet.clinic.service.problems import in_fields
+
+    assert in_fields(said) == told
+
+
+def test_the_list_ends_where_there_are_no_older_cases(jobs: Jobs) -> None:
+    from fastapi.testclient import TestClient
+
+    from rediffinet.clinic.service.app import create_app
+    from rediffinet.clinic.service.supervisor import Supervisor
+    from rediffinet.clinic.service.tokens import TokenFile
+
+    newest_first = [accept(jobs) for _ in range(4)][::-1]
+    supervisor = Supervisor(jobs.settings, jobs.store, lambda _: None)
+    app = create_app(jobs, TokenFile(jobs.settings.tokens), supervisor, "0")
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        page = client.get("/v1/cases", params={"limit": 2}).json()
+        last = client.get("/v1/cases", params={"limit": 2, "before": page["next"]}).json()
+    assert [case["id"] for case in page["cases"] + last["cases"]] == newest_first
+    assert last["next"] is None

@@ -244,6 +244,78 @@ def test_what_is_being_sent_is_kept_when_more_comes_and_asked_about(
     assert sent_cases(tmp_path) == ["toy", "other"]
 
 
+def test_what_is_refused_while_another_case_is_looked_at_is_told_in_the_list(
+    page: Any, toy_folder: Path, tmp_path: Path
+) -> None:
+    drop(page, [toy_folder])
+    page.wait_for_selector("tr[data-state='done']")
+    held: list[Any] = []
+    page.route("**/v1/cases", lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
+    drop(page, [put(toy_folder, tmp_path / name, NAMES) for name in ("one", "two", "three")])
+    page.wait_for_selector("text=Sending one")
+    page.get_by_role("button", name="Open toy").click()
+    page.wait_for_selector(".viewer[data-ready]")
+    held[0].fulfill(status=507, content_type="application/problem+json", body='{"detail": "The disk is full."}')
+    while len(held) < 2:
+        page.wait_for_timeout(50)
+    page.get_by_role("button", name="All cases").click()
+    page.wait_for_selector(".queue")
+    said = page.inner_text(".drop")
+    assert "one was not taken: The disk is full." in said
+    assert "Sending two" in said
+    assert "1 more to send" in said
+    drop(page, [put(toy_folder, tmp_path / "four", NAMES)])
+    page.wait_for_selector("text=2 more to send")
+    assert "one was not taken" in page.inner_text(".said")
+    for sent in (1, 2, 3):
+        while len(held) <= sent:
+            page.wait_for_timeout(50)
+        assert len(held) == sent + 1  # one after the other
+        held[sent].continue_()
+    page.wait_for_selector("tbody tr >> nth=3")
+    assert sent_cases(tmp_path) == ["toy", "two", "three", "four"]
+
+
+def test_older_cases_are_listed_when_they_are_asked_for(page: Any, tmp_path: Path) -> None:
+    rows = [
+        (f"id{number}", "", "cancelled", json.dumps({"name": f"case{number}"}), 1.8e9 + number) for number in range(101)
+    ]
+    with sqlite3.connect(tmp_path / "service" / "jobs.sqlite") as jobs:
+        jobs.executemany("INSERT INTO jobs (id, owner, state, request, created) VALUES (?, ?, ?, ?, ?)", rows)
+    page.wait_for_selector("tbody tr >> nth=49")
+    for listed in (50, 100, 101):
+        page.wait_for_selector(f"tbody tr >> nth={listed - 1}")
+        names = page.locator("tbody th").all_inner_texts()
+        assert names == [f"case{number}" for number in range(100, 100 - listed, -1)]
+        more = page.get_by_role("button", name="Older cases")
+        if listed < 101:
+            more.click()
+    more.wait_for(state="hidden")
+
+
+def test_two_cases_of_one_name_are_told_apart_by_when_they_were_sent(page: Any, toy_folder: Path) -> None:
+    for times in (1, 2):
+        drop(page, [toy_folder])
+        page.wait_for_selector(f"tr[data-state='done'] >> nth={times - 1}")
+    moments = page.locator("tbody time").all_inner_texts()
+    assert len(set(moments)) == 2
+    for kind, role in (("Open", "button"), ("Files of", "link"), ("Remove", "button")):
+        for moment in moments:
+            assert page.get_by_role(role, name=f"{kind} toy, sent {moment}", exact=True).count() == 1
+    asked: list[str] = []
+
+    def answer(dialog: Any) -> None:
+        asked.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", answer)
+    page.get_by_role("button", name=f"Remove toy, sent {moments[1]}").click()
+    assert asked == [f"Remove toy, sent {moments[1]}, and all its files?"]
+    page.get_by_role("button", name=f"Open toy, sent {moments[1]}").click()
+    page.wait_for_selector(".viewer")
+    assert moments[1] in page.inner_text(".viewer header")
+
+
 def test_a_service_that_is_gone_is_told(page: Any, toy_folder: Path) -> None:
     page.set_input_files("#files", [toy_folder / f"toy-{name}.nii.gz" for name in NAMES])
     page.wait_for_selector("tr[data-state='done']")
@@ -294,6 +366,38 @@ def test_a_contrast_that_is_there_twice_is_told_and_nothing_is_sent(
     assert "p-t1ce.nii.gz" in said
     page.set_input_files("#files", sorted(folder.iterdir()))
     page.wait_for_selector("text=/^p: t1c more than once/")
+    assert sent_cases(tmp_path) == []
+
+
+def test_what_systems_and_converters_put_beside_images_is_passed_over(
+    page: Any, toy_folder: Path, tmp_path: Path
+) -> None:
+    folder = put(toy_folder, tmp_path / "w", NAMES, "w-")
+    for name in (".DS_Store", "._w-t1n.nii.gz", "Thumbs.db", "desktop.ini", "w-t1n.json"):
+        (folder / name).write_bytes(b"x")
+    drop(page, [folder])
+    page.wait_for_selector("tbody tr")
+    assert page.inner_text(".said") == ""
+    assert sent_cases(tmp_path) == ["w"]
+
+
+@pytest.mark.parametrize("name", ["", ".DS_Store"])
+def test_a_folder_without_any_image_is_told(page: Any, tmp_path: Path, name: str) -> None:
+    inner = tmp_path / "empty" / "inner"
+    inner.mkdir(parents=True)
+    if name:
+        (inner / name).write_bytes(b"x")
+    drop(page, [tmp_path / "empty"])
+    page.wait_for_selector(".problem")
+    assert page.inner_text(".said").startswith("Nothing to send was found")
+
+
+def test_an_image_without_a_byte_is_refused_by_its_contrast(page: Any, toy_folder: Path, tmp_path: Path) -> None:
+    folder = put(toy_folder, tmp_path / "zero", NAMES, "zero-")
+    (folder / "zero-t1c.nii.gz").write_bytes(b"")
+    drop(page, [folder])
+    page.wait_for_selector(".problem")
+    assert page.inner_text(".said") == "zero was not taken: t1c: the file is empty (0 bytes)."
     assert sent_cases(tmp_path) == []
 
 

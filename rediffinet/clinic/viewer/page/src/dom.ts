@@ -25,6 +25,12 @@ export function millilitres(value: number): string {
   return value.toFixed(1)
 }
 
+/** A moment in the words and the time zone of the browser, to the second. */
+export function moment(iso: string): string {
+  const parts = { day: 'numeric', month: 'short', hour: 'numeric', minute: '2-digit', second: '2-digit' } as const
+  return new Date(iso).toLocaleString(undefined, parts)
+}
+
 /** A coloured square of a legend. */
 export function swatch(rgb: readonly number[]): HTMLElement {
   return h('span', { class: 'swatch', style: `background: rgb(${rgb.join(' ')})`, 'aria-hidden': 'true' })

@@ -1,12 +1,14 @@
 /** The page of a service: cases are dropped here, wait, are computed, and are opened. */
 
 import { ask, caseAddress, Refused } from './api'
-import { h, message, millilitres } from './dom'
+import { h, message, millilitres, moment } from './dom'
 import type { Volumes } from './types'
 import { chosenFiles, droppedFiles, send, sortFiles, type Found, type Options, type Parcel } from './uploads'
 
 export interface Listed {
   cases: CaseInfo[]
+  /** `before` of the request for older ones, null when there are none. */
+  next?: number | null
   accepts: boolean
 }
 
@@ -14,7 +16,7 @@ export interface CaseInfo {
   id: string
   case: string
   state: 'queued' | 'running' | 'done' | 'failed' | 'cancelled'
-  created?: string
+  created: string
   ahead?: number
   progress?: { stage: string; done: number; of: number } | null
   cancelling?: boolean
@@ -23,14 +25,34 @@ export interface CaseInfo {
 }
 
 const EVERY_MS = 1500
+/** So many more cases are listed when older ones are asked for. */
+const STEP = 50
+/** The service lists so many at most at a time. */
+const AT_ONCE = 500
 const USE = 'Research use only, not a medical device. No clinical decision may rest on its output.'
 
+/** One for the life of the page: cases are sent on while one is looked at, and what was refused is still told then. */
+let queue: Queue | null = null
+
 export function showQueue(page: HTMLElement, open: (id: string) => void): () => void {
-  const queue = new Queue(open)
-  page.replaceChildren(queue.element)
+  const shown = (queue ??= new Queue(open))
+  page.replaceChildren(shown.element)
   document.title = 'rediff'
-  queue.start()
-  return () => queue.stop()
+  shown.start()
+  return () => shown.stop()
+}
+
+/** The newest cases, at most `most`, and whether there are older ones. */
+async function newest(most: number): Promise<{ cases: CaseInfo[]; older: boolean }> {
+  const cases: CaseInfo[] = []
+  let next: number | null = null
+  do {
+    const before: string = next === null ? '' : `&before=${next}`
+    const listed: Listed = await ask<Listed>(`v1/cases?limit=${Math.min(most - cases.length, AT_ONCE)}${before}`)
+    cases.push(...listed.cases)
+    next = listed.next ?? null
+  } while (next !== null && cases.length < most)
+  return { cases, older: next !== null }
 }
 
 class Queue {
@@ -42,11 +64,16 @@ class Queue {
   private readonly seg = h('input', { type: 'checkbox' })
   private readonly empty = h('p', { class: 'quiet' }, 'No case yet.')
   private readonly more = h('p', { hidden: true })
+  private readonly older = h('button', { type: 'button', hidden: true, onclick: () => {
+    this.most += STEP
+    void this.refresh()
+  } }, 'Older cases')
+  private most = STEP
   /** Cases that are not sent yet, that which is being sent among them. */
   private waiting = 0
   private last: Promise<void> = Promise.resolve()
   private timer = 0
-  private stopped = false
+  private stopped = true
 
   constructor(private readonly open: (id: string) => void) {
     const chooser = h('input', { type: 'file', multiple: true, id: 'files', accept: '.nii,.gz,.zip', onchange: () => {
@@ -83,7 +110,7 @@ class Queue {
         droppedFiles(event.dataTransfer).then((files) => this.take(files), (error) => this.say(`What was dropped cannot be read: ${message(error)}`))
       }
     })
-    const heads = ['Case', 'State', 'Volumes in ml', 'Warnings', '']
+    const heads = ['Case', 'Sent', 'State', 'Volumes in ml', 'Warnings', '']
     this.element = h(
       'div',
       { class: 'queue' },
@@ -102,13 +129,15 @@ class Queue {
             { 'aria-labelledby': 'cases-title' },
             h('thead', {}, h('tr', {}, ...heads.map((head) => (head ? h('th', { scope: 'col' }, head) : h('td'))))),
             this.body
-          )
+          ),
+          this.older
         )
       )
     )
   }
 
   start(): void {
+    this.stopped = false
     document.addEventListener('visibilitychange', this.look)
     void this.refresh()
   }
@@ -124,14 +153,17 @@ class Queue {
   }
 
   private async refresh(): Promise<void> {
+    if (this.stopped) return
     clearTimeout(this.timer)
     try {
-      const { cases } = await ask<Listed>('v1/cases')
-      if (!this.stopped) this.fill(cases)
+      const { cases, older } = await newest(this.most)
+      this.fill(cases)
+      this.older.hidden = !older
     } catch (error) {
       this.empty.hidden = false
       this.empty.textContent = error instanceof Refused ? `The service cannot list its cases: ${error.message}` : message(error)
     }
+    clearTimeout(this.timer)
     if (!this.stopped && !document.hidden) this.timer = window.setTimeout(() => void this.refresh(), EVERY_MS)
   }
 
@@ -158,11 +190,14 @@ class Queue {
   private row(one: CaseInfo): HTMLTableRowElement {
     const volumes = one.result?.volumes_ml.refined
     const ended = one.state !== 'queued' && one.state !== 'running'
-    const button = (name: string, run: () => void) => h('button', { type: 'button', onclick: run, 'aria-label': `${name} ${one.case}` }, name)
+    const sent = moment(one.created)
+    const called = `${one.case}, sent ${sent}` // two cases may have one name
+    const button = (name: string, run: () => void) => h('button', { type: 'button', onclick: run, 'aria-label': `${name} ${called}` }, name)
     return h(
       'tr',
       { 'data-state': one.state },
       h('th', { scope: 'row' }, one.case),
+      h('td', { 'data-head': 'Sent' }, h('time', { datetime: one.created }, sent)),
       h('td', {}, ...state(one)),
       h('td', { 'data-head': 'ml' }, volumes ? Object.entries(volumes).map(([region, ml]) => `${region} ${millilitres(ml)}`).join(', ') : ''),
       h('td', { 'data-head': 'Warnings' }, one.result ? one.result.warnings.join(', ') || 'none' : ''),
@@ -170,10 +205,10 @@ class Queue {
         'td',
         { class: 'buttons' },
         one.result && button('Open', () => this.open(one.id)),
-        one.result && h('a', { href: one.result.zip, download: true, 'aria-label': `Files of ${one.case}` }, 'Files'),
+        one.result && h('a', { href: one.result.zip, download: true, 'aria-label': `Files of ${called}` }, 'Files'),
         !ended && !one.cancelling && button('Cancel', () => void this.act(`${caseAddress(one.id)}cancel`, 'POST')),
         ended && button('Remove', () => {
-          if (window.confirm(`Remove ${one.case} and all its files?`)) void this.act(caseAddress(one.id).slice(0, -1), 'DELETE')
+          if (window.confirm(`Remove ${called}, and all its files?`)) void this.act(caseAddress(one.id).slice(0, -1), 'DELETE')
         })
       )
     )

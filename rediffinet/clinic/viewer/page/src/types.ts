@@ -51,6 +51,8 @@ export interface CorrectionEntry {
 
 export interface Scene {
   case: string
+  /** When a service took it. */
+  created?: string
   report: Report
   images: { contrast: Contrast; url: string }[]
   maps: Partial<Record<Exclude<Kind, 'changes' | 'corrected'>, string>>

@@ -6,6 +6,8 @@ const CONTRASTS = ['t1n', 't1c', 't2w', 't2f'] as const
 type Contrast = (typeof CONTRASTS)[number]
 /** Endings of file names by contrast: BraTS 2023, then the years before. */
 const ENDINGS: Record<Contrast, string[]> = { t1n: ['t1n', 't1'], t1c: ['t1c', 't1ce'], t2w: ['t2w', 't2'], t2f: ['t2f', 'flair'] }
+/** What systems put into folders, and what tells of an image beside it. */
+const BESIDE = /^\.|^(?:thumbs\.db|desktop\.ini)$|\.(?:json|bval|bvec)$/i
 const IMAGE = /^(?:(.+)[-_])?([a-z0-9]+)\.nii(?:\.gz)?$/i
 
 /** One case to send: its name and its parts, the four contrasts or an archive of them. */
@@ -40,6 +42,7 @@ export function sortFiles(files: Iterable<Found>): { parcels: Parcel[]; problems
   const unknown: string[] = []
   const groups = new Map<string, Group>()
   for (const { file, folder } of files) {
+    if (BESIDE.test(file.name)) continue
     if (/\.zip$/i.test(file.name)) {
       sorted.push({ name: file.name.replace(/\.zip$/i, ''), parts: { archive: file }, folder, bare: false })
       continue
@@ -71,6 +74,7 @@ export function sortFiles(files: Iterable<Found>): { parcels: Parcel[]; problems
       sorted.push({ name: name || folder.split('/').pop() || 'case', parts, folder, bare: !name })
     }
   }
+  if (!sorted.length && !problems.length) problems.push('Nothing to send was found. A case is four images, or a zip.')
   // cases of one name are told apart by their folders
   const parcels = sorted.map(({ name, parts, folder, bare }) => {
     const alone = !folder || sorted.filter((one) => one.name === name).length === 1

@@ -2,7 +2,7 @@
 
 import { caseAddress, getScene } from './api'
 import { Correction } from './correct'
-import { h, message, millilitres, swatch } from './dom'
+import { h, message, millilitres, moment, swatch } from './dom'
 import { help, Keyboard, type Group } from './keys'
 import { CHANGES } from './maps'
 import { provenancePanel, volumesPanel, volumesTable, warningsPanel } from './panel'
@@ -119,6 +119,7 @@ class Viewer {
         {},
         back && h('button', { type: 'button', onclick: back }, 'All cases'),
         h('h1', {}, scene.case),
+        scene.created && h('p', { class: 'quiet' }, 'sent ', h('time', { datetime: scene.created }, moment(scene.created))),
         h('p', { class: 'use' }, scene.report.intended_use),
         h('button', { type: 'button', onclick: () => this.help() }, 'Keys ', h('kbd', { 'aria-hidden': 'true' }, '?'))
       ),
