@@ -13,7 +13,10 @@ from rediffinet.clinic.service.tokens import TokenFile
 from rediffinet.clinic.viewer.server import HEADERS
 
 OPEN_TO_ALL = ("/healthz", "/readyz")
-CHALLENGE = 'Bearer, Basic realm="rediff: any name, the token as password", charset="UTF-8"'
+CHALLENGES = [  # a header each: of two in one, Chromium knows neither and does not ask
+    ("www-authenticate", "Bearer"),
+    ("www-authenticate", 'Basic realm="rediff: any name, the token as password", charset="UTF-8"'),
+]
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -51,14 +54,14 @@ class Gate:
         refusal = self._refusal(scope, headers)
         try:
             if refusal is not None:
-                await _refuse(answer, refusal, {"www-authenticate": CHALLENGE} if refusal["status"] == 401 else {})
+                await _refuse(answer, refusal, CHALLENGES if refusal["status"] == 401 else [])
             else:
                 await self._app(scope, receive, answer)
         except Exception as error:
             log_error("request failed", error)
             if status:
                 raise
-            await _refuse(answer, problem(500, "An unexpected error. The log of the service tells where."), {})
+            await _refuse(answer, problem(500, "An unexpected error. The log of the service tells where."), [])
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._count(route, status)
@@ -85,10 +88,10 @@ class Gate:
         return None
 
 
-async def _refuse(send: Send, content: dict[str, Any], more: dict[str, str]) -> None:
+async def _refuse(send: Send, content: dict[str, Any], more: list[tuple[str, str]]) -> None:
     body = json.dumps(content).encode()
-    headers = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), "connection": "close", **more}
-    pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    headers = [("content-type", MEDIA_TYPE), ("content-length", str(len(body))), ("connection", "close"), *more]
+    pairs = [(name.encode(), value.encode()) for name, value in headers]
     await send({"type": "http.response.start", "status": content["status"], "headers": pairs})
     await send({"type": "http.response.body", "body": body})
 

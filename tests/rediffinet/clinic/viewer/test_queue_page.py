@@ -120,6 +120,23 @@ def test_a_case_from_drop_to_removal(page: Any, service: str, toy_folder: Path) 
     page.wait_for_selector("tr[data-state]", state="detached")
 
 
+def test_a_token_is_asked_for_as_a_password(chromium: Any, service: str, toy_folder: Path, tmp_path: Path) -> None:
+    from rediffinet.clinic.service.tokens import new_token
+
+    token = new_token(tmp_path / "service" / "tokens.json", "anna")
+    for password, status in (("wrong", 401), (token, 200)):
+        context = chromium.new_context(http_credentials={"username": "anybody", "password": password})
+        page = context.new_page()
+        page.set_default_timeout(WAIT_MS)
+        assert page.goto(service).status == status
+        if status == 200:
+            page.wait_for_selector(".queue")
+            drop(page, [toy_folder])
+            page.get_by_role("button", name="Open toy").click()
+            page.wait_for_selector(".viewer[data-ready]")
+        context.close()
+
+
 def test_files_that_are_no_case_are_named(page: Any, toy_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     page.set_input_files(
