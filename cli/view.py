@@ -22,14 +22,15 @@ def view(
 ) -> None:
     """Look at a result in the browser, correct its labels. Serves this machine alone, until Ctrl-C."""
     from rediffinet.clinic.interrupt import Interrupted
-    from rediffinet.clinic.viewer.scene import open_scene
+    from rediffinet.clinic.viewer.scene import find_report, open_scene
     from rediffinet.clinic.viewer.server import ViewerServer
 
-    scene = open_scene(target, images, reference)
-    for note in scene.notes:
-        typer.echo(f"{scene.case}: not shown: {note}", err=True)
-    with ViewerServer(scene, port) as server:
-        typer.echo(f"{scene.case}: {server.url}")
+    report = find_report(target)  # once: results of other cases may come beside it
+    with ViewerServer(lambda: open_scene(report, images, reference), port) as server:
+        case = server.scene.case
+        for note in server.scene.notes:
+            typer.echo(f"{case}: not shown: {note}", err=True)
+        typer.echo(f"{case}: {server.url}")
         typer.echo("Ctrl-C ends.", err=True)
         serving = threading.Thread(target=server.serve_forever, daemon=True)
         serving.start()

@@ -77,6 +77,10 @@ class TooManyError(RediffError):
     """There are as many of something as there may be."""
 
 
+class ChangedError(RediffError):
+    """What something was made from is not there any more as it was then."""
+
+
 class BundleError(RediffError):
     """A bundle is incomplete, altered, or of a schema this version does not read."""
 

@@ -36,9 +36,9 @@ from rediffinet.clinic.service.settings import LOOPBACK
 from rediffinet.clinic.service.supervisor import Supervisor
 from rediffinet.clinic.service.tokens import TokenFile
 from rediffinet.clinic.service.uploads import receive, skip
-from rediffinet.clinic.viewer.corrections import save_correction
+from rediffinet.clinic.viewer.corrections import Origin, save_correction
 from rediffinet.clinic.viewer.server import DIST, content_type, scene_bytes
-from rediffinet.errors import OutputError, RediffError, TooManyError
+from rediffinet.errors import ChangedError, OutputError, RediffError, TooManyError
 
 INTENDED_USE = "Research use only, not a medical device. No clinical decision may rest on its output."
 
@@ -257,6 +257,7 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
         request: Request,
         case_id: str,
         origin: Annotated[str, Query(alias="from", max_length=300, description="The map that was corrected.")],
+        sha256: Annotated[str, Query(max_length=64, description="SHA-256 of that map, as it was drawn on.")],
         who: Annotated[str, Query(max_length=200, description="Who corrected it.")],
         note: Annotated[str, Query(max_length=2000, description="Why.")] = "",
     ) -> dict[str, Any]:
@@ -276,9 +277,11 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
             raise Problem(499, "The client went away.") from None
 
         def save() -> dict[str, Any]:
-            most = jobs.settings.limits.corrections
+            most, begun = jobs.settings.limits.corrections, Origin(file=origin, sha256=sha256)
             try:
-                entry = save_correction(scene.folder, scene.report, origin, bytes(body), who=who, note=note, most=most)
+                entry = save_correction(scene.folder, scene.report, begun, bytes(body), who=who, note=note, most=most)
+            except ChangedError as error:
+                raise Problem(409, str(error)) from None
             except TooManyError as error:  # where its folder is, is nothing to a client
                 raise Problem(409, f"{error.found} Send the case again, as a new one, to go on.") from None
             return entry.model_dump(mode="json", by_alias=True)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rediffinet.errors import CaseError, LabelError, OutputError, TooManyError
+from rediffinet.errors import CaseError, ChangedError, LabelError, OutputError, TooManyError
 from rediffinet.files import file_sha256, write_atomically
 from rediffinet.io.geometry import spacing_mm
 from rediffinet.io.nifti import read_nifti, write_nifti
@@ -71,17 +71,18 @@ def read_corrections(folder: Path, case: str) -> list[Correction]:
 
 
 def save_correction(
-    folder: Path, report: dict[str, Any], origin: str, voxels: bytes, *, who: str, note: str = "", most: int = MOST
+    folder: Path, report: dict[str, Any], origin: Origin, voxels: bytes, *, who: str, note: str = "", most: int = MOST
 ) -> Correction:
     """Save a corrected label map beside the outputs of a case and return its entry.
 
-    report: the case's report as a dictionary. origin: name of the label map it was made from, `X-seg.nii.gz`,
+    report: the case's report as a dictionary. origin: the label map it was drawn on, `X-seg.nii.gz`,
     `X-baseline.nii.gz` or an earlier correction. voxels: gzip of one byte per voxel, in the order of that file (first
     axis fastest). most: how many there may be of the case, with this one.
 
     Raises:
         CaseError: no name was given, it or the note is too long or holds control characters; `origin` is not a label
             map of this case.
+        ChangedError: the file of that name is another map by now.
         TooManyError: there are `most` already.
         LabelError: not one label of the schema per voxel.
         OutputError: it cannot be written.
@@ -97,9 +98,12 @@ def save_correction(
     if any(unicodedata.category(letter) == "Cc" for letter in who + "".join(note.split())):
         raise CaseError("The name of who made the correction, or the note, holds control characters. Leave them out.")
     known = [report["outputs"].get("segmentation"), report["outputs"].get("baseline")]
-    if origin not in [*known, *(entry.file for entry in read_corrections(folder, case))]:
-        raise CaseError(f"{origin} is not a label map of case {case}: nothing was saved.")
-    before = read_nifti(folder / origin)
+    if origin.file not in [*known, *(entry.file for entry in read_corrections(folder, case))]:
+        raise CaseError(f"{origin.file} is not a label map of case {case}: nothing was saved.")
+    before = read_nifti(folder / origin.file)
+    if before.sha256 != origin.sha256:
+        found = f"{origin.file} was written again since the correction began: nothing was saved."
+        raise ChangedError(found, hint="Load the page again to see the new map before it is corrected.")
     after = _decode(voxels, before.grid.shape, set(report["labels"].values()))
     regions = _regions(report)
     voxel_ml = float(np.prod(spacing_mm(before.grid.affine))) / 1000.0
@@ -116,7 +120,7 @@ def save_correction(
                 "who": who,
                 "when": datetime.now(UTC).isoformat(timespec="seconds"),
                 "note": note,
-                "from": Origin(file=origin, sha256=before.sha256),
+                "from": origin,
                 "changed_voxels": int((before.voxels != after).sum()),
                 "volumes_ml": {
                     "before": _millilitres(before.voxels, regions, voxel_ml),

@@ -12,7 +12,7 @@ import numpy as np
 
 from rediffinet.clinic.finished import is_whole
 from rediffinet.clinic.viewer.corrections import Correction, read_corrections
-from rediffinet.errors import CaseError, LabelError, RediffError
+from rediffinet.errors import CaseError, ChangedError, LabelError, RediffError
 from rediffinet.files import file_sha256
 from rediffinet.io.conventions import whole_labels
 from rediffinet.io.geometry import corner_distance_mm
@@ -31,7 +31,8 @@ class Scene:
     """A case to look at.
 
     images: file by contrast, each the very one that was segmented. maps: file by kind (`refined`, `baseline`,
-    `uncertainty`, `margin`, `reference`). notes: what is not shown, and why.
+    `uncertainty`, `margin`, `reference`). sha256: of each map, as the run wrote it that the report is of. notes: what
+    is not shown, and why.
     """
 
     case: str
@@ -39,6 +40,7 @@ class Scene:
     folder: Path
     images: dict[str, Path]
     maps: dict[str, Path]
+    sha256: dict[str, str]
     notes: tuple[str, ...]
 
     def files(self) -> dict[str, Path]:
@@ -55,8 +57,10 @@ class Scene:
         return read_corrections(self.folder, self.case)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: what the page needs to begin. URLs are relative to the case's own address."""
-        refined = file_sha256(self.maps["refined"])
+        """JSON-ready: what the page needs to begin.
+
+        URLs are relative to the case's own address; those of maps ask for the very bytes that belong to the report.
+        """
         return {
             "case": self.case,
             "report": self.report,
@@ -64,10 +68,15 @@ class Scene:
                 {"contrast": contrast, "url": _url(f"{contrast}{_suffix(path)}")}
                 for contrast, path in self.images.items()
             ],
-            "maps": {kind: _url(_map_name(kind, path)) for kind, path in self.maps.items()},
+            "maps": {kind: _url(_map_name(kind, path), self.sha256[kind]) for kind, path in self.maps.items()},
+            "sha256": self.sha256,
             "corrections": [
-                {**entry.model_dump(mode="json", by_alias=True), "url": _url(entry.file), "current": current}
-                for entry, current in _with_currency(self.corrections(), refined)
+                {
+                    **entry.model_dump(mode="json", by_alias=True),
+                    "url": _url(entry.file, entry.sha256),
+                    "current": current,
+                }
+                for entry, current in _with_currency(self.corrections(), set(self.sha256.values()))
             ],
             "notes": list(self.notes),
         }
@@ -82,6 +91,7 @@ def open_scene(target: Path, images: Path | None = None, reference: Path | None 
 
     Raises:
         CaseError: no report, or several; outputs or all images are gone, or are not those of the report.
+        ChangedError: the case was segmented again while it was opened.
         LabelError: the reference given is no label map, or not on the grid of the result.
     """
     path = find_report(target)
@@ -114,7 +124,11 @@ def open_scene(target: Path, images: Path | None = None, reference: Path | None 
         notes.append("uncertainty: not written; to see it:  rediff segment … --save-uncertainty")
     if "margin" not in maps and report.get("margin") is not None:
         notes.append("margin: not written; to see it:  rediff segment … --save-margin")
-    return Scene(case, report, folder, found, maps, (*notes, *said))
+    hashes = {kind: file_sha256(file) for kind, file in maps.items()}
+    # a run takes its old report away before it writes anything, and puts the new one down last
+    if not path.is_file() or read_report(path) != report:
+        raise ChangedError(f"Case {case} was segmented again while it was opened.", hint="Open it again.")
+    return Scene(case, report, folder, found, maps, hashes, (*notes, *said))
 
 
 def find_report(target: Path) -> Path:
@@ -267,12 +281,11 @@ def _check_same_grid(reference: Image, refined: Image) -> None:
     raise LabelError(message)
 
 
-def _with_currency(entries: list[Correction], refined: str) -> Iterator[tuple[Correction, bool]]:
-    """Each correction and whether it goes back to the label map that lies there now."""
-    current = {refined}
+def _with_currency(entries: list[Correction], current: set[str]) -> Iterator[tuple[Correction, bool]]:
+    """Each correction and whether it goes back to a label map that lies there now. current: SHA-256 of those."""
     for entry in entries:
         if entry.origin.sha256 in current:
-            current.add(entry.sha256)
+            current = current | {entry.sha256}
         yield entry, entry.sha256 in current
 
 
@@ -284,5 +297,5 @@ def _map_name(kind: str, path: Path) -> str:
     return f"reference{_suffix(path)}" if kind == "reference" else path.name
 
 
-def _url(name: str) -> str:
-    return f"files/{quote(name)}"
+def _url(name: str, sha256: str = "") -> str:
+    return f"files/{quote(name)}{f'?sha256={sha256}' if sha256 else ''}"

@@ -4,6 +4,7 @@ It listens on loopback alone. Every address begins with a secret that is made at
 machine and other pages of the browser do not reach the case. The paths behind the secret are those of `rediff serve`.
 """
 
+import hashlib
 import json
 import math
 import mimetypes
@@ -19,9 +20,9 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import nibabel as nib
 
-from rediffinet.clinic.viewer.corrections import save_correction
+from rediffinet.clinic.viewer.corrections import Origin, save_correction
 from rediffinet.clinic.viewer.scene import Scene
-from rediffinet.errors import CaseError, RediffError, TooManyError
+from rediffinet.errors import CaseError, ChangedError, RediffError, TooManyError
 
 DIST = Path(__file__).parent / "dist"
 DRAIN = 2**28
@@ -51,12 +52,17 @@ TYPES = {
 
 
 class ViewerServer(ThreadingHTTPServer):
-    """Serves one scene until `shutdown`; port 0 takes a free one. Use as a context manager to free the port."""
+    """Serves one case until `shutdown`. Use as a context manager to free the port.
+
+    open_scene: its scene as it is now, asked for once here and again each time that the page is loaded, as the case may
+    be segmented again meanwhile. port: 0 takes a free one.
+    """
 
     daemon_threads = True
 
-    def __init__(self, scene: Scene, port: int = 0) -> None:
-        self.scene = scene
+    def __init__(self, open_scene: Callable[[], Scene], port: int = 0) -> None:
+        self.open_scene = open_scene
+        self.scene = open_scene()
         self.secret = secrets.token_urlsafe(18)
         try:
             super().__init__(("127.0.0.1", port), _Handler)
@@ -111,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(self._get)
 
     def do_POST(self) -> None:
-        """A correction: gzip of the labels as the body; who, from and note in the query."""
+        """A correction: gzip of the labels as the body; from, its sha256, who and note in the query."""
         self._answer(self._post)
 
     def _answer(self, method: Callable[[], None]) -> None:
@@ -119,6 +125,8 @@ class _Handler(BaseHTTPRequestHandler):
             method()
         except (ConnectionError, TimeoutError):
             raise
+        except RediffError as error:
+            self._refuse(HTTPStatus.GONE, str(error))
         except (OSError, nib.filebasedimages.ImageFileError) as error:  # files that went away, or were cut off
             self._refuse(HTTPStatus.GONE, f"The results cannot be read any more: {error}. Segment the case again.")
 
@@ -133,10 +141,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "v1/cases":
             self._json({"cases": [{"id": scene.case, "case": scene.case, "state": "done"}], "accepts": False})
         elif path == f"{base}scene":
-            self._json(scene.to_dict())
+            self.server.scene = self.server.open_scene()
+            self._json(self.server.scene.to_dict())
         elif path.startswith(f"{base}files/"):
             name = path.removeprefix(f"{base}files/")
-            self._file(scene.files().get(name), name)
+            self._file(scene.files().get(name), name, self._query().get("sha256"))
         else:
             self._file(self.server.page.get(path), path)
 
@@ -157,13 +166,14 @@ class _Handler(BaseHTTPRequestHandler):
             )
             return
         body, self._read = self.rfile.read(int(length)), True
-        query = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
+        query = self._query()
         try:
             who, note = query.get("who", ""), query.get("note", "")
-            entry = save_correction(scene.folder, scene.report, query.get("from", ""), body, who=who, note=note)
+            origin = Origin(file=query.get("from", ""), sha256=query.get("sha256", ""))
+            entry = save_correction(scene.folder, scene.report, origin, body, who=who, note=note)
         except RediffError as error:
-            full = isinstance(error, TooManyError)
-            self._refuse(HTTPStatus.CONFLICT if full else HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+            conflict = isinstance(error, ChangedError | TooManyError)
+            self._refuse(HTTPStatus.CONFLICT if conflict else HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
             return
         self._json(entry.model_dump(mode="json", by_alias=True), HTTPStatus.CREATED)
 
@@ -198,12 +208,18 @@ class _Handler(BaseHTTPRequestHandler):
             return rest
         return None
 
-    def _file(self, path: Path | None, name: str) -> None:
+    def _query(self) -> dict[str, str]:
+        return {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
+
+    def _file(self, path: Path | None, name: str, sha256: str | None = None) -> None:
+        """sha256: of the only content that will do."""
         try:
             content = None if path is None else path.read_bytes()
         except OSError:
             content = None
-        if content is None:
+        if sha256 is not None and (content is None or hashlib.sha256(content).hexdigest() != sha256):
+            self._refuse(HTTPStatus.GONE, f"{name} was written again, or removed, since. Load the page again.")
+        elif content is None:
             self._refuse(HTTPStatus.NOT_FOUND, f"{name} is not a file of this case.")
         else:
             self._send(HTTPStatus.OK, content, content_type(name), {"Cache-Control": "no-store"})

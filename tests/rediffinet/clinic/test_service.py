@@ -1,5 +1,6 @@
 """`rediff serve` as its own process on loopback: what is accepted becomes done or is said to have failed, once."""
 
+import hashlib
 import io
 import json
 import os
@@ -806,7 +807,7 @@ def test_corrections_are_listed_packed_and_keep_a_case(service: Service, images:
     saved, more = (
         service.client.post(
             f"/v1/cases/{case_id}/corrections",
-            params={"from": "P1-seg.nii.gz", "who": "Dr Test"},
+            params={"from": "P1-seg.nii.gz", "sha256": hashlib.sha256(fetched).hexdigest(), "who": "Dr Test"},
             content=gzip.compress(voxels.tobytes(order="F")),
         )
         for _ in range(2)

@@ -230,7 +230,7 @@ def test_nothing_outside_was_written_and_nothing_half(client: Any) -> None:
         ("POST", "/cancel"),
         ("POST", "/store"),
         ("DELETE", ""),
-        ("POST", "/corrections?from=P1-seg.nii.gz&who=A"),
+        ("POST", "/corrections?from=P1-seg.nii.gz&sha256=x&who=A"),
     ],
 )
 def test_a_case_that_is_removed_while_it_is_asked_about(

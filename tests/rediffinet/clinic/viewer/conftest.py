@@ -79,6 +79,23 @@ def make_segmented(tmp_path: Path, toy_case: Any, make_toy_bundle: Any) -> Calla
 
 
 @pytest.fixture
+def segment_again(make_toy_bundle: Any) -> Callable[[Segmented], None]:
+    """segment_again(segmented): once more into the same folder, from an empty baseline: other maps, another report."""
+    from rediffinet.io.cases import load_case
+    from rediffinet.io.outputs import OutputChoice, save_result
+    from rediffinet.segmenter import Segmenter
+
+    def again(segmented: Segmented) -> None:
+        with Segmenter.open(make_toy_bundle().path, "onnxruntime", threads=1) as segmenter:
+            result = segmenter.segment(load_case(segmented.images), baseline=np.zeros_like(segmented.labels()))
+        before = segmented.labels()
+        save_result(result, segmented.out, OutputChoice(uncertainty=True, overwrite=True))
+        assert (segmented.labels() != before).any()
+
+    return again
+
+
+@pytest.fixture
 def segmented(make_segmented: Callable[..., Segmented]) -> Segmented:
     """The toy case, segmented."""
     return make_segmented()

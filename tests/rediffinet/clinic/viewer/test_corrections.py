@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from rediffinet.clinic.viewer.corrections import read_corrections, save_correction
+from rediffinet.clinic.viewer.corrections import Origin, read_corrections, save_correction
 from rediffinet.clinic.viewer.scene import open_scene, read_report
-from rediffinet.errors import CaseError, LabelError, OutputError, TooManyError
+from rediffinet.errors import CaseError, ChangedError, LabelError, OutputError, TooManyError
 
 
 def packed(labels: np.ndarray) -> bytes:
@@ -30,7 +30,14 @@ def changed(labels: np.ndarray) -> np.ndarray:
 
 def save(segmented: Any, labels: np.ndarray, origin: str = "toy-seg.nii.gz", **about: str) -> Any:
     report = read_report(segmented.output("report.json"))
-    return save_correction(segmented.out, report, origin, packed(labels), **{"who": "A. Reader", **about})
+    begun = drawn_on(segmented, origin)
+    return save_correction(segmented.out, report, begun, packed(labels), **{"who": "A. Reader", **about})
+
+
+def drawn_on(segmented: Any, name: str = "toy-seg.nii.gz") -> Origin:
+    path = segmented.out / name
+    content = path.read_bytes() if path.is_file() else b""
+    return Origin(file=name, sha256=hashlib.sha256(content).hexdigest())
 
 
 @pytest.mark.parametrize("axes", ["LPS", "RAS", "ASR"])
@@ -87,6 +94,27 @@ def test_a_correction_of_an_earlier_result_is_told(segmented: Any) -> None:
     assert [(one["file"], one["current"]) for one in told] == [(entry.file, False)]
 
 
+def test_a_correction_of_the_baseline_is_of_this_result(segmented: Any) -> None:
+    save(segmented, segmented.labels("baseline.nii.gz"), origin="toy-baseline.nii.gz")
+    assert [one["current"] for one in open_scene(segmented.out).to_dict()["corrections"]] == [True]
+
+
+def test_a_map_that_was_written_again_since_it_was_drawn_on(segmented: Any, segment_again: Any) -> None:
+    first = save(segmented, changed(segmented.labels()))
+    begun = {name: drawn_on(segmented, name) for name in ("toy-seg.nii.gz", "toy-baseline.nii.gz", first.file)}
+    drawn = packed(changed(segmented.labels()))
+    segment_again(segmented)
+    for name in (first.file, "toy-corrected-1.json"):
+        (segmented.out / name).unlink()
+    report = read_report(segmented.output("report.json"))
+    assert save(segmented, segmented.labels()).file == first.file
+    there = sorted(segmented.out.iterdir())
+    for name, origin in begun.items():
+        with pytest.raises(ChangedError, match=rf"{name} was written again .* nothing was saved"):
+            save_correction(segmented.out, report, origin, drawn, who="A. Reader")
+    assert sorted(segmented.out.iterdir()) == there
+
+
 def test_a_case_name_with_pattern_characters(segmented: Any) -> None:
     assert read_corrections(segmented.out, "t[o]y*") == []
 
@@ -132,7 +160,7 @@ def test_bodies_that_are_no_label_map(segmented: Any, sent: bytes) -> None:
     report = read_report(segmented.output("report.json"))
     there = sorted(segmented.out.iterdir())
     with pytest.raises(LabelError, match="nothing was saved"):
-        save_correction(segmented.out, report, "toy-seg.nii.gz", sent, who="A")
+        save_correction(segmented.out, report, drawn_on(segmented), sent, who="A")
     assert sorted(segmented.out.iterdir()) == there
 
 
@@ -152,16 +180,16 @@ def test_bodies_that_are_no_label_map(segmented: Any, sent: bytes) -> None:
 def test_what_is_wrong_with_a_gzip_is_said(segmented: Any, change: Any, said: str) -> None:
     report = read_report(segmented.output("report.json"))
     with pytest.raises(LabelError, match=f"{said}.*nothing was saved"):
-        save_correction(segmented.out, report, "toy-seg.nii.gz", change(packed(segmented.labels())), who="A")
+        save_correction(segmented.out, report, drawn_on(segmented), change(packed(segmented.labels())), who="A")
 
 
 def test_no_more_corrections_than_there_may_be_even_at_once(segmented: Any) -> None:
     report = read_report(segmented.output("report.json"))
-    voxels = packed(segmented.labels())
+    voxels, begun = packed(segmented.labels()), drawn_on(segmented)
 
     def one(_: int) -> str:
         try:
-            return save_correction(segmented.out, report, "toy-seg.nii.gz", voxels, who="A", most=3).file
+            return save_correction(segmented.out, report, begun, voxels, who="A", most=3).file
         except TooManyError as error:
             return str(error)
 

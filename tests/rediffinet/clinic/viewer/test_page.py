@@ -28,7 +28,7 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
     ends: list[Callable[[], None]] = []
 
     def open_it(segmented: Any, **options: Any) -> Any:
-        server = ViewerServer(open_scene(segmented.out))
+        server = ViewerServer(lambda: open_scene(segmented.out))
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         hold = options.pop("hold", None)
@@ -58,7 +58,8 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
         return page
 
     def _ours(said: Any) -> bool:
-        return not any(status in said.text for status in ("507", "404"))  # what tests have the server answer
+        answered = ("507", "404", "409", "410")  # what tests have the server answer
+        return not any(status in said.text for status in answered)
 
     def _outside(url: str) -> bool:
         return not url.startswith(("http://127.0.0.1:", "blob:", "data:"))
@@ -254,6 +255,31 @@ def draw(page: Any, strokes: int = 1) -> None:
     for stroke in range(strokes):
         across, down = 0.35 + 0.03 * (stroke % 10), 0.35 + 0.03 * (stroke // 10)
         page.mouse.click(box["x"] + across * box["width"], box["y"] + down * box["height"])
+
+
+@pytest.mark.slow
+def test_strokes_on_a_map_that_was_written_again_are_refused_and_stay(
+    open_page: Any, segmented: Any, segment_again: Any
+) -> None:
+    page = open_page(segmented)
+    draw(page)
+    segment_again(segmented)
+    page.get_by_label("Your name").fill("A. Reader")
+    page.get_by_role("button", name="Save as a new map").click()
+    page.wait_for_selector("text=/Not saved: toy-seg.nii.gz was written again since/")
+    assert not list(segmented.out.glob("*corrected*"))
+    assert page.get_by_role("button", name="Undo").is_enabled()
+
+
+@pytest.mark.slow
+def test_a_case_that_is_segmented_again_while_it_loads_is_told(
+    open_page: Any, segmented: Any, segment_again: Any
+) -> None:
+    page = open_page(segmented, hold="**/toy-baseline.nii.gz*")
+    page.wait_for_selector(".viewer")
+    segment_again(segmented)
+    page.let_go()
+    page.wait_for_selector("text=/toy-baseline.nii.gz was written again.* Load the page again/")
 
 
 @pytest.mark.slow

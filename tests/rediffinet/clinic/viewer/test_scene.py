@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rediffinet.clinic.viewer.scene import open_scene
-from rediffinet.errors import CaseError, LabelError
+from rediffinet.errors import CaseError, ChangedError, LabelError
 
 
 @pytest.mark.parametrize("target", [".", "toy", "toy-report.json"])
@@ -28,8 +28,24 @@ def test_every_address_of_the_scene_is_a_file_that_is_served(segmented: Any) -> 
     addresses = [image["url"] for image in told["images"]] + list(told["maps"].values())
     assert len(addresses) == 8
     for address in addresses:
-        assert scene.files()[address.removeprefix("files/")].is_file()
+        assert scene.files()[address.removeprefix("files/").partition("?")[0]].is_file()
     json.dumps(told)
+
+
+def test_a_case_that_is_segmented_again_while_it_is_opened(
+    segmented: Any, segment_again: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rediffinet.clinic.viewer import scene
+
+    find = scene._find_reference
+
+    def meanwhile(*where: Any) -> Any:
+        segment_again(segmented)
+        return find(*where)
+
+    monkeypatch.setattr(scene, "_find_reference", meanwhile)
+    with pytest.raises(ChangedError, match="segmented again while it was opened"):
+        open_scene(segmented.out)
 
 
 def test_reference_and_result_of_one_name_are_both_served(segmented: Any) -> None:

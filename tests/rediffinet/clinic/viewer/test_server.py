@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
+from urllib.request import urlopen
 
 import pytest
 
@@ -24,7 +26,7 @@ PAGE = Path(viewer.__file__).parent / "page"
 
 @pytest.fixture
 def server(segmented: Any) -> Iterator[viewer.ViewerServer]:
-    with viewer.ViewerServer(open_scene(segmented.out)) as running:
+    with viewer.ViewerServer(lambda: open_scene(segmented.out)) as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         yield running
@@ -41,6 +43,12 @@ def ask(
     content = answer.read()
     connection.close()
     return answer.status, dict(answer.getheaders()), content
+
+
+def drawn_on(segmented: Any) -> str:
+    """What a correction of the refined map says of it."""
+    content = segmented.output("seg.nii.gz").read_bytes()
+    return urlencode({"from": "toy-seg.nii.gz", "sha256": hashlib.sha256(content).hexdigest()})
 
 
 def test_the_page_and_what_it_loads(server: viewer.ViewerServer) -> None:
@@ -68,6 +76,52 @@ def test_results_that_went_away_are_a_problem_in_words(server: viewer.ViewerServ
         status, headers, content = ask(server, base + path, method, b"x" if method == "POST" else None)
         assert (status, headers["Content-Type"]) == (410, "application/problem+json")
         assert "Segment the case again" in json.loads(content)["detail"]
+
+
+def test_a_case_that_is_segmented_again_is_shown_whole_or_not_at_all(
+    server: viewer.ViewerServer, segmented: Any, segment_again: Any
+) -> None:
+    base = f"/{server.secret}/v1/cases/toy/"
+
+    def scene() -> dict[str, Any]:
+        return dict(json.loads(ask(server, f"{base}scene")[2]))
+
+    def report() -> dict[str, Any]:
+        return dict(json.loads(segmented.output("report.json").read_text()))
+
+    old = scene()
+    segment_again(segmented)
+    assert old["report"] != report()
+    for kind in ("refined", "baseline"):  # a page that was loading
+        status, _, content = ask(server, base + old["maps"][kind])
+        assert (status, json.loads(content)["detail"].rpartition(". ")[2]) == (410, "Load the page again.")
+    new = scene()
+    assert new["report"] == report()
+    for kind, url in new["maps"].items():
+        assert hashlib.sha256(ask(server, base + url)[2]).hexdigest() == new["sha256"][kind]
+    assert ask(server, base + new["maps"]["refined"])[2] == segmented.output("seg.nii.gz").read_bytes()
+    body = gzip.compress(segmented.labels().tobytes(order="F"))
+    about = {"from": "toy-seg.nii.gz", "who": "A"}
+    for told, want in ((old, 409), (new, 201)):
+        query = urlencode({**about, "sha256": told["sha256"]["refined"]})
+        assert ask(server, f"{base}corrections?{query}", "POST", body)[0] == want
+
+
+def test_results_of_another_case_in_the_same_folder_change_nothing(
+    rediff: Any, segmented: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, bytes]] = []
+
+    def look(url: str) -> bool:
+        for path in segmented.out.glob("toy*"):
+            path.with_name(path.name.replace("toy", "other")).write_bytes(path.read_bytes())
+        with urlopen(f"{url}v1/cases/toy/scene", timeout=60) as answer:
+            told.append((answer.status, answer.read()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("webbrowser.open", look)
+    assert rediff("view", segmented.out).code == 0
+    assert [(status, json.loads(content)["case"]) for status, content in told] == [(200, "toy")]
 
 
 def test_one_case_is_listed_and_none_accepted(server: viewer.ViewerServer) -> None:
@@ -143,7 +197,7 @@ def test_a_client_that_goes_away_is_no_traceback(
 
 def test_a_correction_is_saved(server: viewer.ViewerServer, segmented: Any) -> None:
     body = gzip.compress(segmented.labels().tobytes(order="F"))
-    path = f"/{server.secret}/v1/cases/toy/corrections?from=toy-seg.nii.gz&who=A.%20Reader&note="
+    path = f"/{server.secret}/v1/cases/toy/corrections?{drawn_on(segmented)}&who=A.%20Reader&note="
     status, _, content = ask(server, path, "POST", body)
     assert status == 201
     entry = json.loads(content)
@@ -154,7 +208,7 @@ def test_a_correction_is_saved(server: viewer.ViewerServer, segmented: Any) -> N
 
 def test_one_correction_too_many(server: viewer.ViewerServer, segmented: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(viewer, "save_correction", partial(viewer.save_correction, most=0))
-    path = f"/{server.secret}/v1/cases/toy/corrections?from=toy-seg.nii.gz&who=A"
+    path = f"/{server.secret}/v1/cases/toy/corrections?{drawn_on(segmented)}&who=A"
     status, _, content = ask(server, path, "POST", gzip.compress(segmented.labels().tobytes(order="F")))
     assert (status, json.loads(content)["detail"].splitlines()[0]) == (
         409,
@@ -165,12 +219,13 @@ def test_one_correction_too_many(server: viewer.ViewerServer, segmented: Any, mo
 
 @pytest.mark.parametrize(
     ("body", "query", "status"),
-    [(b"x", "from=toy-seg.nii.gz&who=A", 422), (b"", "who=A", 422), (b"0" * 10**6, "", 413)],
+    [(b"x", "who=A", 422), (b"", "who=A&from=", 422), (b"x", "who=A&sha256=", 409), (b"0" * 10**6, "", 413)],
 )
 def test_corrections_that_are_refused(
     server: viewer.ViewerServer, segmented: Any, body: bytes, query: str, status: int
 ) -> None:
     there = sorted(segmented.out.iterdir())
+    query = urlencode({**dict(parse_qsl(drawn_on(segmented))), **dict(parse_qsl(query, keep_blank_values=True))})
     answer = ask(server, f"/{server.secret}/v1/cases/toy/corrections?{query}", "POST", body)
     assert (answer[0], json.loads(answer[2])["status"]) == (status, status)
     assert sorted(segmented.out.iterdir()) == there
@@ -178,11 +233,11 @@ def test_corrections_that_are_refused(
 
 def test_a_port_that_is_taken(server: viewer.ViewerServer) -> None:
     with pytest.raises(CaseError, match="cannot be used"):
-        viewer.ViewerServer(server.scene, server.server_address[1])
+        viewer.ViewerServer(server.open_scene, server.server_address[1])
 
 
 def test_two_servers_have_two_secrets(server: viewer.ViewerServer) -> None:
-    with viewer.ViewerServer(server.scene) as other:
+    with viewer.ViewerServer(server.open_scene) as other:
         assert other.secret != server.secret
 
 

@@ -20,11 +20,11 @@ export async function getScene(id: string): Promise<Scene> {
   return await ask<Scene>(`${caseAddress(id)}scene`)
 }
 
-/** Sends corrected labels: one byte per voxel in the order of the file `from`. */
+/** Sends corrected labels: one byte per voxel in the order of the file `from`, whose content has that SHA-256. */
 export async function sendCorrection(
   id: string,
   labels: Uint8Array<ArrayBuffer>,
-  about: { from: string; who: string; note: string }
+  about: { from: string; sha256: string; who: string; note: string }
 ): Promise<CorrectionEntry> {
   const packed = new Blob([labels]).stream().pipeThrough(new CompressionStream('gzip'))
   const body = await new Response(packed).arrayBuffer()
@@ -42,9 +42,14 @@ export async function reach(address: string, options: RequestInit = {}): Promise
 }
 
 export async function ask<T>(address: string, options: RequestInit = {}): Promise<T> {
+  const response = await taken(address, options)
+  return response.status === 204 ? (undefined as T) : ((await response.json()) as T)
+}
+
+/** As `reach`; what is refused is thrown in the server's own words. */
+export async function taken(address: string, options: RequestInit = {}): Promise<Response> {
   const response = await reach(address, options)
-  if (response.status === 204) return undefined as T
-  if (response.ok) return (await response.json()) as T
+  if (response.ok) return response
   let detail = `${response.status} ${response.statusText}`
   try {
     detail = ((await response.json()) as { detail?: string }).detail ?? detail

@@ -28,7 +28,7 @@ export class Correction {
   constructor(
     private readonly id: string,
     private readonly stage: Stage,
-    private readonly from: { kind: Kind; file: string },
+    private readonly from: { kind: Kind; file: string; sha256: string },
     private readonly ended: (saved: CorrectionEntry | null) => void
   ) {
     this.who = h('input', { name: 'who', required: true, maxlength: 100, autocomplete: 'name', value: remembered() })
@@ -167,7 +167,7 @@ export class Correction {
     this.said.textContent = 'Saving …'
     this.setSending(true)
     try {
-      const about = { from: this.from.file, who: this.who.value, note: this.note.value }
+      const about = { from: this.from.file, sha256: this.from.sha256, who: this.who.value, note: this.note.value }
       const entry = await sendCorrection(this.id, labels, about)
       remember(this.who.value)
       if (this.left) return

@@ -1,7 +1,7 @@
 /** The images on the screen: one pane, or one for each contrast, with the same maps over all and one crosshair. */
 
 import type { Niivue, NVImage } from '@niivue/niivue'
-import { reach } from './api'
+import { taken } from './api'
 import { beside } from './beside'
 import { h } from './dom'
 import { bandsOf, bandTable, CHANGES, labelTable, labelsOf, type Label } from './maps'
@@ -341,8 +341,7 @@ export class Stage {
   }
 
   private async fetch(url: string, name: string, as: Jobs['read']['asks']['as']) {
-    const response = await reach(this.base + url)
-    if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`)
+    const response = await taken(this.base + url)
     const packed = await response.arrayBuffer()
     const enhancing = name === 'margin' ? undefined : this.scene.report.labels.enhancing // whose 4 is a bit
     const { file, range, ...found } = await beside('read', { file: packed, as, enhancing }, [packed])

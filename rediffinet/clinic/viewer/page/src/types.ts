@@ -40,6 +40,7 @@ export interface Report {
 export interface CorrectionEntry {
   file: string
   url: string
+  sha256: string
   who: string
   when: string
   note: string
@@ -56,6 +57,8 @@ export interface Scene {
   report: Report
   images: { contrast: Contrast; url: string }[]
   maps: Partial<Record<Exclude<Kind, 'changes' | 'corrected'>, string>>
+  /** Of the maps' files. */
+  sha256: Partial<Record<Kind, string>>
   corrections: CorrectionEntry[]
   notes: string[]
 }

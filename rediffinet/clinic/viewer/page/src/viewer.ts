@@ -469,19 +469,19 @@ class Viewer {
         this.phase = 'none'
         this.say(`${file} cannot be shown: ${message(error)}`)
       }
-      this.showEntry(earlier).then(() => this.draw(file, 'corrected'), problem)
+      this.showEntry(earlier).then(() => this.draw(file, 'corrected', earlier.sha256), problem)
     } else {
       const kind = file === this.file('baseline') ? 'baseline' : 'refined'
-      this.when(() => this.stage.maps.has(kind), 'Correcting', () => this.draw(file, kind))
+      this.when(() => this.stage.maps.has(kind), 'Correcting', () => this.draw(file, kind, this.scene.sha256[kind]!))
     }
   }
 
-  private draw(file: string, kind: Kind): void {
+  private draw(file: string, kind: Kind, sha256: string): void {
     this.setSideBySide(false)
     this.sideBySide.disabled = true
     if (this.stage.view === 'volume') this.setView('planes')
     for (const shown of [...this.stage.shown]) if (shown !== 'uncertainty') this.toggle(shown, false)
-    this.correction = new Correction(this.id, this.stage, { kind, file }, (entry) => void this.corrected(entry))
+    this.correction = new Correction(this.id, this.stage, { kind, file, sha256 }, (entry) => void this.corrected(entry))
     this.phase = 'draws'
     this.corrections.replaceChildren(h('h2', { id: 'corrections-title' }, 'Corrections'), this.correction.element)
     this.element.dataset.correcting = 'true' // which puts the form on top
