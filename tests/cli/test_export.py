@@ -22,8 +22,9 @@ from rediffinet.method.recipe import Calibration, Decision, SmallComponents
 
 pytestmark = pytest.mark.usefixtures("small_gate", "traced_once")
 
-UNET = ["unet.features=4,8", "unet.window=32,32,32", "mirror=false"]  # as in test_crossval.py: one trace for both
-REFINER = ["refiner.features=4,8", "refiner.head_features=4", "refiner.window=32,32,32"]
+# as in test_crossval.py and test_models_export.py: one trace for all
+UNET = ["unet.features=4,8", "unet.stem_stride=1", "unet.deep_supervision=true", "unet.window=16,16,16", "mirror=false"]
+REFINER = ["refiner.features=4,8", "refiner.head_features=4", "refiner.window=16,16,16"]
 
 
 def rediff(*arguments: object) -> Result:

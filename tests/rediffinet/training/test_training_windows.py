@@ -167,9 +167,10 @@ def test_priors_of_baselines_lacking_contrasts_and_other_programs(phantoms: Path
 
 def test_a_corrector_of_smaller_voxels_than_its_baseline(phantoms: Path, tmp_path: Path) -> None:
     fine = (*TINY, "spacing_mm=1,1,1")
+    as_elsewhere = (*TINY, "unet.deep_supervision=true")  # one trace with test_crossval.py
     baselines = []
     for fold in (0, 1):
-        settings = resolve_config("unet", "glioma-2mm-windows", {"folds": 2, "fold": fold}, TINY)
+        settings = resolve_config("unet", "glioma-2mm-windows", {"folds": 2, "fold": fold}, as_elsewhere)
         train(settings, [phantoms], tmp_path / f"u{fold}", cache=tmp_path / "cache")
         baselines.append(tmp_path / f"u{fold}")
     runs = [open_run(path) for path in baselines]
