@@ -19,7 +19,7 @@ from rediffinet.io.source import SourceImage
 from rediffinet.prepare.brain import extract_brain
 from rediffinet.prepare.brain_bundle import open_brain_bundle
 from rediffinet.prepare.checks import check_brain, check_series
-from rediffinet.prepare.register import Registration, register
+from rediffinet.prepare.register import Registration, fixed_image, register
 from rediffinet.prepare.report import BrainInfo, Preparation, SeriesInfo, SpaceInfo, to_rows
 from rediffinet.prepare.space import IDENTITY, Space, Volume, covered, itk, resample, upright_space
 from rediffinet.report import peak_rss_mb
@@ -103,27 +103,26 @@ def prepare(
         brain, left_out, ran = _given_mask(brain_mask, fixed, field), 0.0, ""
         made_by = {"source": "file", "name": brain_mask.path.name, "sha256": brain_mask.sha256}
     lap("brain")
-    head = _grown(brain, HEAD_MARGIN)
     others = [contrast for contrast in images if contrast != reference]
     found_by: dict[str, Registration] = {}
+    onto = fixed_image(fixed.voxels, fixed.grid.affine, (_grown(brain, HEAD_MARGIN), field.affine))
     for done, contrast in enumerate(others):
         tell("register", done, len(others))
         image = images[contrast]
-        found_by[contrast] = register(
-            fixed.voxels, fixed.grid.affine, image.voxels, image.grid.affine, (head, field.affine)
-        )
+        found_by[contrast] = register(onto, image.voxels, image.grid.affine)
     lap("register")
     tell("resample", 0, 1)
     space, brain = _around_brain(field, brain)
     unmasked = np.empty((len(images), *space.shape), np.float32)
     series: dict[str, SeriesInfo] = {}
+    reach: dict[str, Mask] = {}
     for out, (contrast, image) in zip(unmasked, images.items(), strict=True):
         registration = found_by.get(contrast)
         to_series = IDENTITY if registration is None else registration.to_moving
         out[:] = resample(image.voxels, image.grid.affine, space, to_series)
-        series[contrast] = _series_info(image, registration, brain, covered(_space(image), space, to_series))
-    at = list(images).index(reference)
-    _add_overlaps(series, unmasked, reference, at, space, images)
+        reach[contrast] = covered(_space(image), space, to_series)
+        series[contrast] = _series_info(image, registration, brain, reach[contrast])
+    _add_overlaps(series, dict(zip(images, unmasked, strict=True)), reach, reference)
     voxels = np.where(brain, np.maximum(unmasked, 0.0), np.float32(0))
     lap("resample")
     told = BrainInfo.model_validate(
@@ -285,15 +284,14 @@ def _series_info(image: Image, registration: Registration | None, brain: Mask, i
 
 
 def _add_overlaps(
-    series: dict[str, SeriesInfo], unmasked: Volume, reference: str, at: int, space: Space, images: Mapping[str, Image]
+    series: dict[str, SeriesInfo], unmasked: Mapping[str, Volume], reach: Mapping[str, Mask], reference: str
 ) -> None:
     """Dice of the heads, where both images reach."""
-    head = _not_air(unmasked[at])
-    where = covered(_space(images[reference]), space)
-    for image, contrast in zip(unmasked, images, strict=True):
+    head = _not_air(unmasked[reference])
+    for contrast, image in unmasked.items():
         if contrast == reference:
             continue
-        both = where & covered(_space(images[contrast]), space, np.array(series[contrast].to_series))
+        both = reach[reference] & reach[contrast]
         one, other = head & both, _not_air(image) & both
         total = np.count_nonzero(one) + np.count_nonzero(other)
         series[contrast].head_overlap = float(2 * np.count_nonzero(one & other) / total) if total else 0.0

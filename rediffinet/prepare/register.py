@@ -37,47 +37,68 @@ class Registration:
     degrees: float
 
 
-def register(
-    fixed: npt.NDArray[Any], fixed_affine: Affine, moving: npt.NDArray[Any], moving_affine: Affine, head: Any = None
-) -> Registration:
-    """Rigidly register two images (X, Y, Z), each with its affine (4, 4).
+@dataclass(frozen=True, eq=False)
+class Fixed:
+    """An image to register others to, with what all of them need of it.
 
-    head: (mask bool (X, Y, Z), affine) of where in the fixed world to compare; None is everywhere. The start is what
-    the headers say, or the two centres of mass laid on each other, whichever is more alike.
+    levels: the image at each of `LEVELS`. head: where to compare, or None. space, inside, ranks: the voxels over which
+    the similarity is told, which of them are in the head, and the bins of their values.
+    """
+
+    image: Any
+    levels: tuple[Any, ...]
+    head: Any
+    space: Space
+    inside: npt.NDArray[np.bool_]
+    ranks: npt.NDArray[np.intp]
+
+
+def fixed_image(voxels: npt.NDArray[Any], affine: Affine, head: Any = None) -> Fixed:
+    """An image (X, Y, Z) with its affine (4, 4) to register others to.
+
+    head: (mask bool (X, Y, Z), affine) of where in its world to compare; None is everywhere.
     """
     sitk = itk()
-    fixed_image, moving_image = to_itk(fixed, fixed_affine), to_itk(moving, moving_affine)
-    mask = None if head is None else sitk.Cast(to_itk(*head), sitk.sitkUInt8)
-    transform = _start(sitk, fixed_image, moving_image, mask)
-    for millimetres, step in LEVELS:
-        fixed_level, moving_level = _shrunk(sitk, fixed_image, millimetres), _shrunk(sitk, moving_image, millimetres)
-        method = _method(sitk, mask, min(1.0, SAMPLES / fixed_level.GetNumberOfPixels()))
+    image = to_itk(voxels, affine)
+    strides = [max(1, round(COMPARE_MM / size)) for size in _space(voxels, affine).spacing_mm]
+    thinned = voxels[tuple(slice(None, None, stride) for stride in strides)]
+    space = _space(thinned, affine @ np.diag([*strides, 1]))
+    inside = np.ones(space.shape, bool) if head is None else resample(head[0], head[1], space) > 0.5
+    return Fixed(
+        image,
+        tuple(_shrunk(sitk, image, millimetres) for millimetres, _ in LEVELS),
+        None if head is None else sitk.Cast(to_itk(*head), sitk.sitkUInt8),
+        space,
+        inside,
+        _ranks(thinned[inside]),
+    )
+
+
+def register(fixed: Fixed, moving: npt.NDArray[Any], moving_affine: Affine) -> Registration:
+    """Rigidly register an image (X, Y, Z) with its affine (4, 4).
+
+    The start is what the headers say, or the two centres of mass laid on each other, whichever is more alike.
+    """
+    sitk = itk()
+    image = to_itk(moving, moving_affine)
+    levels = [_shrunk(sitk, image, millimetres) for millimetres, _ in LEVELS]
+    transform = _start(sitk, fixed, image, levels[0])
+    for (millimetres, step), fixed_level, moving_level in zip(LEVELS, fixed.levels, levels, strict=True):
+        method = _method(sitk, fixed.head, min(1.0, SAMPLES / fixed_level.GetNumberOfPixels()))
         method.SetOptimizerAsRegularStepGradientDescent(step, 1e-3 * millimetres, ITERATIONS, 0.5)
         method.SetOptimizerScalesFromPhysicalShift()
         method.SetInitialTransform(transform, inPlace=True)
         method.Execute(fixed_level, moving_level)
-    to_moving = _matrix(transform)
-    return compare(fixed, fixed_affine, moving, moving_affine, to_moving, head)
+    return _compared(fixed, moving, moving_affine, _matrix(transform))
 
 
-def compare(
-    fixed: npt.NDArray[Any],
-    fixed_affine: Affine,
-    moving: npt.NDArray[Any],
-    moving_affine: Affine,
-    to_moving: Affine,
-    head: Any = None,
-) -> Registration:
-    """What a given transform does to the similarity of two images, over the fixed one's voxels in the head."""
-    strides = [max(1, round(COMPARE_MM / size)) for size in _space(fixed, fixed_affine).spacing_mm]
-    thinned = fixed[tuple(slice(None, None, stride) for stride in strides)]
-    space = _space(thinned, fixed_affine @ np.diag([*strides, 1]))
-    inside = np.ones(space.shape, bool) if head is None else resample(head[0], head[1], space) > 0.5
-    values = thinned[inside]
+def _compared(fixed: Fixed, moving: npt.NDArray[Any], moving_affine: Affine, to_moving: Affine) -> Registration:
+    """What a given transform does to the similarity, over the fixed image's voxels in the head."""
     before, after = (
-        similarity(values, resample(moving, moving_affine, space, matrix)[inside]) for matrix in (IDENTITY, to_moving)
+        _information(fixed.ranks, _ranks(resample(moving, moving_affine, fixed.space, matrix)[fixed.inside]))
+        for matrix in (IDENTITY, to_moving)
     )
-    corners = space.corners
+    corners = fixed.space.corners
     cosine = (np.trace(to_moving[:3, :3]) - 1) / 2
     return Registration(
         to_moving=to_moving,
@@ -93,7 +114,11 @@ def similarity(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
 
     1 for nothing in common, 2 for a one-to-one relation.
     """
-    counts = np.histogram2d(_ranks(one), _ranks(other), bins=BINS)[0]
+    return _information(_ranks(one), _ranks(other))
+
+
+def _information(one: npt.NDArray[np.intp], other: npt.NDArray[np.intp]) -> float:
+    counts = np.bincount(BINS * one + other, minlength=BINS * BINS).reshape(BINS, BINS)
     joint = counts / max(counts.sum(), 1.0)
     together = _entropy(joint)
     return 1.0 if together == 0 else (_entropy(joint.sum(axis=1)) + _entropy(joint.sum(axis=0))) / together
@@ -124,22 +149,21 @@ def _method(sitk: Any, mask: Any, share: float) -> Any:
     return method
 
 
-def _start(sitk: Any, fixed: Any, moving: Any, mask: Any) -> Any:
+def _start(sitk: Any, fixed: Fixed, moving: Any, coarse: Any) -> Any:
     """The better of: as the headers say, and centre of mass on centre of mass; turns go about the fixed centre."""
     centred = sitk.Euler3DTransform(
         sitk.CenteredTransformInitializer(
-            fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
+            fixed.image, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
         )
     )
     as_stored = sitk.Euler3DTransform()
     as_stored.SetCenter(centred.GetCenter())
-    small = _shrunk(sitk, fixed, LEVELS[0][0]), _shrunk(sitk, moving, LEVELS[0][0])
     best, least = centred, np.inf
     for candidate in (as_stored, centred):
-        method = _method(sitk, mask, 1.0)
+        method = _method(sitk, fixed.head, 1.0)
         method.SetInitialTransform(candidate, inPlace=False)
         try:
-            value = method.MetricEvaluate(*small)
+            value = method.MetricEvaluate(fixed.levels[0], coarse)
         except RuntimeError:  # the images do not overlap there
             continue
         if value < least:

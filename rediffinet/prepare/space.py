@@ -141,8 +141,10 @@ def covered(source: Space, onto: Space, to_source: Affine = IDENTITY) -> npt.NDA
     inside = np.ones(onto.shape, bool)
     i, j, k = np.ogrid[tuple(slice(0, size) for size in onto.shape)]
     for row, size in zip(matrix[:3], source.shape, strict=True):
-        place = row[0] * i + row[1] * j + row[2] * k + row[3]
-        inside &= (place >= -0.5) & (place < size - 0.5)
+        place = row[0] * i + row[1] * j + row[2] * k
+        place += row[3]
+        inside &= place >= -0.5
+        inside &= place < size - 0.5
     return inside
 
 

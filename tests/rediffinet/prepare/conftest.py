@@ -1,5 +1,6 @@
 """A phantom as scanners give it: a head, cut into anisotropic, oblique, shifted series with noise."""
 
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,10 +78,15 @@ def head() -> HeadPhantom:
 
 
 @pytest.fixture(scope="session")
-def scanned() -> Scanned:
+def scanned(once: Callable[..., Path]) -> Scanned:
     """A head of three quarters the size of a head, which has less than half the voxels."""
     head = make_head_phantom(4, (90, 90, 60), tumour="enhancing")
-    return scan(replace(head, affine=np.diag([0.75, 0.75, 0.75, 1.0]) @ head.affine), 11)
+    head = replace(head, affine=np.diag([0.75, 0.75, 0.75, 1.0]) @ head.affine)
+
+    def make(folder: Path) -> None:
+        (folder / "series").write_bytes(pickle.dumps(vars(scan(head, 11))))
+
+    return Scanned(**pickle.loads((once("scanned", make) / "series").read_bytes()))
 
 
 @pytest.fixture(scope="session")

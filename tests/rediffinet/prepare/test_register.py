@@ -5,15 +5,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rediffinet.prepare.register import register, similarity
+from rediffinet.prepare.register import Fixed, fixed_image, register, similarity
 
 pytest.importorskip("SimpleITK", reason="needs the extra [prepare]")
 
 
+@pytest.fixture(scope="module")
+def fixed(scanned: Any) -> Fixed:
+    reference = scanned.images["t1c"]
+    return fixed_image(reference.voxels, reference.grid.affine)
+
+
 @pytest.mark.parametrize("contrast", ["t1n", "t2w", "t2f"])
-def test_a_thick_oblique_series_of_another_plane_is_found(scanned: Any, contrast: str) -> None:
-    fixed, moving = scanned.images["t1c"], scanned.images[contrast]
-    found = register(fixed.voxels, fixed.grid.affine, moving.voxels, moving.grid.affine)
+def test_a_thick_oblique_series_of_another_plane_is_found(scanned: Any, fixed: Fixed, contrast: str) -> None:
+    moving = scanned.images[contrast]
+    found = register(fixed, moving.voxels, moving.grid.affine)
     brain = np.argwhere(scanned.head.brain)[::97]
     world = brain @ scanned.head.affine[:3, :3].T + scanned.head.affine[:3, 3]
     truth = world @ scanned.moves[contrast][:3, :3].T + scanned.moves[contrast][:3, 3]
