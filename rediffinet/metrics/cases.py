@@ -96,7 +96,7 @@ def _score(pred: _Mask, ref: _Mask, spacing_mm: Spacing, rules: Protocol) -> Reg
         distance if np.isfinite(distance) else rules.penalty_mm,
         share_within(surfaces, 1.0),
         share_within(surfaces, 2.0),
-        score_lesions(pred, ref, spacing_mm, rules.lesions, rules.penalty_mm) if rules.lesions else None,
+        score_lesions(pred, ref, spacing_mm, rules.lesions, rules.penalty_mm, surfaces) if rules.lesions else None,
     )
 
 

@@ -6,7 +6,15 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.errors import ConfigError
-from rediffinet.ext import component_boxes, component_sizes, dilate, joint_box, label_components, surface_distances
+from rediffinet.ext import (
+    SurfaceDistances,
+    component_boxes,
+    component_sizes,
+    dilate,
+    joint_box,
+    label_components,
+    surface_distances,
+)
 from rediffinet.metrics.masks import Spacing, check_spacing
 from rediffinet.metrics.protocols import find_protocol
 from rediffinet.metrics.reducers import weighted_percentile
@@ -65,8 +73,19 @@ def lesionwise(
     }
 
 
-def score_lesions(pred: _Mask, ref: _Mask, spacing_mm: Spacing, rules: LesionRules, penalty_mm: float) -> LesionScores:
-    """Lesion-wise scores of two masks of one region; work and memory stay in boxes around what is there."""
+def score_lesions(
+    pred: _Mask,
+    ref: _Mask,
+    spacing_mm: Spacing,
+    rules: LesionRules,
+    penalty_mm: float,
+    surfaces: SurfaceDistances | None = None,
+) -> LesionScores:
+    """Lesion-wise scores of two masks of one region; work and memory stay in boxes around what is there.
+
+    surfaces: the distances of the two masks, where they are known; a lone lesion that all found voxels belong to has
+    them too.
+    """
     box = joint_box(pred, ref, rules.dilation)
     pred, ref = pred[box], ref[box]
     components, component_count = label_components(pred, 26)
@@ -90,7 +109,9 @@ def score_lesions(pred: _Mask, ref: _Mask, spacing_mm: Spacing, rules: LesionRul
         own, found = lesions[around] == lesion, _is_any(components[around], matched)
         overlap, total = np.count_nonzero(own & found), np.count_nonzero(own) + np.count_nonzero(found)
         total_dice += 2.0 * overlap / total
-        total_hd95 += weighted_percentile(surface_distances(found, own, spacing_mm), 95.0)
+        everything = lesion_count == 1 and len(matched) == component_count
+        distances = surfaces if surfaces and everything else surface_distances(found, own, spacing_mm)
+        total_hd95 += weighted_percentile(distances, 95.0)
     counted = hit + missed + false_positives
     if not counted:
         return LesionScores(1.0, 0.0, 0, 0, 0)
