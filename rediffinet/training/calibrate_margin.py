@@ -107,13 +107,14 @@ def held_out_coverage(errors: Sequence[BoundaryError], names: Sequence[str], sha
 
 
 def _needed(points: npt.NDArray[np.intp], here: Boundary, sure: float, spacing_mm: Spacing) -> Numbers:
-    """min over b of |t − b| / (sure + doubt(b)) for every point t (n, 3), in mm."""
-    steps = np.array(spacing_mm)
-    found, weight = here.at * steps, 1.0 / (sure + here.doubt.astype(np.float64)) ** 2
-    squares = (found**2).sum(axis=1)
-    needed = np.empty(len(points))
-    for start in range(0, len(points), 256):
-        asked = points[start : start + 256] * steps
-        distance = (asked**2).sum(axis=1)[:, None] + squares[None] - 2.0 * (asked @ found.T)
-        needed[start : start + 256] = np.sqrt(np.maximum(distance * weight[None], 0.0).min(axis=1))
-    return needed
+    """min over b of |t − b| / (sure + doubt(b)) for every point t (n, 3), in mm.
+
+    The square of |t − b| · w is one product of matrices: (|t|², t, 1) · (w², −2 w² b, w² |b|²).
+    """
+    steps, middle = np.array(spacing_mm), here.at.mean(axis=0)
+    asked, found = (points - middle) * steps, (here.at - middle) * steps
+    weight = 1.0 / (sure + here.doubt.astype(np.float64)[:, None]) ** 2
+    left = np.hstack([(asked**2).sum(axis=1, keepdims=True), asked, np.ones((len(asked), 1))])
+    right = np.hstack([weight, -2.0 * weight * found, weight * (found**2).sum(axis=1, keepdims=True)]).T
+    least = [(left[start : start + 256] @ right).min(axis=1) for start in range(0, len(points), 256)]
+    return np.asarray(np.sqrt(np.maximum(np.concatenate(least), 0.0)))
