@@ -42,6 +42,8 @@ CALIBRATION = (
     "0.5",
     "--reach",
     "2",
+    "--evidence",
+    "t1n,t1c,t2w",
     "--missing",
 )
 

@@ -1,9 +1,13 @@
 """`rediff crossval`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rediffinet.method.recipe import Evidence
 
 
 def crossval(
@@ -107,6 +111,12 @@ def calibrate(
         float | None,
         typer.Option(min=0.5, help="Flip only within these mm of the baseline's boundary; default: anywhere."),
     ] = None,
+    evidence: Annotated[
+        str,
+        typer.Option(
+            metavar="CONTRAST,…", help="Leave separate lesions out that are not found without each of these contrasts."
+        ),
+    ] = "",
     masks: Annotated[
         Path | None, typer.Option(help="Label maps of another program, CASE*.nii.gz: decide for such masks too.")
     ] = None,
@@ -148,6 +158,7 @@ def calibrate(
             unsure_enhancement=enhancing,
             thresholds=fixed,
             reach_mm=reach,
+            evidence=_evidence(evidence, opened.task.contrasts),
             masks=masks,
             missing=missing,
             stage=stage,
@@ -169,6 +180,19 @@ def calibrate(
     if found.given is not None:
         typer.echo(f"for masks made elsewhere: {found.given.described()}", err=True)
     typer.echo(str(decision_file(found.folder, model)))
+
+
+def _evidence(text: str, contrasts: Sequence[str]) -> "Evidence | None":
+    from rediffinet.errors import ConfigError
+    from rediffinet.method.recipe import Evidence
+
+    if not text:
+        return None
+    names = tuple(name.strip() for name in text.split(","))
+    if not set(names) <= set(contrasts):
+        message = f"--evidence: got '{text}', expected some of {','.join(contrasts)}"
+        raise ConfigError(message)
+    return Evidence(without=names)
 
 
 def _thresholds(text: str, regions: int) -> tuple[float, ...] | None:

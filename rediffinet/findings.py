@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from rediffinet.io.cases import Case
 from rediffinet.method.decode import Decoded
-from rediffinet.method.recipe import Recipe
+from rediffinet.method.recipe import NEVER, Recipe
 from rediffinet.method.refine import Discrepancy
 from rediffinet.method.resample import MILLIMETRE, Spacing, same_spacing
 from rediffinet.report import InputInfo, PerRegionCount, PerRegionMl, UncertaintyInfo, Volumes, Warning_
@@ -80,7 +80,7 @@ def _warnings(case: Case, decoded: Decoded, recipe: Recipe, voxel_ml: float) -> 
     if decoded.left_out_voxels:
         message = (
             f"{decoded.left_out_voxels * voxel_ml:.1f} ml that the baseline found as separate lesions are left out, "
-            "because the refinement doubts them as a whole. Look at the baseline's map."
+            f"because {_why_left_out(recipe)}. Look at the baseline's map."
         )
         warnings.append(Warning_(code="components-doubted", message=message))
     removed_ml = decoded.removed_voxels * voxel_ml
@@ -94,6 +94,14 @@ def _warnings(case: Case, decoded: Decoded, recipe: Recipe, voxel_ml: float) -> 
         )
         warnings.append(Warning_(code="enhancing-unsure", message=message))
     return warnings
+
+
+def _why_left_out(recipe: Recipe) -> str:
+    evidence = recipe.decision.evidence
+    if evidence is None:
+        return "the refinement doubts them as a whole"
+    alone = f"the baseline does not find them without each of {', '.join(evidence.without)}"
+    return alone if recipe.decision.whole_components >= NEVER else f"{alone}, or the refinement doubts them as a whole"
 
 
 def _resampling(case: Case, model_mm: Spacing) -> list[Warning_]:

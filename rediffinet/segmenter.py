@@ -20,7 +20,15 @@ from rediffinet.findings import Findings, findings
 from rediffinet.io.cases import Case
 from rediffinet.io.masks import BaselineMask, mask_from_labels
 from rediffinet.method.decode import Decoded, decode
-from rediffinet.method.inference import Inferred, Loaded, Plan, find_discrepancy, plan_sampling, predict_baseline
+from rediffinet.method.inference import (
+    Inferred,
+    Loaded,
+    Plan,
+    find_discrepancy,
+    find_unsupported,
+    plan_sampling,
+    predict_baseline,
+)
 from rediffinet.method.margin import Margin, margins
 from rediffinet.method.models import MODELS
 from rediffinet.method.preprocessing import Preprocessed, preprocess, regrid, to_spacing
@@ -196,12 +204,17 @@ class Segmenter:
             mask = None if given is None else given.regions[(slice(None), *prepared.box)]
         with _timed(seconds, "baseline"):
             image = prepared.at(recipe.decided_mm)
+            unsupported = None
             if mask is None:
                 probability = predict_baseline(
                     self._loaded, prepared.image, lambda done, of: tell("baseline", done, of)
                 )
                 if probability is not None:
                     probability = regrid(probability, recipe.spacing_mm, recipe.decided_mm, image)
+                    if not case.missing:
+                        unsupported = find_unsupported(
+                            self._loaded, prepared.image, probability, lambda _, of: tell("baseline", of, of)
+                        )
                 self._rest()
             else:
                 probability = to_spacing(mask.astype(np.float32), case.spacing_mm, recipe.decided_mm)
@@ -222,7 +235,7 @@ class Segmenter:
             tell("decode", 0, 1)
             decoded = decode(
                 recipe,
-                Inferred(probability, found),
+                Inferred(probability, found, unsupported),
                 spacing_mm=case.spacing_mm,
                 shape=prepared.shape,
                 given=mask,

@@ -90,9 +90,9 @@ def decode(
     if decision.reach_mm is not None and postprocess and given is None:
         prior, found, removed = _without_small(recipe, decision, prior, found)
     if same_spacing(recipe.decided_mm, spacing_mm):
-        masks = _masks(recipe, decision, prior, found)
+        masks = _masks(recipe, decision, prior, found, inferred.unsupported)
     else:
-        masks = _resampled(recipe, decision, prior, found, spacing_mm, shape, given)
+        masks = _resampled(recipe, decision, prior, found, inferred.unsupported, spacing_mm, shape, given)
     task = recipe.task
     labels = masks.labels
     baseline = None if inferred.probability is None else _labels(masks.baseline, task)
@@ -168,10 +168,16 @@ def _labels(mask: Regions, task: Task) -> Labels:
     return labels
 
 
-def _masks(recipe: Recipe, decision: Decision, prior: Volume, found: Discrepancy) -> _Masks:
+def _masks(
+    recipe: Recipe,
+    decision: Decision,
+    prior: Volume,
+    found: Discrepancy,
+    unsupported: npt.NDArray[np.bool_] | None,
+) -> _Masks:
     mask, task = recipe.mask(prior), recipe.task
     probability = refined_probability(mask, prior, found.delta, found.sampled)
-    left_out = left_out_of(recipe, decision, mask, found)
+    left_out = left_out_of(recipe, decision, mask, found, unsupported)
     plain = decision.adding == decision.removing and decision.reach_mm is None
     if plain and not left_out.any():  # one pass over Δ̂ flips and decodes
         labels = flip_and_decode(found.delta, mask, decision.adding, task.paint, task.parents).labels
@@ -180,15 +186,23 @@ def _masks(recipe: Recipe, decision: Decision, prior: Volume, found: Discrepancy
     return _Masks(mask, prior, labels, probability, left_out)
 
 
-def left_out_of(recipe: Recipe, decision: Decision, mask: Regions, found: Discrepancy) -> npt.NDArray[np.bool_]:
+def left_out_of(
+    recipe: Recipe,
+    decision: Decision,
+    mask: Regions,
+    found: Discrepancy,
+    unsupported: npt.NDArray[np.bool_] | None = None,
+) -> npt.NDArray[np.bool_]:
     """The components of the baseline's whole tumour that are flipped whole, bool (X, Y, Z) on the model's grid.
 
-    None for a task that names no whole tumour.
+    Those that the refiner doubts (none for a task that names no whole tumour), and those that are not supported.
     """
     whole = recipe.task.role("whole")
     if whole is None:
-        return np.zeros(mask.shape[1:], bool)
-    return doubted_components(mask[whole], found.delta[whole], decision.whole_components)
+        left_out = np.zeros(mask.shape[1:], bool)
+    else:
+        left_out = doubted_components(mask[whole], found.delta[whole], decision.whole_components)
+    return left_out if unsupported is None else left_out | unsupported
 
 
 def _flips(
@@ -215,6 +229,7 @@ def _resampled(
     decision: Decision,
     prior: Volume,
     found: Discrepancy,
+    unsupported: npt.NDArray[np.bool_] | None,
     spacing_mm: Spacing,
     shape: Shape,
     given: Regions | None,
@@ -231,7 +246,7 @@ def _resampled(
 
     mask = recipe.mask(prior)
     soft = prior if recipe.baseline is None else _centred(prior, _column(recipe.baseline.thresholds))
-    left_out = left_out_of(recipe, decision, mask, found)
+    left_out = left_out_of(recipe, decision, mask, found, unsupported)
     flips = _flips(recipe, decision, mask, found.delta, left_out)
     if recipe.kind.target == "discrepancy":
         refined = np.where(flips, 1.0 - soft, soft)

@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from rediffinet.engines.base import Engine, Graph
 from rediffinet.errors import ConfigError
+from rediffinet.method.evidence import unsupported_components
+from rediffinet.method.preprocessing import regrid
 from rediffinet.method.recipe import Decision, Recipe
 from rediffinet.method.refine import (
     Corrector,
@@ -60,11 +62,13 @@ class Inferred:
     """What a model says of a case, on the grid of its last stage (`Recipe.decided_mm`).
 
     probability: float32 (R, X, Y, Z) of the baseline; None where the model has none. found: None where it refines
-    nothing.
+    nothing. unsupported: bool (X, Y, Z), lesions that do not stand by the decision's evidence; None where nothing was
+    asked.
     """
 
     probability: Volume | None
     found: Discrepancy | None
+    unsupported: npt.NDArray[np.bool_] | None = None
 
 
 def plan_sampling(recipe: Recipe, steps: int | None = None, samples: int | None = None, seed: int = 0) -> Plan:
@@ -128,6 +132,27 @@ def predict_baseline(model: Loaded, image: Volume, done: Done | None = None) -> 
 
     regions = len(model.recipe.task.regions)
     return slide(image, settings.window, settings.overlap, predict, regions, fill, done, settings.spare)
+
+
+def find_unsupported(
+    model: Loaded, image: Volume, probability: Volume, done: Done | None = None
+) -> npt.NDArray[np.bool_] | None:
+    """Lesions that do not stand by the decision's evidence, bool (X, Y, Z); None where it asks for none.
+
+    image (C, x, y, z) on the baseline's grid; probability (R, X, Y, Z) of the baseline on that of the last stage.
+    """
+    recipe = model.recipe
+    if recipe.decision.evidence is None:
+        return None
+
+    def without(contrast: int) -> Volume:
+        shown = image.copy()
+        shown[contrast] = recipe.background
+        left = predict_baseline(model, shown, done)
+        assert left is not None, "a model with a baseline"
+        return regrid(left, recipe.spacing_mm, recipe.decided_mm, probability)
+
+    return unsupported_components(recipe, probability, without)
 
 
 def find_discrepancy(

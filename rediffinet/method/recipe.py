@@ -51,6 +51,17 @@ class SmallComponents(Part):
     min_fraction: Fraction = 0.0
 
 
+class Evidence(Part):
+    """What a lesion apart from the largest must stand without (rediffinet.method.evidence).
+
+    without: contrasts, each taken away alone; the mean probability of the whole tumour over the lesion must then be at
+    least `least`.
+    """
+
+    without: Annotated[tuple[str, ...], Field(min_length=1)]
+    least: Fraction = 0.5
+
+
 class Decision(Part):
     """What is decided once Δ̂ is known: which flips are believed, and what is corrected in the label map.
 
@@ -60,7 +71,8 @@ class Decision(Part):
     whole_components: a component of the baseline's whole tumour
     is flipped whole where the mean of Δ̂ over it exceeds this (rediffinet.method.discrepancy.doubted_components).
     unsure_enhancement: the enhancing tumour of a case is called core when the mean probability over it, by the
-    baseline, is below this; a task without that role has none.
+    baseline, is below this; a task without that role has none. evidence: lesions of the own baseline that do not stand
+    by it are flipped whole, in cases that lack no contrast; None asks nothing.
     """
 
     adding: PerRegion
@@ -69,6 +81,7 @@ class Decision(Part):
     whole_components: Fraction = NEVER
     small_components: SmallComponents = SmallComponents()
     unsure_enhancement: Fraction = 0.0
+    evidence: Evidence | None = None
 
     @model_validator(mode="after")
     def _of_the_same_regions(self) -> Self:
@@ -99,6 +112,8 @@ class Decision(Part):
             parts.append(f"whole components above {self.whole_components:g}")
         if self.unsure_enhancement > 0.0:
             parts.append(f"enhancement below {self.unsure_enhancement:g} called core")
+        if self.evidence is not None:
+            parts.append(f"lesions that do not stand without each of {', '.join(self.evidence.without)} left out")
         return ", ".join(parts)
 
 
@@ -223,6 +238,13 @@ class Recipe(Part):
                 raise ValueError(
                     f"{name}: got {len(values)} numbers, expected one for each of {', '.join(self.task.region_names)}"
                 )
+        asked = () if self.decision.evidence is None else self.decision.evidence.without
+        if unknown := [contrast for contrast in asked if contrast not in self.task.contrasts]:
+            raise ValueError(
+                f"decision.evidence: got {', '.join(unknown)}, expected contrasts of {', '.join(self.task.contrasts)}"
+            )
+        if asked and self.baseline is None:
+            raise ValueError(f"decision.evidence: '{self.model}' has no baseline to ask")
         return self
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 
 from rediffinet.errors import ConfigError
 from rediffinet.files import write_atomically
-from rediffinet.method.recipe import NEVER, Calibration, Decision, PerRegion, Recipe, SmallComponents
+from rediffinet.method.recipe import NEVER, Calibration, Decision, Evidence, PerRegion, Recipe, SmallComponents
 from rediffinet.method.uncertainty import Reliability
 from rediffinet.metrics import find_protocol
 from rediffinet.scoring.scores import ORDER
@@ -28,7 +28,7 @@ from rediffinet.training.calibrate import (
 from rediffinet.training.calibrate_core import choose_core_confidence, cores, held_out_warnings
 from rediffinet.training.calibrate_margin import boundary_errors, fit_margin, held_out_coverage
 from rediffinet.training.crossval import Study, finished, gather
-from rediffinet.training.otherwise import found_with_masks, found_without
+from rediffinet.training.otherwise import found_with_masks, found_without, weigh_evidence
 from rediffinet.training.out_of_fold import Stage
 from rediffinet.training.scoring import ScoreRow, summary, write_rows
 
@@ -82,6 +82,7 @@ def calibrate_study(
     unsure_enhancement: float | None = 0.0,
     thresholds: PerRegion | None = None,
     reach_mm: float | None = None,
+    evidence: Evidence | None = None,
     masks: Path | None = None,
     missing: bool = False,
     stage: Stage | None = None,
@@ -90,8 +91,8 @@ def calibrate_study(
 
     small_components: None is that of the study. whole_components, unsure_enhancement, thresholds: None chooses them
     too. First unsure_enhancement is chosen, then whole_components, then the thresholds, each given those before it; the
-    thresholds and whole_components for masks made elsewhere are always chosen. reach_mm: see Decision. masks: a
-    folder of label maps of another program, for which a decision of their own is chosen. missing: score the cases
+    thresholds and whole_components for masks made elsewhere are always chosen. reach_mm, evidence: see Decision. masks:
+    a folder of label maps of another program, for which a decision of their own is chosen. missing: score the cases
     without each contrast too, with the decision of the other folds. Raises TrainingError when the study is not finished
     for this model, or the model refines nothing.
     """
@@ -99,7 +100,10 @@ def calibrate_study(
     recipe, found = gather(pieces)
     if small_components is not None:
         recipe = recipe.with_decision(recipe.decision.changed(small_components=small_components))
-    recipe = recipe.with_decision(recipe.decision.changed(reach_mm=reach_mm))
+    elsewhere = recipe = recipe.with_decision(recipe.decision.changed(reach_mm=reach_mm))
+    if evidence is not None:
+        recipe = recipe.with_decision(recipe.decision.changed(evidence=evidence))
+        found = weigh_evidence(pieces, found, recipe, stage)
     regions = recipe.task.region_names
     seen = [enhancing_of(recipe, one) for one in found] if unsure_enhancement is None else []
 
@@ -136,13 +140,13 @@ def calibrate_study(
     }
     given = None
     if masks is not None:
-        elsewhere = _Choices(recipe, found_with_masks(pieces, masks, study.inference, stage), None)
-        given = elsewhere.choose(None, chosen.unsure_enhancement)
-        folds = sorted({one.fold for one in elsewhere.found})
-        was, now = elsewhere.scored({fold: elsewhere.choose(fold, per_fold[fold].unsure_enhancement) for fold in folds})
+        theirs = _Choices(elsewhere, found_with_masks(pieces, masks, study.inference, stage), None)
+        given = theirs.choose(None, chosen.unsure_enhancement)
+        folds = sorted({one.fold for one in theirs.found})
+        was, now = theirs.scored({fold: theirs.choose(fold, per_fold[fold].unsure_enhancement) for fold in folds})
         write_rows(folder / f"{model}-given.csv", [*was, *now])
         metrics["given_masks"] = {
-            "cases": len(elsewhere.found),
+            "cases": len(theirs.found),
             "baseline": summary(was, regions),
             "refined": summary(now, regions),
             "decision": given.model_dump(mode="json"),

@@ -5,12 +5,16 @@ kept on disk, because only a calibration asks for it.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from rediffinet.errors import TrainingError
+from rediffinet.method.evidence import unsupported_components
 from rediffinet.method.inference import infer, plan_sampling
+from rediffinet.method.recipe import Recipe
 from rediffinet.training.calibrate import Found
 from rediffinet.training.crossval import Finished
 from rediffinet.training.data import TrainingCase
@@ -52,6 +56,26 @@ def found_without(
 
     name = pieces[0].recipe.task.contrasts[contrast]
     return _found(pieces, inference, meet, f"without {name}", stage)
+
+
+def weigh_evidence(
+    pieces: Sequence[Finished], found: Sequence[Found], recipe: Recipe, stage: Stage | None = None
+) -> list[Found]:
+    """What `gather` found on the held-out cases, with the lesions that the evidence does not support."""
+    owners = [piece for piece in pieces for _ in piece.held_out]
+    weighed = []
+    for done, (piece, one) in enumerate(zip(owners, found, strict=True), 1):
+        probability = one.inferred.probability
+        assert probability is not None, "a model that refines a baseline"
+
+        def without(contrast: int, piece: Finished = piece, one: Found = one) -> npt.NDArray[np.float32]:
+            return predict(piece.baseline, one.case, piece.predictions, missing=contrast).astype(np.float32)
+
+        unsupported = unsupported_components(recipe, probability, without)
+        weighed.append(replace(one, inferred=replace(one.inferred, unsupported=unsupported)))
+        if stage is not None:
+            stage("evidence", done, len(owners))
+    return weighed
 
 
 def _found(

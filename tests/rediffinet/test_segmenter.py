@@ -342,6 +342,38 @@ def test_a_lesion_that_is_doubted_as_a_whole_is_left_out_and_said(make_toy_bundl
     assert said.message.startswith("0.1 ml that the baseline found as separate lesions")
 
 
+@pytest.mark.parametrize("spacing", [1.0, 1.24])
+def test_a_lesion_that_rests_on_one_contrast_is_left_out_and_said(
+    make_toy_bundle: Any, make_toy_images: Any, spacing: float
+) -> None:
+    """The toy's baseline finds the whole tumour in t2f alone."""
+    images = make_toy_images((40, 46, 36), (14, 16, 12))
+    images[3, 26:30, 30:34, 24:28] = 330.0
+    stray = np.zeros(images.shape[1:], bool)
+    stray[24:32, 28:36, 22:30] = True
+    case = Case.from_arrays("toy", images, np.diag([-spacing, -spacing, spacing, 1]))
+    results = {}
+    for without in ("t1n", "t2f"):
+        decision = {"thresholds": (1.0,) * 3, "evidence": {"without": [without]}}
+        stages: list[tuple[str, int, int]] = []
+        with Segmenter.open(make_toy_bundle(decision=decision).path, threads=1) as segmenter:
+            results[without] = segmenter.segment(case, progress=lambda *now, seen=stages: seen.append(now))
+            given = segmenter.segment(case, baseline=results[without].baseline_labels)
+        assert np.array_equal(given.labels, given.baseline_labels), "a mask made elsewhere is not asked about"
+        done = [count for stage, count, _ in stages if stage == "baseline"]
+        assert done == sorted(done), "progress never goes back"
+    stands, falls = results["t1n"], results["t2f"]
+    assert np.array_equal(stands.labels, stands.baseline_labels)
+    assert (stands.labels[stray] > 0).any() and (stands.labels[~stray] > 0).any()
+    assert np.array_equal(falls.baseline_labels, stands.labels)
+    assert np.array_equal(falls.labels, np.where(stray, 0, stands.labels)), "the largest stands whatever is asked"
+    assert "components-doubted" not in {warning.code for warning in stands.report.warnings}
+    (said,) = [warning for warning in falls.report.warnings if warning.code == "components-doubted"]
+    volume = np.count_nonzero(stands.labels[stray]) * spacing**3 / 1000
+    assert said.message.startswith(f"{volume:.1f} ml that the baseline found as separate lesions")
+    assert "does not find them without each of t2f" in said.message
+
+
 def test_much_removed_tumour_is_a_warning(make_toy_bundle: Any, toy_case: Case) -> None:
     """Half a millilitre of tumour goes without a word, twice that much does not."""
     for spacing, codes in ((1.0, ["no-tumour"]), (1.24, ["no-tumour", "components-removed"])):

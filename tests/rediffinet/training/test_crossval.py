@@ -302,6 +302,37 @@ def test_masks_made_elsewhere_and_missing_contrasts_are_scored_on_their_own(
         assert not np.array_equal(one.inferred.probability, whole[one.case.name]), "the baseline does not see t1c"
 
 
+def test_evidence_is_weighed_by_the_run_that_had_not_seen_the_case(done: tuple[Study, list[str]]) -> None:
+    """Against what `found_without` finds where two pieces are put in the baseline's place: the larger stands."""
+    from rediffinet.method.evidence import unsupported_components
+    from rediffinet.method.recipe import Evidence, SmallComponents
+    from rediffinet.training.calibrate_study import calibrate_study, read_calibration
+    from rediffinet.training.crossval import finished, gather, reopen
+    from rediffinet.training.otherwise import found_without, weigh_evidence
+
+    study, _ = done
+    opened = reopen(study.out, study.data, cache=study.cache, inference=FEW)
+    pieces = finished(opened, "rediffinet", 0)
+    recipe, found = gather(pieces)
+    evidence = Evidence(without=("t1n", "t2w"), least=1.0)
+    loose = recipe.decision.changed(evidence=evidence, small_components=SmallComponents(min_voxels=0))
+    recipe = recipe.with_decision(loose)
+    without = {index: found_without(pieces, index, opened.inference) for index in (0, 2)}
+    for one in found:
+        one.inferred.probability[:] = 0.1
+        one.inferred.probability[:, 1:5, 1:5, 1:5] = one.inferred.probability[:, 8:10, 8:10, 8:10] = 0.9
+    for place, one in enumerate(weigh_evidence(pieces, found, recipe)):
+        left = {index: others[place].inferred.probability for index, others in without.items()}
+        expected = unsupported_components(recipe, one.inferred.probability, left.__getitem__)
+        assert np.array_equal(one.inferred.unsupported, expected)
+        assert expected[8:10, 8:10, 8:10].all(), "no run is all sure of it"
+        decoded = one.decoded(recipe, recipe.decision.changed(thresholds=(NEVER,) * 3))
+        assert decoded.left_out_voxels > 0 and not decoded.labels[16:20, 16:20, 16:20].any()
+    calibrate_study(opened, "rediffinet", 0, thresholds=(0.5,) * 3, evidence=evidence)
+    written = read_calibration(study.out / "calibrated", "rediffinet")
+    assert written.decision.evidence == evidence
+
+
 def test_a_study_begins_with_the_weights_of_another(
     done: tuple[Study, list[str]], phantoms: Path, tmp_path: Path
 ) -> None:
