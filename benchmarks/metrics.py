@@ -1,11 +1,12 @@
 """HD95 of full-volume pairs against other libraries, each by its own definition, and all metrics of a case.
 
-    python benchmarks/metrics.py [--cases 3] [--repeats 5] [--data FOLDER] [--distances]
+    python benchmarks/metrics.py [--cases 3] [--only 0:3] [--repeats 5] [--data FOLDER] [--distances]
 
 FOLDER holds CASE/CASE-seg.nii.gz, and the folder beside it named masks holds CASE-other-model.nii.gz; without it
-(REDIFF_REAL_DATA, else ../shared/brats) two smooth random blobs with stray voxels stand in. One thread each; loading
-is not timed. scipy, edt and SimpleITK bring a distance transform only: around it is what a careful user writes in
-numpy, borders and distances in the joint box of the masks.
+(REDIFF_REAL_DATA, else ../shared/brats) two smooth random blobs with stray voxels stand in. --only 0:3 takes the first
+three of these cases, so that many can be measured in pieces. One thread each; loading is not timed. scipy, edt and
+SimpleITK bring a distance transform only: around it is what a careful user writes in numpy, borders and distances in
+the joint box of the masks.
 """
 
 import argparse
@@ -35,8 +36,8 @@ Mask = np.ndarray
 Function = Callable[[Mask, Mask], float]
 
 
-def pairs(data: Path, count: int) -> Iterator[tuple[str, Mask, Mask]]:
-    """Label maps (prediction, reference), the cases spread over the sizes."""
+def pairs(data: Path, count: int, only: slice = slice(None)) -> Iterator[tuple[int, Mask, Mask]]:
+    """Number and label maps (prediction, reference) of cases that are spread over the sizes, smallest file first."""
     masks = sorted((data.parent / "masks").glob("*-other-model.nii.gz"), key=lambda path: path.stat().st_size)
     if not masks:
         rng = np.random.default_rng(0)
@@ -44,13 +45,14 @@ def pairs(data: Path, count: int) -> Iterator[tuple[str, Mask, Mask]]:
         other = field + 0.3 * ndimage.gaussian_filter(rng.normal(size=field.shape), 12)
         maps = [np.asfortranarray((f > 3e-3).astype(np.uint8) + (f > 5e-3) + (f > 7e-3)) for f in (field, other)]
         maps[0][rng.random(field.shape) < 2e-6] = 2
-        yield "random blobs", maps[0], maps[1]
+        yield 1, maps[0], maps[1]
         return
-    for k in np.linspace(0, len(masks) - 1, count).round().astype(int):
+    chosen = np.linspace(0, len(masks) - 1, count).round().astype(int)
+    for number, k in list(enumerate(chosen, 1))[only]:
         case = masks[k].name.removesuffix("-other-model.nii.gz")
         files = masks[k], data / case / f"{case}-seg.nii.gz"
         pred, ref = (np.asanyarray(nib.load(path).dataobj) for path in files)
-        yield case, pred, ref
+        yield number, pred, ref
 
 
 def in_box(transform: Callable[[Mask], Mask], pooled: bool = False) -> Function:
@@ -181,6 +183,7 @@ def extra_memory(a: Mask, b: Mask) -> tuple[int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=3)
+    parser.add_argument("--only", default=":", help="FROM:TO, from 0, of the cases")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--distances", action="store_true", help="HD95 alone")
     parser.add_argument(
@@ -193,7 +196,8 @@ def main() -> None:
         f"{arguments.repeats} interleaved runs, one thread, medians (ratios: medians / minima); {describe(PACKAGES)}\n"
     )
     distance_rows, case_rows, memory_rows = [], [], []
-    for number, (_, pred, ref) in enumerate(pairs(arguments.data, arguments.cases), 1):
+    only = slice(*(int(end) if end else None for end in arguments.only.split(":")))
+    for number, pred, ref in pairs(arguments.data, arguments.cases, only):
         regions = list(zip(("WT", "TC", "ET"), regions_of(pred, BRATS), regions_of(ref, BRATS), strict=True))
         for region, a, b in regions:
             a, b = np.asfortranarray(a), np.asfortranarray(b)  # as files are loaded

@@ -18,21 +18,25 @@ cdef extern from *:
     static int lowest_bit(uint64_t w) { unsigned long i; _BitScanForward64(&i, w); return (int)i; }
     static int highest_bit(uint64_t w) { unsigned long i; _BitScanReverse64(&i, w); return (int)i; }
     static int bit_count(uint64_t w) { int n = 0; while (w) { w &= w - 1; n++; } return n; }
+    static void soon(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
     #else
     static inline int lowest_bit(uint64_t w) { return __builtin_ctzll(w); }
     static inline int highest_bit(uint64_t w) { return 63 - __builtin_clzll(w); }
     static inline int bit_count(uint64_t w) { return __builtin_popcountll(w); }
+    static inline void soon(const void *p) { __builtin_prefetch(p); }
     #endif
     """
     int lowest_bit(uint64_t w) noexcept nogil
     int highest_bit(uint64_t w) noexcept nogil
     int bit_count(uint64_t w) noexcept nogil
+    void soon(const void *p) noexcept nogil  # starts to fetch what will be read
 
 
 cdef enum:
     WINDOW = 31  # voxels to either side in which a row is searched at once
     NOTHING = 40  # stands for the distance along a row that holds no element there
     FIRST = 33  # bit of the first voxel of the box: one empty voxel and a window before it
+    AHEAD = 1024  # voxels by which they are fetched before they are read
 
 
 cdef inline uint64_t eight(const uint8_t *row, Py_ssize_t n) noexcept nogil:
@@ -50,50 +54,104 @@ cdef inline bint is_empty(const uint8_t *voxels, Py_ssize_t n) noexcept nogil:
     return n < 1 or (voxels[0] == 0 and memcmp(voxels, voxels + 1, n - 1) == 0)
 
 
-def bounds(const uint8_t[:, :, ::1] mask, Py_ssize_t[:, ::1] box, uint8_t[::1] columns):
-    """Widen box (2, 2), first and past-the-last index along X and Y, to hold the foreground of mask.
+cdef inline uint64_t sixty_four(const uint8_t *voxels) noexcept nogil:
+    """Not 0 if one of 64 voxels is; fetches the 64 that are read some rounds later."""
+    soon(voxels + AHEAD)
+    return (
+        eight(voxels, 8) | eight(voxels + 8, 8) | eight(voxels + 16, 8) | eight(voxels + 24, 8)
+        | eight(voxels + 32, 8) | eight(voxels + 40, 8) | eight(voxels + 48, 8) | eight(voxels + 56, 8)
+    )
 
-    columns (Z,) get the foreground of all rows.
+
+cdef void mark(const uint8_t *mask, Py_ssize_t planes, Py_ssize_t size, uint8_t *filled) noexcept nogil:
+    """filled[x] = 1 where plane x of `size` voxels is not empty. All is read once, as fast as memory gives it.
+
+    Four planes side by side, for memory answers several streams sooner than one.
+    """
+    cdef Py_ssize_t x, k, i
+    cdef const uint8_t *at
+    cdef uint64_t a, b, c, d
+    for x in range(0, planes - 3, 4):
+        a = b = c = d = 0
+        at = mask + x * size
+        for i in range(size // 64):
+            a |= sixty_four(at)
+            b |= sixty_four(at + size)
+            c |= sixty_four(at + 2 * size)
+            d |= sixty_four(at + 3 * size)
+            at += 64
+        filled[x], filled[x + 1], filled[x + 2], filled[x + 3] = a != 0, b != 0, c != 0, d != 0
+        for k in range(4):
+            if not is_empty(at + k * size, size % 64):
+                filled[x + k] = 1
+    for x in range(planes - planes % 4, planes):
+        filled[x] = not is_empty(mask + x * size, size)
+
+
+def outline(const uint8_t[:, :, ::1] mask, Py_ssize_t[:, ::1] box, uint8_t[::1] filled, uint8_t[::1] columns):
+    """First and past-the-last index of the foreground along each axis → box (3, 2), zeros where there is none.
+
+    filled (X,): 1 for the planes that hold some. columns (Z,) are zeros before, and then hold what the rows hold.
     """
     cdef Py_ssize_t X = mask.shape[0], Y = mask.shape[1], Z = mask.shape[2], x, y, z
+    cdef Py_ssize_t first = -1, last = 0, low = Y, high = 0
     cdef const uint8_t *row
     cdef uint8_t *out = &columns[0]
     with nogil:
+        mark(&mask[0, 0, 0], X, Y * Z, &filled[0])
         for x in range(X):
-            row = &mask[x, 0, 0]
-            if is_empty(row, Y * Z):  # as most planes are
+            if not filled[x]:
                 continue
-            box[0, 0], box[0, 1] = min(box[0, 0], x), max(box[0, 1], x + 1)
+            row = &mask[x, 0, 0]
+            first, last = x if first < 0 else first, x + 1
             y = 0
-            if not is_empty(row, Z * min(box[1, 0], Y)):
+            if not is_empty(row, Z * low):
                 while is_empty(row + y * Z, Z):
                     y += 1
-                box[1, 0] = y
+                low = y
             y = Y
-            if not is_empty(row + box[1, 1] * Z, Z * (Y - box[1, 1])):
+            if not is_empty(row + high * Z, Z * (Y - high)):
                 while is_empty(row + (y - 1) * Z, Z):
                     y -= 1
-                box[1, 1] = y
-            for y in range(box[1, 0], box[1, 1]):
+                high = y
+            for y in range(low, high):
                 row = &mask[x, y, 0]
                 for z in range(Z):
                     out[z] |= row[z]
+        if first >= 0:
+            box[0, 0], box[0, 1], box[1, 0], box[1, 1] = first, last, low, high
+            z = 0
+            while out[z] == 0:
+                z += 1
+            box[2, 0] = z
+            z = Z
+            while out[z - 1] == 0:
+                z -= 1
+            box[2, 1] = z
 
 
-def pack(const uint8_t[:, :, ::1] mask, const Py_ssize_t[:, ::1] box, Py_ssize_t margin, uint64_t[:, :, ::1] bits):
-    """Foreground of mask within box → bits, zeros before: voxel 0 of the box in row (margin, margin) at bit FIRST.
+def pack(
+    const uint8_t[:, :, ::1] mask,
+    const Py_ssize_t[:, ::1] box,
+    const uint8_t[::1] filled,
+    const Py_ssize_t[::1] origin,
+    uint64_t[:, :, ::1] bits,
+):
+    """Foreground of mask within its box → bits, zeros before: voxel (x, y, z) at bit FIRST + z in row (x, y) of origin.
 
-    bits is (X + 2 margin, Y + 2 margin, (Z + 1) // 64 + 2 or more words).
+    filled: as `outline` has it. bits has (FIRST + z) // 64 + 2 or more words, z the last voxel's.
     """
-    cdef Py_ssize_t x, y, z, n, place, Z = box[2, 1] - box[2, 0]
+    cdef Py_ssize_t x, y, z, place, Z = box[2, 1] - box[2, 0], start = FIRST + box[2, 0] - origin[2]
     cdef const uint8_t *row
     cdef uint64_t *out
     cdef uint64_t word
     with nogil:
         for x in range(box[0, 0], box[0, 1]):
+            if not filled[x]:
+                continue
             for y in range(box[1, 0], box[1, 1]):
                 row = &mask[x, y, box[2, 0]]
-                out = &bits[x - box[0, 0] + margin, y - box[1, 0] + margin, 0]
+                out = &bits[x - origin[0], y - origin[1], 0]
                 z = 0
                 while z < Z:
                     word = eight(row + z, Z - z)
@@ -101,10 +159,10 @@ def pack(const uint8_t[:, :, ::1] mask, const Py_ssize_t[:, ::1] box, Py_ssize_t
                         # bytes that are not 0 → 1, then bit i of the top byte is byte i
                         word = ((((word & 0x7F7F7F7F7F7F7F7FULL) + 0x7F7F7F7F7F7F7F7FULL) | word) >> 7)
                         word = ((word & 0x0101010101010101ULL) * 0x0102040810204080ULL) >> 56
-                        place = (z + FIRST) & 63
-                        out[(z + FIRST) >> 6] |= word << place
+                        place = (z + start) & 63
+                        out[(z + start) >> 6] |= word << place
                         if place > 56 and word >> (64 - place) != 0:
-                            out[((z + FIRST) >> 6) + 1] |= word >> (64 - place)
+                            out[((z + start) >> 6) + 1] |= word >> (64 - place)
                     z += 8
 
 
@@ -118,10 +176,13 @@ cdef inline uint64_t before(const uint64_t *row, Py_ssize_t w) noexcept nogil:
     return (row[w] << 1) | (row[w - 1] >> 63 if w > 0 else 0)
 
 
-def find_surfels(const uint64_t[:, :, ::1] bits, uint64_t[:, :, ::1] surface):
+def find_surfels(
+    const uint64_t[:, :, ::1] bits, const Py_ssize_t[:, ::1] box, uint64_t[:, :, ::1] surface, int32_t[::1] counts
+):
     """Positions whose 2 × 2 × 2 voxels, themselves and the next ones, are neither all in nor all out. Returns how many.
 
-    surface is zeros before.
+    box: of the foreground in bits, an empty row or more around it. surface and counts, of each plane (X,), are zeros
+    before.
     """
     cdef Py_ssize_t x, y, w, words = bits.shape[2], count = 0
     cdef const uint64_t *a
@@ -130,8 +191,8 @@ def find_surfels(const uint64_t[:, :, ::1] bits, uint64_t[:, :, ::1] surface):
     cdef const uint64_t *d
     cdef uint64_t a1, b1, c1, d1, found
     with nogil:
-        for x in range(bits.shape[0] - 1):
-            for y in range(bits.shape[1] - 1):
+        for x in range(box[0, 0] - 1, box[0, 1]):
+            for y in range(box[1, 0] - 1, box[1, 1]):
                 a, b, c, d = &bits[x, y, 0], &bits[x, y + 1, 0], &bits[x + 1, y, 0], &bits[x + 1, y + 1, 0]
                 for w in range(words):
                     a1, b1, c1, d1 = after(a, w, words), after(b, w, words), after(c, w, words), after(d, w, words)
@@ -139,18 +200,21 @@ def find_surfels(const uint64_t[:, :, ::1] bits, uint64_t[:, :, ::1] surface):
                     if found != 0:
                         found &= ~(a[w] & b[w] & c[w] & d[w] & a1 & b1 & c1 & d1)
                         surface[x, y, w] = found
-                        count += bit_count(found)
+                        counts[x] += bit_count(found)
+            count += counts[x]
     return count
 
 
-def find_border_voxels(const uint64_t[:, :, ::1] bits, uint64_t[:, :, ::1] surface):
-    """Foreground voxels with a background 6-neighbour. Returns how many. surface is zeros before."""
+def find_border_voxels(
+    const uint64_t[:, :, ::1] bits, const Py_ssize_t[:, ::1] box, uint64_t[:, :, ::1] surface, int32_t[::1] counts
+):
+    """Foreground voxels with a background 6-neighbour. Returns how many. Arguments as those of `find_surfels`."""
     cdef Py_ssize_t x, y, w, words = bits.shape[2], count = 0
     cdef const uint64_t *row
     cdef uint64_t found
     with nogil:
-        for x in range(1, bits.shape[0] - 1):
-            for y in range(1, bits.shape[1] - 1):
+        for x in range(box[0, 0], box[0, 1]):
+            for y in range(box[1, 0], box[1, 1]):
                 row = &bits[x, y, 0]
                 for w in range(words):
                     if row[w] != 0:
@@ -159,7 +223,8 @@ def find_border_voxels(const uint64_t[:, :, ::1] bits, uint64_t[:, :, ::1] surfa
                             & bits[x - 1, y, w] & bits[x + 1, y, w] & bits[x, y - 1, w] & bits[x, y + 1, w]
                         )
                         surface[x, y, w] = found
-                        count += bit_count(found)
+                        counts[x] += bit_count(found)
+            count += counts[x]
     return count
 
 
@@ -169,15 +234,25 @@ cdef inline uint8_t two(const uint64_t *row, Py_ssize_t z) noexcept nogil:
 
 
 def list_elements(
-    const uint64_t[:, :, ::1] bits, const uint64_t[:, :, ::1] surface, int32_t[:, ::1] places, uint8_t[::1] codes
+    const uint64_t[:, :, ::1] bits,
+    const Py_ssize_t[:, ::1] box,
+    const uint64_t[:, :, ::1] surface,
+    const int32_t[::1] counts,
+    int32_t[:, ::1] places,
+    uint8_t[::1] codes,
 ):
-    """Places (n, 3) of the surface's bits in C order; with codes (n,), also the 2 × 2 × 2 pattern, bit 4x + 2y + z."""
+    """Places (n, 3) of the surface's bits in C order; with codes (n,), also the 2 × 2 × 2 pattern, bit 4x + 2y + z.
+
+    box and counts: as `find_surfels` has them.
+    """
     cdef Py_ssize_t x, y, z, w, i = 0
     cdef bint coded = codes.shape[0] > 0
     cdef uint64_t word
     with nogil:
         for x in range(surface.shape[0]):
-            for y in range(surface.shape[1]):
+            if counts[x] == 0:
+                continue
+            for y in range(box[1, 0] - 1, box[1, 1]):
                 for w in range(surface.shape[2]):
                     word = surface[x, y, w]
                     while word != 0:
@@ -192,19 +267,35 @@ def list_elements(
                         i += 1
 
 
-def coarsen(const uint64_t[:, :, ::1] bits, int shift, uint64_t[:, :, ::1] cells):
-    """Set one bit per cube of side 2^shift that holds a set bit; cells are zeros before."""
-    cdef Py_ssize_t x, y, w, z
-    cdef uint64_t word
+def coarsen(
+    const int32_t[:, ::1] places,
+    uint64_t[:, :, ::1] cells,
+    uint64_t[:, :, ::1] blocks,
+    int32_t[::1] columns,
+    int32_t[::1] first,
+):
+    """Set the bits of the cubes of 4 and of 8 that hold one of the places; cells and blocks are zeros before.
+
+    columns, first (X blocks + 1,): see Search; columns have room for all.
+    """
+    cdef Py_ssize_t i, x, y, w, z, count = 0
+    cdef uint64_t found
     with nogil:
-        for x in range(bits.shape[0]):
-            for y in range(bits.shape[1]):
-                for w in range(bits.shape[2]):
-                    word = bits[x, y, w]
-                    while word != 0:
-                        z = (64 * w + lowest_bit(word)) >> shift
-                        word &= word - 1
-                        cells[x >> shift, y >> shift, z >> 6] |= (<uint64_t>1) << (z & 63)
+        for i in range(places.shape[0]):
+            x, y, z = places[i, 0] >> 2, places[i, 1] >> 2, places[i, 2] >> 2
+            cells[x, y, z >> 6] |= (<uint64_t>1) << (z & 63)
+            x, y, z = x >> 1, y >> 1, z >> 1
+            blocks[x, y, z >> 6] |= (<uint64_t>1) << (z & 63)
+        for x in range(blocks.shape[0]):
+            first[x] = <int32_t>count
+            for y in range(blocks.shape[1]):
+                found = 0
+                for w in range(blocks.shape[2]):
+                    found |= blocks[x, y, w]
+                if found != 0:
+                    columns[count] = <int32_t>y
+                    count += 1
+        first[blocks.shape[0]] = <int32_t>count
 
 
 cdef struct Search:
@@ -328,17 +419,19 @@ cdef inline void search_rows(
     cdef const uint64_t *home = s.surface + (s.x * s.Y + s.y) * s.words + (first >> 6)
     cdef int shift = first & 63, up, down, step
     cdef uint64_t bits
+    cdef double best = s.best
     for k in range(count):
-        if reach[k] >= s.best:
-            return
+        if reach[k] >= best:
+            break
         bits = (home[jumps[k]] >> shift) | ((home[jumps[k] + 1] << 1) << (63 - shift))  # the place itself at bit 32
         up = lowest_bit((bits >> 32) | (<uint64_t>1 << NOTHING))
         down = 63 - highest_bit((bits << 31) | (<uint64_t>1 << (63 - NOTHING)))
         step = up if up < down else down
-        if reach[k] + s.steps[step] < s.best and step < NOTHING:
-            s.best = reach[k] + s.steps[step]
+        if reach[k] + s.steps[step] < best and step < NOTHING:
+            best = reach[k] + s.steps[step]
             s.near_x, s.near_y = s.x + offsets[2 * k], s.y + offsets[2 * k + 1]
             s.near_z = s.z + up if up < down else s.z - down
+    s.best = best
 
 
 def nearest(

@@ -74,23 +74,25 @@ def surface_distances(
         raise ValueError(f"threads is {threads}, expected 1 or more")
     rows, turned = _rows(a, b)
     spacing = tuple(float(step) for step in (spacing_mm[::-1] if turned else spacing_mm))
-    box = _box(rows)
-    if box[0, 1] == 0:
+    outlines = [_outline(mask) for mask in rows]
+    box = _joint(outlines)
+    if box is None:
         return SurfaceDistances(*(np.empty(0) for _ in range(4)))
-    first, second = surfaces = [_surface_in(mask, box, elements) for mask in rows]
+    first, second = surfaces = [_surface_in(*pair, box, elements) for pair in zip(rows, outlines, strict=True)]
     areas = surfel_areas((spacing[0], spacing[1], spacing[2]))
     weights = [areas[s.codes] if elements == "surfels" else np.ones(len(s.places)) for s in surfaces]
-    distances = [np.full(len(s.places), np.inf) for s in surfaces]
-    if len(first.places) and len(second.places):
-        steps, (_, row_count, words) = np.array(spacing), first.bits.shape
-        offsets, reach = _offsets(spacing[0], spacing[1])
-        jumps = offsets.astype(np.intp) @ np.array([row_count * words, words], np.intp)
-        tasks = []
-        for surface, other, out in ((first, second, distances[0]), (second, first, distances[1])):
-            search = partial(_surface.nearest, surface.places, *_pyramid(other), steps, offsets, jumps, reach)
-            parts = slabs(len(out), min(threads, len(out) // _BATCH + 1))
-            tasks += [partial(search, _anchors(other), out, start, stop) for start, stop in parts]
-        run(lambda k: tasks[k](), len(tasks), threads)
+    if not (len(first.places) and len(second.places)):
+        return SurfaceDistances(*(np.full(len(s.places), np.inf) for s in surfaces), *weights)
+    distances = [np.empty(len(s.places)) for s in surfaces]
+    steps, (_, row_count, words) = np.array(spacing), first.bits.shape
+    offsets, reach = _offsets(spacing[0], spacing[1])
+    jumps = offsets.astype(np.intp) @ np.array([row_count * words, words], np.intp)
+    tasks = []
+    for surface, other, out in ((first, second, distances[0]), (second, first, distances[1])):
+        search = partial(_surface.nearest, surface.places, *_pyramid(other), steps, offsets, jumps, reach)
+        parts = slabs(len(out), min(threads, len(out) // _BATCH + 1))
+        tasks += [partial(search, _anchors(other), out, start, stop) for start, stop in parts]
+    run(lambda k: tasks[k](), len(tasks), threads)
     return SurfaceDistances(*distances, *weights)
 
 
@@ -102,12 +104,12 @@ def joint_box(a: npt.NDArray[Any], b: npt.NDArray[Any], margin: int = 0) -> tupl
     if a.ndim != 3 or a.shape != b.shape:
         raise ValueError(f"arrays are {a.shape} and {b.shape}, expected one shape (X, Y, Z)")
     rows, turned = _rows(a, b)
-    box = _box(rows)[::-1] if turned else _box(rows)
-    if box[0, 1] == 0:
+    box = _joint([_outline(mask) for mask in rows])
+    if box is None:
         return slice(0, 0), slice(0, 0), slice(0, 0)
     x, y, z = (
         slice(max(int(start) - margin, 0), min(int(stop) + margin, size))
-        for (start, stop), size in zip(box, a.shape, strict=True)
+        for (start, stop), size in zip(box[::-1] if turned else box, a.shape, strict=True)
     )
     return x, y, z
 
@@ -119,31 +121,47 @@ def _rows(*masks: npt.NDArray[Any]) -> tuple[list[npt.NDArray[np.uint8]], bool]:
     return [np.ascontiguousarray(mask.T if turned else mask).view(np.uint8) for mask in small], turned
 
 
-def _box(masks: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.intp]:
-    """First and past-the-last index (3, 2) along each axis of the joint foreground; zeros where there is none."""
-    box = np.zeros((3, 2), np.intp)
-    box[:, 0] = max(masks[0].shape)
-    columns = np.zeros(masks[0].shape[2], np.uint8)
-    for mask in masks:
-        if mask.size:
-            _surface.bounds(mask, box, columns)
-    found = np.flatnonzero(columns)
-    if not found.size:
-        return np.zeros_like(box)
-    box[2] = found[0], found[-1] + 1
+class _Outline(NamedTuple):
+    """Where a mask holds something."""
+
+    box: npt.NDArray[np.intp]
+    """First and past-the-last index (3, 2) along each axis; zeros where there is none."""
+    filled: npt.NDArray[np.uint8]
+    """1 for the planes (X,) that hold some."""
+
+
+def _outline(mask: npt.NDArray[np.uint8]) -> _Outline:
+    found = _Outline(np.zeros((3, 2), np.intp), np.zeros(mask.shape[0], np.uint8))
+    if mask.size:
+        _surface.outline(mask, *found, np.zeros(mask.shape[2], np.uint8))
+    return found
+
+
+def _joint(outlines: list[_Outline]) -> npt.NDArray[np.intp] | None:
+    """The box around all; None where all are empty."""
+    boxes = [outline.box for outline in outlines if outline.box[0, 1]]
+    if not boxes:
+        return None
+    box = boxes[0].copy()
+    for other in boxes[1:]:
+        np.minimum(box[:, 0], other[:, 0], out=box[:, 0])
+        np.maximum(box[:, 1], other[:, 1], out=box[:, 1])
     return box
 
 
-def _surface_in(mask: npt.NDArray[np.uint8], box: npt.NDArray[np.intp], elements: str) -> _Surface:
-    x, y, z = box[:, 1] - box[:, 0]
-    bits = np.zeros((x + 2 * _MARGIN, y + 2 * _MARGIN, (z + 1) // 64 + 2), np.uint64)
-    surface = np.zeros_like(bits)
-    _surface.pack(mask, box, _MARGIN, bits)
+def _surface_in(mask: npt.NDArray[np.uint8], outline: _Outline, joint: npt.NDArray[np.intp], elements: str) -> _Surface:
+    x, y, z = (joint[:, 1] - joint[:, 0]).tolist()
+    bits, surface = np.zeros((2, x + 2 * _MARGIN, y + 2 * _MARGIN, (z + 1) // 64 + 2), np.uint64)
+    origin = joint[:, 0] - (_MARGIN, _MARGIN, 0)
+    box = outline.box - origin[:, None]
+    counts = np.zeros(len(bits), np.int32)
+    _surface.pack(mask, *outline, origin, bits)
     find = _surface.find_surfels if elements == "surfels" else _surface.find_border_voxels
-    count = find(bits, surface)
+    count = find(bits, box, surface, counts) if outline.box[0, 1] else 0
     places = np.empty((count, 3), np.int32)
     codes = np.empty(count if elements == "surfels" else 0, np.uint8)
-    _surface.list_elements(bits, surface, places, codes)
+    if count:
+        _surface.list_elements(bits, box, surface, counts, places, codes)
     return _Surface(places, codes, surface)
 
 
@@ -159,25 +177,20 @@ class _Pyramid(NamedTuple):
 
 def _pyramid(surface: _Surface) -> _Pyramid:
     """Cells of 4 and blocks of 8 a side that hold an element; the y of the columns of blocks that do, x by x."""
-    cells = _coarser(surface.bits, 2)
-    blocks = _coarser(cells, 1)
-    occupied = blocks.any(axis=2)
-    first = np.concatenate([[0], np.cumsum(occupied.sum(axis=1))])
-    return _Pyramid(surface.bits, cells, blocks, np.nonzero(occupied)[1].astype(np.int32), first.astype(np.int32))
-
-
-def _coarser(bits: npt.NDArray[np.uint64], shift: int) -> npt.NDArray[np.uint64]:
-    side = 2**shift
-    x, y, words = (-(-size // side) for size in bits.shape)
-    coarse = np.zeros((x, y, words), np.uint64)
-    _surface.coarsen(bits, shift, coarse)
-    return coarse
+    shape = surface.bits.shape
+    cells, blocks = (np.zeros([-(-size // side) for size in shape], np.uint64) for side in (4, 8))
+    columns = np.empty(blocks.shape[0] * blocks.shape[1], np.int32)
+    first = np.empty(blocks.shape[0] + 1, np.int32)
+    _surface.coarsen(surface.places, cells, blocks, columns, first)
+    return _Pyramid(surface.bits, cells, blocks, columns, first)
 
 
 def _anchors(surface: _Surface) -> npt.NDArray[np.int32]:
     """First guesses of the nearest element, one per 8 × 8 rows: the same one for all."""
     _, y, words = surface.bits.shape
-    return np.tile(surface.places[0], (-(-y // 8), 8 * words, 1))
+    anchors = np.empty((-(-y // 8), 8 * words, 3), np.int32)
+    anchors[:] = surface.places[0]
+    return anchors
 
 
 @lru_cache(maxsize=16)

@@ -31,14 +31,14 @@ def max_percentile(distances: SurfaceDistances, percent: float) -> float:
     """The larger of the two directed percentiles, elements alike, interpolated linearly (MONAI), in mm."""
     if any(is_empty(distances)):
         return _of_empty(distances)
-    return max(float(np.percentile(lengths, percent)) for lengths in (distances.a_to_b, distances.b_to_a))
+    return max(_interpolated(lengths, percent) for lengths in (distances.a_to_b, distances.b_to_a))
 
 
 def pooled_percentile(distances: SurfaceDistances, percent: float) -> float:
     """The percentile of both directions together, elements alike, interpolated linearly (MedPy, panoptica), in mm."""
     if any(is_empty(distances)):
         return _of_empty(distances)
-    return float(np.percentile(np.concatenate([distances.a_to_b, distances.b_to_a]), percent))
+    return _interpolated(np.concatenate([distances.a_to_b, distances.b_to_a]), percent)
 
 
 def weighted_average(distances: SurfaceDistances) -> float:
@@ -62,6 +62,18 @@ def share_within(distances: SurfaceDistances, tolerance_mm: float) -> float:
 
 def _of_empty(distances: SurfaceDistances) -> float:
     return 0.0 if all(is_empty(distances)) else float("inf")
+
+
+def _interpolated(lengths: _Numbers, percent: float) -> float:
+    """`np.percentile` of one array without what it does around, which takes longer than the rest of a small pair."""
+    rank = (len(lengths) - 1) * (percent / 100)
+    k = int(rank)
+    ordered = np.partition(lengths, k)
+    low = float(ordered[k])
+    if k + 1 == len(lengths):
+        return low
+    high, part = float(ordered[k + 1 :].min()), rank - k
+    return low + (high - low) * part if part < 0.5 else high - (high - low) * (1 - part)
 
 
 def _reaches(lengths: _Numbers, areas: _Numbers, fraction: float) -> float:

@@ -123,6 +123,19 @@ def test_joint_box():
         assert joint_box(left, right, margin=4) == (slice(0, 9), slice(0, 8), slice(0, 70))
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.tuples(st.integers(1, 11), st.integers(1, 20), st.integers(1, 40)), st.integers(0, 2), st.integers(0, 99))
+def test_joint_box_of_a_few_voxels_in_planes_of_any_size(shape, count, seed):
+    rng = np.random.default_rng(seed)
+    a, b = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+    for mask in (a, b):
+        mask.flat[rng.integers(0, mask.size, count)] = rng.integers(1, 256)
+    found = np.argwhere(a | b)
+    expected = zip(found.min(axis=0), found.max(axis=0) + 1, strict=True) if len(found) else [(0, 0)] * 3
+    assert joint_box(a, b) == tuple(slice(*side) for side in expected)
+    assert joint_box(np.asfortranarray(a), np.asfortranarray(b)) == joint_box(a, b)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

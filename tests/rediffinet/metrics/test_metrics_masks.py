@@ -9,7 +9,7 @@ from scipy import ndimage
 from rediffinet.errors import ConfigError, LabelError
 from rediffinet.ext import SurfaceDistances
 from rediffinet.metrics import average_surface_distance, dice, hausdorff, hd95, normalised_surface_dice
-from rediffinet.metrics.reducers import weighted_percentile
+from rediffinet.metrics.reducers import max_percentile, pooled_percentile, weighted_percentile
 
 SPACINGS = [(1.0, 1.0, 1.0), (0.5, 1.25, 3.0)]
 
@@ -172,3 +172,13 @@ def test_unknown_settings():
         hausdorff(mask, mask, percent=101)
     with pytest.raises(ConfigError, match="tolerance"):
         normalised_surface_dice(mask, mask, -1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 20, 453, 5000])
+@pytest.mark.parametrize("percent", [0, 12.5, 50, 95, 99.9, 100])
+def test_interpolated_percentiles_are_numpys_to_the_bit(count, percent):
+    rng = np.random.default_rng(count)
+    there, back = np.sqrt(rng.integers(0, 60, count)), rng.random(count + 1)
+    distances = SurfaceDistances(there, back, np.ones(count), np.ones(count + 1))
+    assert max_percentile(distances, percent) == max(np.percentile(d, percent) for d in (there, back))
+    assert pooled_percentile(distances, percent) == np.percentile(np.concatenate([there, back]), percent)
