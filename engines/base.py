@@ -220,7 +220,7 @@ class Engine(ABC):
     def _check_open(self) -> None:
         self.check_process()
         if self.closed:
-            message = f"engine '{self.name}' on {self.device} is closed; open it again with open_engine()"
+            message = f"engine '{self.name}' on {self.device} is closed; open it again, or the Segmenter that it was of"
             raise EngineError(message)
 
     @abstractmethod

@@ -6,6 +6,7 @@ python examples/script.py CASE_FOLDER OUT [BUNDLE]
 import csv
 import sys
 from pathlib import Path
+from typing import Any
 
 from rediffinet import Segmenter, load_case
 from rediffinet.errors import RediffError
@@ -25,10 +26,19 @@ def main(case_folder: Path, out: Path, bundle: Path | None = None) -> int:
     except RediffError as error:  # the images (CaseError), too slow (DeadlineError), no room (OutputError) …
         print(f"\n{error}", file=sys.stderr)
         return 2
-    volumes = result.report.to_dict()["volumes_ml"]["refined"]
-    with (out / "volumes.csv").open("a", newline="") as stream:
-        csv.writer(stream).writerow([case.name, *(round(ml, 2) for ml in volumes.values())])
+    put_row(out / "volumes.csv", {"case": case.name, **result.report.to_dict()["volumes_ml"]["refined"]})
     return 0
+
+
+def put_row(path: Path, row: dict[str, Any]) -> None:
+    """Add a case to a table, in the place of its row of an earlier run."""
+    with path.open("a+", newline="") as stream:
+        stream.seek(0)
+        rows = {known["case"]: known for known in csv.DictReader(stream)}
+        stream.truncate(0)
+        table = csv.DictWriter(stream, row)
+        table.writeheader()
+        table.writerows({**rows, row["case"]: row}.values())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
-from rediffinet.clinic.service.computing import RESULTS
+from rediffinet.clinic.service.computing import RESULTS, forget_received
 from rediffinet.clinic.service.description import (
     CaseInfo,
     CaseList,
@@ -190,6 +190,8 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
             raise Problem(404, NO_CASE)
         if ended(job) and job.state != "cancelled":
             raise Problem(409, f"The case is {job.state} already.")
+        if ended(job):
+            forget_received(jobs.settings.jobs / job.id)
         return jobs.describe(job)
 
     @guarded.post(
@@ -198,8 +200,14 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
         summary="Send the DICOM objects of a finished case to the archive (STOW-RS); again is harmless",
         responses=said(401, 403, 404, 409, 422, 502),
     )
-    def store_case(request: Request, case_id: str) -> dict[str, Any]:
-        return {"stored": jobs.store_objects(jobs.own(case_id, request.state.owner))}
+    def store_case(
+        request: Request,
+        case_id: str,
+        uncorrected: Annotated[
+            bool, Query(description="Also where the case has corrections, which its objects do not hold.")
+        ] = False,
+    ) -> dict[str, Any]:
+        return {"stored": jobs.store_objects(jobs.own(case_id, request.state.owner), uncorrected=uncorrected)}
 
     @guarded.delete(
         "/v1/cases/{case_id}",
@@ -232,7 +240,8 @@ def create_app(jobs: Jobs, tokens: TokenFile, supervisor: Supervisor, version: s
         if path is None or not path.is_file():
             raise Problem(404, "There is no such file of this case.")
         headers = {"cache-control": "private, no-cache"}
-        return FileResponse(path, media_type=content_type(name), headers=headers, stat_result=path.stat())
+        saved_as = f"{job.result['case']}-{RESULTS}" if name == RESULTS else None  # of two cases, two names
+        return FileResponse(path, 200, headers, content_type(name), filename=saved_as, stat_result=path.stat())
 
     @guarded.get(
         "/v1/cases/{case_id}/scene",

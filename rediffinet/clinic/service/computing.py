@@ -76,6 +76,11 @@ def _segment(
     return told_result(Path())
 
 
+def forget_received(folder: Path) -> None:
+    """Remove what was sent for a case that ended without a result: nothing can be done with it any more."""
+    shutil.rmtree(folder / "in", ignore_errors=True)
+
+
 def finished_name(folder: Path) -> str | None:
     """The name of the case when all its outputs are there."""
     out = folder / "out"

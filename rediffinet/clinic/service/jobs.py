@@ -163,14 +163,22 @@ class Jobs:
         raw = images if not any(path.is_relative_to(folder / "out") for path in images) else set()
         return open_scene(folder / "out" / job.result["case"], next(iter(raw), None))
 
-    def store_objects(self, job: Job) -> list[str]:
+    def store_objects(self, job: Job, *, uncorrected: bool = False) -> list[str]:
         """Send the DICOM objects of a case to the archive; returns their names.
 
-        Raises Problem: 409 for a case without any, 422 without an archive, 502 when the archive does not take them.
+        uncorrected: also those of a case that a person corrected, which hold none of that. Raises Problem: 409 for a
+        case without any, or with corrections, 422 without an archive, 502 when the archive does not take them.
         """
         objects = [file for kind, file in (job.result or {}).get("files", {}).items() if kind.startswith("dicom-")]
         if not objects:
             raise Problem(409, f"The case is {job.state} and has no DICOM objects. Ask for them with `dicom_seg=true`.")
+        corrections = sum(kind.endswith("-entry") for kind in self._corrected(job))
+        if corrections and not uncorrected:
+            detail = (
+                f"The case has corrections ({corrections}), and its DICOM objects are those of the uncorrected result. "
+                "Nothing was stored; `uncorrected=true` stores them all the same."
+            )
+            raise Problem(409, detail)
         if self.settings.archive is None:
             raise Problem(422, NO_ARCHIVE)
         try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rediffinet.clinic.interrupt import Interrupted, interruptible
-from rediffinet.clinic.service.computing import finished_name, segment_received, told_result
+from rediffinet.clinic.service.computing import finished_name, forget_received, segment_received, told_result
 from rediffinet.clinic.service.logs import log, log_error, tell_libraries
 from rediffinet.clinic.service.problems import in_fields, problem
 from rediffinet.clinic.service.settings import Settings
@@ -101,6 +101,7 @@ def recover(store: JobStore, settings: Settings) -> None:
         elif job.attempts >= settings.limits.attempts:
             detail = f"The computing process ended {job.attempts} times during this case, which is given up."
             store.finish(job.id, "failed", problem=problem(500, detail))
+            forget_received(settings.jobs / job.id)
             log("case given up", "warning", id=job.id)
         else:
             store.requeue(job.id)
@@ -140,6 +141,8 @@ def _compute(store: JobStore, segmenter: Segmenter, settings: Settings, job: Job
     if state != "done":
         shutil.rmtree(folder / "out", ignore_errors=True)
     known = _insist(lambda: store.finish(job.id, state, problem=told, result=result))
+    if state != "done":  # after it is said: until then the case may be begun again
+        forget_received(folder)
     return state if known else "gone"
 
 

@@ -472,6 +472,7 @@ def test_a_full_queue_and_cancelling_what_waits_and_what_is_computed(
     case = service.wait(first, "running")
     assert is_problem(service.client.delete(f"/v1/cases/{first}"), 409)
     assert service.client.post(f"/v1/cases/{second}/cancel").json()["state"] == "cancelled"
+    assert not list((service.data / "cases" / second).iterdir())  # what was sent is of no use any more
     deadline = time.monotonic() + 120
     while (case := service.client.get(f"/v1/cases/{first}").json())["progress"]["stage"] != "refine":
         assert time.monotonic() < deadline
@@ -479,6 +480,9 @@ def test_a_full_queue_and_cancelling_what_waits_and_what_is_computed(
     assert service.client.post(f"/v1/cases/{first}/cancel").json()["cancelling"]
     assert service.wait(first)["state"] == "cancelled"
     assert not (service.data / "cases" / first / "out").exists()
+    while list((service.data / "cases" / first).iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     assert send(service, images).status_code == 202
 
 
@@ -818,7 +822,9 @@ def test_corrections_are_listed_packed_and_keep_a_case(service: Service, images:
     files = service.client.get(f"/v1/cases/{case_id}").json()["result"]["files"]
     new = {entry["name"] for entry in files.values()} - {entry["name"] for entry in first["result"]["files"].values()}
     assert new == {"P1-corrected-1.nii.gz", "P1-corrected-1.json"}
-    archive = zipfile.ZipFile(io.BytesIO(service.client.get(f"/{first['result']['zip']}").content))
+    packed = service.client.get(f"/{first['result']['zip']}")
+    assert packed.headers["content-disposition"] == 'attachment; filename="P1-results.zip"'
+    archive = zipfile.ZipFile(io.BytesIO(packed.content))
     assert set(archive.namelist()) == {entry["name"] for entry in files.values()}
     for entry in files.values():
         content = service.client.get(f"/{entry['url']}").content

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ pytest.importorskip("fastapi", reason="needs the extra [serve]")
 from rediffinet.bundle import read_manifest
 from rediffinet.clinic.service import worker
 from rediffinet.clinic.service.jobs import INCOMING, Jobs
-from rediffinet.clinic.service.settings import Settings
+from rediffinet.clinic.service.problems import Problem
+from rediffinet.clinic.service.settings import Archive, Settings
 from rediffinet.clinic.service.store import JobStore
 from rediffinet.clinic.service.uploads import Received
 from rediffinet.clinic.viewer.corrections import Correction, Origin, read_corrections
@@ -121,10 +123,34 @@ def test_a_case_that_is_removed_while_it_is_told_or_expires(
     assert jobs.store.ids() == set() and not list(jobs.settings.jobs.iterdir())
 
 
-def finished(jobs: Jobs) -> str:
+def test_objects_of_a_corrected_case_are_stored_when_that_is_said(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(
+        "rediffinet.clinic.service.jobs.store_objects", lambda _, paths: sent.extend(path.name for path in paths)
+    )
+    jobs.settings = replace(jobs.settings, archive=Archive("http://127.0.0.1:1/dicom-web"))
+    files = {"dicom-seg-t1c": "P1-seg-t1c.dcm"}
+    job = jobs.own(finished(jobs, files), "")
+    assert jobs.store_objects(job) == sent == ["P1-seg-t1c.dcm"]
+    correct(jobs, job.id)
+    with pytest.raises(Problem, match=r"has corrections \(1\).* uncorrected result.*`uncorrected=true`") as refused:
+        jobs.store_objects(job)
+    assert (refused.value.status, len(sent)) == (409, 1)
+    assert jobs.store_objects(job, uncorrected=True) == ["P1-seg-t1c.dcm"] == sent[1:]
+
+
+def finished(jobs: Jobs, files: dict[str, str] | None = None) -> str:
     job_id = accept(jobs)
     jobs.store.claim()
-    result = {"case": "P1", "files": {}, "bytes": {}, "inputs": {}, "seconds": 1.0, "volumes_ml": {}, "warnings": []}
+    result = {
+        "case": "P1",
+        "files": files or {},
+        "bytes": {},
+        "inputs": {},
+        "seconds": 1.0,
+        "volumes_ml": {},
+        "warnings": [],
+    }
     assert jobs.store.finish(job_id, "done", result=result)
     return job_id
 
@@ -217,8 +243,10 @@ def test_a_case_is_not_counted_as_begun_when_it_was_the_web_process_that_ended(
     for attempts in (1, 2):
         claimed = jobs.store.claim()
         assert claimed is not None and claimed.attempts == attempts
+        assert (jobs.settings.jobs / job_id / "in").is_dir()
         worker.recover(jobs.store, jobs.settings)  # the computing process ended by itself
     assert jobs.store.counts()["failed"] == 1
+    assert not list((jobs.settings.jobs / job_id).iterdir())
 
 
 def test_statuses_of_what_stopped_a_case() -> None:

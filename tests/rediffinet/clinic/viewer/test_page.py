@@ -283,6 +283,16 @@ def test_a_case_that_is_segmented_again_while_it_loads_is_told(
 
 
 @pytest.mark.slow
+def test_that_objects_hold_no_correction_is_told_where_there_are_objects(open_page: Any, segmented: Any) -> None:
+    told = "no correction reaches them"
+    assert told not in open_page(segmented).inner_text(".corrections")
+    report = json.loads(segmented.output("report.json").read_text())
+    report["outputs"]["dicom-seg-t1c"] = "toy-seg-t1c.dcm"
+    segmented.output("report.json").write_text(json.dumps(report))
+    assert told in open_page(segmented).inner_text(".corrections")
+
+
+@pytest.mark.slow
 def test_a_double_click_saves_one_map_and_a_refusal_gives_the_button_back(open_page: Any, segmented: Any) -> None:
     page = open_page(segmented)
     draw(page)

@@ -112,6 +112,7 @@ def test_a_case_from_drop_to_removal(page: Any, service: str, toy_folder: Path) 
     page.wait_for_selector(".queue")
     with page.expect_download() as loading:
         page.get_by_role("link", name="Files of toy").click()
+    assert loading.value.suggested_filename == "toy-results.zip"
     with zipfile.ZipFile(loading.value.path()) as archive:
         report = json.loads(archive.read("toy-report.json"))
     assert report["case"] == "toy"

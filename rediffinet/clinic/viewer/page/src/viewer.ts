@@ -418,6 +418,9 @@ class Viewer {
       ...(this.scene.corrections.length
         ? [h('ul', { class: 'entries' }, ...this.scene.corrections.map((entry) => this.entry(entry)))]
         : [h('p', { class: 'quiet' }, 'None is saved.')]),
+      ...(Object.keys(this.scene.report.outputs).some((kind) => kind.startsWith('dicom-'))
+        ? [h('p', { class: 'quiet' }, 'The DICOM objects hold the refined map: no correction reaches them.')]
+        : []),
       h(
         'div',
         { class: 'buttons' },
