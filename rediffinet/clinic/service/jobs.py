@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from rediffinet.bundle import Manifest
 from rediffinet.clinic.service.archives import check_archive
-from rediffinet.clinic.service.computing import NO_ARCHIVE, RESULTS, pack
+from rediffinet.clinic.service.computing import NO_ARCHIVE, RESULTS, forget_received, pack
 from rediffinet.clinic.service.dicomweb import store_objects
 from rediffinet.clinic.service.logs import log
 from rediffinet.clinic.service.problems import Problem
@@ -232,11 +232,13 @@ class Jobs:
         return removed
 
     def tidy(self) -> None:
-        """At the start: folders of uploads that were cut off, and of cases that were forgotten."""
-        known = self.store.ids()
+        """At the start: folders of uploads that were cut off, of cases that were forgotten, and what a kill left."""
         for path in self.settings.jobs.iterdir():
-            if path.name not in known:
+            job = self.store.get(path.name)
+            if job is None:
                 shutil.rmtree(path, ignore_errors=True)
+            elif job.state in ("failed", "cancelled"):
+                forget_received(path)
 
     def expire(self) -> None:
         """Remove cases whose time is over. What ended while the clock was wrong is kept longer, not shorter."""

@@ -139,6 +139,15 @@ def test_objects_of_a_corrected_case_are_stored_when_that_is_said(jobs: Jobs, mo
     assert jobs.store_objects(job, uncorrected=True) == ["P1-seg-t1c.dcm"] == sent[1:]
 
 
+def test_what_was_sent_for_a_case_that_failed_goes_at_the_next_start_after_a_kill(jobs: Jobs) -> None:
+    done, failed, waits = finished(jobs), accept(jobs), accept(jobs)
+    jobs.store.claim()
+    assert jobs.store.finish(failed, "failed")  # and the process is killed before it removes anything
+    jobs.tidy()
+    left = {job_id: (jobs.settings.jobs / job_id / "in").is_dir() for job_id in (done, failed, waits)}
+    assert left == {done: True, failed: False, waits: True}
+
+
 def finished(jobs: Jobs, files: dict[str, str] | None = None) -> str:
     job_id = accept(jobs)
     jobs.store.claim()
