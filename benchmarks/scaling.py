@@ -1,6 +1,7 @@
 """How the seconds of a case grow: with threads, with the volume, with the cases of a cohort, with the window.
 
     python benchmarks/scaling.py --case DIR --out DIR [--bundle DIR] [--turns 5] [--parts threads,volume,cases,window]
+                                 [--counts 1,2,4]
 
 threads: the case in one process on 1, 2, 4 … threads. volume: phantoms of growing size, whose brains grow with them up
 to an adult's. cases: `rediff segment` of 1, 2 and 4 copies of the case, in one process and in one for each core:
@@ -96,7 +97,7 @@ def cases(given: argparse.Namespace) -> Rows:
     program = [sys.executable, "-c", "from rediffinet.cli.main import main; main()", "segment"]
     with tempfile.TemporaryDirectory() as made:
         ways: dict[str, Callable[[], object]] = {}
-        for count in COUNTS:
+        for count in given.counts:
             folder = Path(made) / str(count)
             for k in range(count):
                 for path in given.case.iterdir():
@@ -215,6 +216,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="default: the one in the package")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--counts", default=",".join(map(str, COUNTS)), help="of cases, for that part; others are kept")
     given = parser.parse_args()
     ways = {"threads": threads, "volume": volume, "cases": cases, "window": window}
     parts = given.parts.split(",")
@@ -222,12 +224,17 @@ def main() -> None:
         parser.error(f"there is no part {', '.join(unknown)}; there is {', '.join(ways)}")
     if given.case is None and {"threads", "cases"} & set(parts):
         parser.error("the parts threads and cases need --case")
+    given.counts = [int(count) for count in given.counts.split(",")]
     given.out.mkdir(parents=True, exist_ok=True)
     kept = given.out / "scaling.json"
     found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     for part in parts:
         machine = describe(("rediffinet", "openvino", "onnxruntime", "numpy"))
-        found[part] = {"machine": machine, "turns": given.turns, "rows": ways[part](given)}
+        rows = ways[part](given)
+        if part == "cases" and part in found:
+            kept_rows = [row for row in found[part]["rows"] if row["x"] not in given.counts]
+            rows = sorted(kept_rows + rows, key=lambda row: row["x"])
+        found[part] = {"machine": machine, "turns": given.turns, "rows": rows}
         kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         (given.out / "scaling.md").write_text(as_text(found), encoding="utf-8")
         plot(found, given.out / "scaling.svg")

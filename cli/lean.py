@@ -1,22 +1,31 @@
 """What a command need not import."""
 
 import sys
+from types import ModuleType
 
 
 def import_nibabel_alone() -> None:
-    """Import NiBabel as if pydicom were not installed.
+    """Import NiBabel as if pydicom and SciPy were not installed, and without what fetches an image by its URL.
 
     It would import pydicom, and requests with it, for an extension of NIfTI headers that nothing here reads: half a
-    second. Such extensions are then kept as the bytes that they are. pydicom can be imported as ever afterwards. For a
-    process of our own alone: a program that embeds the library may want what NiBabel does with both.
+    second. Such extensions are then kept as the bytes that they are. SciPy is for the .mat files of SPM, and the rest
+    for `from_url`: a twelfth of a second. All can be imported as ever afterwards. For a process of our own alone: a
+    program that embeds the library may want what NiBabel does with them.
     """
-    if "nibabel" in sys.modules or "pydicom" in sys.modules:
+    if "nibabel" in sys.modules:
         return
-    sys.modules["pydicom"] = None  # type: ignore[assignment]  # the import system's own mark of what is not there
+    spared: dict[str, ModuleType | None] = {
+        "pydicom": None,  # the import system's own mark of what is not there
+        "scipy": None,
+        "urllib.request": ModuleType("urllib.request"),
+    }
+    spared = {name: instead for name, instead in spared.items() if name not in sys.modules}
+    sys.modules.update(spared)  # type: ignore[arg-type]
     try:
         import nibabel  # noqa: F401
     finally:
-        del sys.modules["pydicom"]
+        for name in spared:
+            del sys.modules[name]
 
 
 def leave_out_converters() -> None:

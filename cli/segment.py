@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -146,19 +146,15 @@ def segment(
     from rediffinet.clinic.inputs import Shard, check_one_kind, list_cohort
     from rediffinet.clinic.workers import Opening, segment_in_processes
     from rediffinet.io.dicom.files import is_dicom
-    from rediffinet.io.dicom.study import study_name
     from rediffinet.io.outputs import OutputChoice
-    from rediffinet.prepare.names import list_raw
-    from rediffinet.prepare.objects import DicomChoice
-    from rediffinet.prepare.route import RawChoice, RawRoute
     from rediffinet.segmenter import Segmenter, SegmentOptions
 
     explicit = {
         name: path for name, path in zip(("t1n", "t1c", "t2w", "t2f"), (t1n, t1c, t2w, t2f), strict=True) if path
     }
-    objects = DicomChoice("LABELMAP" if dicom_labelmap else "BINARY" if dicom_seg else None, dicom_rtstruct, dicom_sr)
-    dicom = source is not None and (prepare or objects.any) and is_dicom(source)
-    if objects.any and not dicom:
+    objects = dicom_seg or dicom_labelmap or dicom_rtstruct or dicom_sr
+    dicom = source is not None and (prepare or objects) and is_dicom(source)
+    if objects and not dicom:
         raise ConfigError("DICOM objects are written for DICOM input alone, for they refer to its images.")
     chosen: dict[str, str] = {}
     if source is not None and (prepare or dicom):  # these flags then name series or files of the folder
@@ -184,8 +180,12 @@ def segment(
     if source is None:
         inputs = [CaseInput(files=explicit, task=task, allow_missing=allow_missing)]
     elif dicom:
+        from rediffinet.io.dicom.study import study_name
+
         inputs = [CaseInput(folder=source, given=study_name(source, study), task=task, allow_missing=allow_missing)]
     elif prepare:
+        from rediffinet.prepare.names import list_raw
+
         inputs = []
         listed, empty = list_raw(source, contrasts, chosen, allow_missing=allow_missing, apart=apart)
         for folder, found in listed:
@@ -211,15 +211,13 @@ def segment(
         raise ConfigError(message)
     if brain_mask is not None and (not (prepare or dicom) or len(inputs) > 1):
         raise ConfigError("--brain-mask is for one case with --prepare; an already prepared case has its brain.")
-    order = Order(
-        out,
-        seed,
-        SegmentOptions(steps, samples, refine_everywhere, postprocess),
-        OutputChoice(preview, save_uncertainty, save_probabilities, overwrite, html_report, save_margin),
-        baseline_mask,
-        _mask_labels(baseline_mask, labels, inputs, task),
-        skip_existing,
-        RawRoute(
+    route = None
+    if prepare or dicom or any(_was_prepared(given) for given in inputs):  # else it is spared its imports
+        from rediffinet.prepare.objects import DicomChoice
+        from rediffinet.prepare.route import RawChoice, RawRoute
+
+        kind: Literal["LABELMAP", "BINARY"] | None = "LABELMAP" if dicom_labelmap else "BINARY" if dicom_seg else None
+        route = RawRoute(
             RawChoice(
                 prepare or dicom,
                 native,
@@ -230,9 +228,18 @@ def segment(
                 dicom,
                 study,
                 chosen if dicom else {},
-                objects,
+                DicomChoice(kind, dicom_rtstruct, dicom_sr),
             )
-        ),
+        )
+    order = Order(
+        out,
+        seed,
+        SegmentOptions(steps, samples, refine_everywhere, postprocess),
+        OutputChoice(preview, save_uncertainty, save_probabilities, overwrite, html_report, save_margin),
+        baseline_mask,
+        _mask_labels(baseline_mask, labels, inputs, task),
+        skip_existing,
+        route,
     )
     opening = Opening(bundle, engine, device, threads, precision)
     cases = share.of(inputs)
@@ -261,6 +268,11 @@ def segment(
             return
     run_shared = partial(segment_in_processes, cases, order, opening, processes)
     _cohort(lambda progress: run_shared(), cases, order, share, as_json=as_json)
+
+
+def _was_prepared(given: "CaseInput") -> bool:
+    """Whether the preparation of a case lies beside its images: the way back to its series."""
+    return given.folder is not None and any(given.folder.glob("*-preparation.json"))
 
 
 def _mask_labels(masks: Path | None, named: str | None, inputs: "list[CaseInput]", task: "Task") -> "Task | None":
