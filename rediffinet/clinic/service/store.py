@@ -229,11 +229,6 @@ class JobStore:
             if job.state in FINAL
         ]
 
-    def ids(self) -> set[str]:
-        """Ids of all jobs."""
-        with self._lock:
-            return {row["id"] for row in self._connection.execute("SELECT id FROM jobs")}
-
     def _rows(self, query: str, values: tuple[Any, ...]) -> list[Job]:
         with self._lock:
             return [_job(row) for row in self._connection.execute(query, values).fetchall()]
