@@ -20,7 +20,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            break
+            return
         size += len(message.get("body", b""))
         if not message.get("more_body"):
             break
