@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rediffinet.cli.lean import import_nibabel_alone, leave_out_converters
 from rediffinet.cli.words import command_from, in_flags
 
 if TYPE_CHECKING:
@@ -127,6 +126,7 @@ def segment(
     ] = False,
 ) -> None:
     """Segment a case: label map, baseline, report and preview, on the input's own grid."""
+    from rediffinet import lean
     from rediffinet.bundle import open_bundle, read_manifest
     from rediffinet.errors import CaseError, ConfigError
     from rediffinet.opened import Opened
@@ -136,11 +136,11 @@ def segment(
         raise ConfigError(message)
     if profile is not None and (processes > 1 or ray is not None):
         raise ConfigError("--profile is of one process. Leave --processes and --ray out.")
-    leave_out_converters()
+    lean.leave_out_converters()
     begun = None
     if processes == 1 and ray is None:  # the graphs load while the rest is imported and the images are read
         begun = context.with_resource(Opened(open_bundle(bundle), engine, device, threads, precision))
-    import_nibabel_alone()
+    lean.import_nibabel_alone()
 
     from rediffinet.clinic.cohort import CaseInput, Order, segment_cohort
     from rediffinet.clinic.inputs import Shard, check_one_kind, list_cohort

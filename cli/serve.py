@@ -44,6 +44,7 @@ def serve(
     ] = False,
 ) -> None:
     """Segment cases over HTTP: send four images or a zip, ask for the state, fetch the files. See docs/service.md."""
+    from rediffinet import lean
     from rediffinet.cli.paths import check_new_folder
     from rediffinet.clinic.service import tokens
     from rediffinet.clinic.service.settings import MIB, Archive, Limits, Settings
@@ -84,6 +85,8 @@ def serve(
         if not listed:
             typer.echo(f"There is no token in {data}. Make one with --new-token NAME.", err=True)
         return
+    lean.leave_out_converters()
+    lean.import_nibabel_alone()
     try:
         from rediffinet.clinic.service.server import serve as run
     except ModuleNotFoundError as error:

@@ -19,6 +19,7 @@ MAY_IMPORT = {  # each room itself, and errors and files, which all but ext may 
         "engines",
         "export",
         "io",
+        "lean",
         "method",
         "metrics",
         "opened",
@@ -32,7 +33,7 @@ MAY_IMPORT = {  # each room itself, and errors and files, which all but ext may 
         "task",
         "training",
     },
-    "clinic": {"bundle", "engines", "io", "metrics", "prepare", "report", "result", "segmenter", "task"},
+    "clinic": {"bundle", "engines", "io", "lean", "metrics", "prepare", "report", "result", "segmenter", "task"},
     "prepare": {"bundle", "engines", "ext", "io", "report", "result", "task"},
     "export": {
         "bundle",
@@ -68,6 +69,7 @@ MAY_IMPORT = {  # each room itself, and errors and files, which all but ext may 
     "ext": set(),
     "files": set(),
     "errors": set(),
+    "lean": set(),
 }
 """Who may import whom, by folder; single modules of the package count as one."""
 OF_ENGINES = {"method", "nets", "training", "bundle"}

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from rediffinet.clinic.case import Order, Outcome, segment_case, tidy
@@ -17,6 +16,7 @@ from rediffinet.clinic.cohort import check_names, failed
 from rediffinet.clinic.inputs import CaseInput
 from rediffinet.clinic.interrupt import Interrupted, interruptible
 from rediffinet.errors import CaseError, RediffError
+from rediffinet.lean import spawn
 from rediffinet.segmenter import Segmenter
 
 ATTEMPTS = 2
@@ -47,10 +47,8 @@ class _Worker:
     """A process and what it is computing."""
 
     def __init__(self, opening: Opening, order: Order) -> None:
-        context = multiprocessing.get_context("spawn")  # engines do not survive a fork
-        self.connection, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(target=_work, args=(opening, order, theirs), daemon=True)
-        self.process.start()
+        self.connection, theirs = multiprocessing.Pipe()
+        self.process = spawn(_work, opening, order, connection=theirs)
         theirs.close()
         self.given: CaseInput | None = None
 

@@ -4,16 +4,18 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from rediffinet.clinic.service.logs import log
 from rediffinet.clinic.service.settings import Settings
 from rediffinet.clinic.service.store import JobStore
 from rediffinet.clinic.service.worker import work
+from rediffinet.lean import spawn
 
 READY = "ready"
 LONGEST_PAUSE_S = 30.0
+LOOK_S = 0.2
 
 
 class Supervisor:
@@ -63,10 +65,8 @@ class Supervisor:
 
     def _live(self) -> int | None:
         """Start the process and watch it to its end; returns its exit code."""
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=work, args=(self._settings, theirs), name="rediff-computing", daemon=True)
-        process.start()
+        ours, theirs = multiprocessing.Pipe()
+        process = spawn(work, self._settings, connection=theirs, name="rediff-computing")
         theirs.close()
         self._process = process
         if self._ending.is_set():
@@ -75,7 +75,7 @@ class Supervisor:
         while process.is_alive():
             self._hear(ours)
             watched = self._end_when_stuck(process, watched)
-            process.join(0.2)
+            wait([process.sentinel] if self.ready else [process.sentinel, ours], LOOK_S)
         self._hear(ours)
         ours.close()
         return process.exitcode

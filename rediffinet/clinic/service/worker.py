@@ -32,7 +32,7 @@ from rediffinet.errors import (
 )
 from rediffinet.segmenter import Segmenter, watched
 
-POLL_S = 0.2
+POLL_S = 0.1
 TELL_S = 0.5
 AGAIN_S = 1.0
 _T = TypeVar("_T")

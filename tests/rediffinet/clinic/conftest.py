@@ -34,7 +34,7 @@ class Service:
         command = [sys.executable, "-c", program, *arguments, "--engine", "onnxruntime", "--threads", "1", *options]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline, pause = time.monotonic() + 600, 0.1
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.log.read_text()
             try:
@@ -42,8 +42,7 @@ class Service:
                     return self
             except self.httpx.TransportError:
                 pass
-            time.sleep(pause)
-            pause = min(1.2 * pause, 2.0)
+            time.sleep(0.05)
         raise AssertionError(self.log.read_text())
 
     def send(self, images: dict[str, bytes], headers: dict[str, str] | None = None, **fields: str) -> Any:

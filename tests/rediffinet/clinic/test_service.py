@@ -99,7 +99,7 @@ def test_four_files_become_the_files_of_the_command_line(
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, make_service: Any) -> Iterator[Service]:
     made = make_service(tmp_path_factory.mktemp("shared") / "service")
-    made.start("--max-upload", "2", "--queue", "8")
+    made.start("--max-upload", "2", "--queue", "8", "--corrections", "1")
     yield made
     assert made.process is not None
     assert made.process.poll() is None, made.log.read_text()  # whatever came, it is there still
@@ -539,7 +539,7 @@ def test_a_computing_process_that_dies_is_started_again_and_a_case_that_kills_it
 
 
 def test_kill_9_of_everything_and_what_a_term_puts_back(service: Service, images: dict[str, bytes], slow: Any) -> None:
-    slow(0.2)
+    slow(0.1)
     service.start()
     ids = [send(service, images, name=f"c{number}").json()["id"] for number in range(4)]
     service.wait(ids[0], "running")
@@ -755,7 +755,7 @@ def test_listening_to_others_needs_a_token_or_a_word(rediff: Any, tmp_path: Path
 
 
 @pytest.mark.parametrize("wrong", ["port", "bundle", "damaged bundle", "engine", "twice", "folder"])
-def test_what_keeps_a_service_from_starting_is_one_sentence(service: Service, tmp_path: Path, wrong: str) -> None:
+def test_what_keeps_a_service_from_starting_is_one_sentence(shared: Service, tmp_path: Path, wrong: str) -> None:
     command = [
         sys.executable,
         "-c",
@@ -764,7 +764,7 @@ def test_what_keeps_a_service_from_starting_is_one_sentence(service: Service, tm
         "--data",
         str(tmp_path / "other"),
         "--bundle",
-        str(service.bundle),
+        str(shared.bundle),
     ]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -774,15 +774,14 @@ def test_what_keeps_a_service_from_starting_is_one_sentence(service: Service, tm
         if wrong == "bundle":
             command += ["--bundle", str(tmp_path / "absent")]
         elif wrong == "damaged bundle":
-            shutil.copytree(service.bundle, tmp_path / "copy")
+            shutil.copytree(shared.bundle, tmp_path / "copy")
             graph = next((tmp_path / "copy").rglob("*.onnx"))
             graph.write_bytes(graph.read_bytes()[:-1])
             command += ["--bundle", str(tmp_path / "copy")]
         elif wrong == "engine":
             command += ["--engine", "absent"]
         elif wrong == "twice":
-            service.start()
-            command += ["--data", str(service.data)]
+            command += ["--data", str(shared.data)]
         elif wrong == "folder":
             (tmp_path / "file").touch()
             command += ["--data", str(tmp_path / "file")]
@@ -796,20 +795,19 @@ def test_what_keeps_a_service_from_starting_is_one_sentence(service: Service, tm
 # --- time and space ---
 
 
-def test_corrections_are_listed_packed_and_keep_a_case(service: Service, images: dict[str, bytes]) -> None:
+def test_corrections_are_listed_packed_and_keep_a_case(shared: Service, images: dict[str, bytes]) -> None:
     import gzip
 
     import nibabel as nib
     import numpy as np
 
-    service.start("--corrections", "1")
-    case_id = send(service, images, name="P1").json()["id"]
-    first = service.wait(case_id)
-    fetched = service.client.get(f"/{first['result']['files']['segmentation']['url']}").content
+    case_id = send(shared, images, name="P1").json()["id"]
+    first = shared.wait(case_id)
+    fetched = shared.client.get(f"/{first['result']['files']['segmentation']['url']}").content
     voxels = np.asarray(nib.Nifti1Image.from_bytes(gzip.decompress(fetched)).dataobj).astype(np.uint8)
     voxels[0, 0, 0] = 1
     saved, more = (
-        service.client.post(
+        shared.client.post(
             f"/v1/cases/{case_id}/corrections",
             params={"from": "P1-seg.nii.gz", "sha256": hashlib.sha256(fetched).hexdigest(), "who": "Dr Test"},
             content=gzip.compress(voxels.tobytes(order="F")),
@@ -818,16 +816,16 @@ def test_corrections_are_listed_packed_and_keep_a_case(service: Service, images:
     )
     assert saved.status_code == 201, saved.text
     assert is_problem(more, 409, "has 1 corrections")
-    assert str(service.data) not in more.text
-    files = service.client.get(f"/v1/cases/{case_id}").json()["result"]["files"]
+    assert str(shared.data) not in more.text
+    files = shared.client.get(f"/v1/cases/{case_id}").json()["result"]["files"]
     new = {entry["name"] for entry in files.values()} - {entry["name"] for entry in first["result"]["files"].values()}
     assert new == {"P1-corrected-1.nii.gz", "P1-corrected-1.json"}
-    packed = service.client.get(f"/{first['result']['zip']}")
+    packed = shared.client.get(f"/{first['result']['zip']}")
     assert packed.headers["content-disposition"] == 'attachment; filename="P1-results.zip"'
     archive = zipfile.ZipFile(io.BytesIO(packed.content))
     assert set(archive.namelist()) == {entry["name"] for entry in files.values()}
     for entry in files.values():
-        content = service.client.get(f"/{entry['url']}").content
+        content = shared.client.get(f"/{entry['url']}").content
         assert content == archive.read(entry["name"]) and len(content) == entry["bytes"]
     corrected = nib.Nifti1Image.from_bytes(gzip.decompress(archive.read("P1-corrected-1.nii.gz")))
     assert np.array_equal(np.asarray(corrected.dataobj), voxels)

@@ -1,7 +1,13 @@
-"""What a command need not import."""
+"""What a process of our own need not import: a command, and those that compute for it."""
 
+import multiprocessing
+import pickle
 import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from types import ModuleType
+from typing import Any
 
 
 def import_nibabel_alone() -> None:
@@ -34,3 +40,24 @@ def leave_out_converters() -> None:
     For a process of our own alone, as above.
     """
     sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
+
+
+def spawn(
+    target: Callable[..., object], *given: object, connection: Connection, name: str | None = None
+) -> SpawnProcess:
+    """Start a lean process of our own that calls target(*given, connection); it ends with this one.
+
+    target and given travel as bytes, so that none of their modules is imported before what is left out is settled.
+    """
+    context = multiprocessing.get_context("spawn")  # engines do not survive a fork
+    process = context.Process(target=_call, args=(pickle.dumps((target, given)), connection), name=name, daemon=True)
+    process.start()
+    return process
+
+
+def _call(content: bytes, connection: Connection) -> None:
+    import_nibabel_alone()
+    leave_out_converters()
+    call: tuple[Callable[..., object], tuple[Any, ...]] = pickle.loads(content)
+    target, given = call
+    target(*given, connection)
