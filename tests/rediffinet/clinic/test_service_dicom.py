@@ -1,6 +1,7 @@
 """Raw scans and DICOM through `rediff serve`: a zip of an examination becomes a result, and objects on its series."""
 
 import gzip
+import hashlib
 import io
 import re
 import runpy
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -125,6 +127,15 @@ def test_one_of_two_examinations_is_chosen_by_its_name(service: Any, study: Path
     assert "studies" not in chosen and "t2f" in chosen  # that one, which lacks three contrasts
 
 
+def correct(service: Any, case: dict[str, Any]) -> None:
+    seg = service.client.get(f"/{case['result']['files']['segmentation']['url']}").content
+    voxels = np.asanyarray(nib.Nifti1Image.from_bytes(gzip.decompress(seg)).dataobj).astype(np.uint8)
+    about = {"from": case["result"]["files"]["segmentation"]["name"], "sha256": hashlib.sha256(seg).hexdigest()}
+    body = gzip.compress(voxels.tobytes(order="F"))
+    answer = service.client.post(f"/v1/cases/{case['id']}/corrections", params={**about, "who": "A"}, content=body)
+    assert answer.status_code == 201, answer.text
+
+
 @pytest.mark.slow
 def test_from_an_archive_and_back(service: Any, orthanc: str, study: Path, mask: Path) -> None:
     COMMAND_LINE.stow(orthanc, sorted(study.glob("*.dcm")))
@@ -142,6 +153,11 @@ def test_from_an_archive_and_back(service: Any, orthanc: str, study: Path, mask:
         (found,) = COMMAND_LINE.query(orthanc, f"studies/{UID_OF_STUDY}/series?Modality=SEG")
     content = service.client.get(f"/{case['result']['files']['dicom-seg-t1c']['url']}").content
     assert found["0020000E"]["Value"] == [str(pydicom.dcmread(io.BytesIO(content)).SeriesInstanceUID)]
+    correct(service, case)
+    address = f"/v1/cases/{case['id']}/store"
+    refused = service.client.post(address)
+    assert (refused.status_code, "has corrections (1)" in refused.json()["detail"]) == (409, True)
+    assert service.client.post(address, params={"uncorrected": True}).json() == answer.json()
     told = service.wait(missing)
     assert (told["state"], told["problem"]["status"]) == ("failed", 422)
     assert "no MR series" in told["problem"]["detail"] or "no such study" in told["problem"]["detail"]
