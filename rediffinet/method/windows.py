@@ -94,13 +94,9 @@ class Blend:
         """Voxels that at least one window reached, bool (X, Y, Z)."""
         return self._weight > 0
 
-    def mean(self, outside: float = 0.0) -> Volume:
-        """The weighted mean, float32 (C, X, Y, Z); `outside` where no window was added."""
-        covered = self.covered
-        np.divide(self._sum, self._weight, out=self._sum, where=covered)
-        if outside:
-            self._sum[:, ~covered] = outside
-        return self._sum
+    def mean(self) -> Volume:
+        """The weighted mean, float32 (C, X, Y, Z); 0 where no window was added."""
+        return np.divide(self._sum, self._weight, out=self._sum, where=self.covered)
 
 
 def slide(
