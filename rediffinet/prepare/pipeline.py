@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from rediffinet.engines import open_engine
 from rediffinet.errors import CaseError, LabelError
+from rediffinet.ext import joint_box
 from rediffinet.io.cases import Case
 from rediffinet.io.geometry import GRID_SAME_MM, close_enough_mm, grid_distance_mm
 from rediffinet.io.nifti import Image, NiftiSource, new_header
@@ -253,12 +254,10 @@ def _grown(mask: Mask, by: int) -> Mask:
 def _around_brain(field: Space, brain: Mask) -> tuple[Space, Mask]:
     """The grid of the case: voxels of `field`, the brain in the middle, and the brain on it."""
     start, shape, put, take = [], [], [], []
-    for axis, least in enumerate(LEAST_SHAPE):
-        held = np.flatnonzero(brain.any(axis=tuple(other for other in range(3) if other != axis)))
-        first, last = int(held[0]), int(held[-1])
-        size = max(least, last - first + 1 + 2 * MARGIN)
-        begin = (first + last + 1 - size) // 2
-        low, high = max(begin, 0), min(begin + size, brain.shape[axis])
+    for held, least, extent in zip(joint_box(brain, brain), LEAST_SHAPE, brain.shape, strict=True):
+        size = max(least, held.stop - held.start + 2 * MARGIN)
+        begin = (held.start + held.stop - size) // 2
+        low, high = max(begin, 0), min(begin + size, extent)
         start.append(begin)
         shape.append(size)
         put.append(slice(low - begin, high - begin))
