@@ -235,7 +235,8 @@ class _Handler(BaseHTTPRequestHandler):
         while unread > 0 and (chunk := self.rfile.read(min(unread, 2**20))):
             unread -= len(chunk)
         problem = {"title": status.phrase, "status": int(status), "detail": detail}
-        self._send(status, json.dumps(problem).encode(), PROBLEM, {"Connection": "close"})
+        more = {"Connection": "close", "Cache-Control": "no-store"}  # a browser keeps "gone" for ever otherwise
+        self._send(status, json.dumps(problem).encode(), PROBLEM, more)
 
     def _send(self, status: HTTPStatus, content: bytes, kind: str, more: Mapping[str, str]) -> None:
         self.send_response(status)

@@ -58,7 +58,7 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
         return page
 
     def _ours(said: Any) -> bool:
-        answered = ("507", "404", "409", "410")  # what tests have the server answer
+        answered = ("507", "404", "409", "410", "422")  # what tests have the server answer
         return not any(status in said.text for status in answered)
 
     def _outside(url: str) -> bool:
@@ -370,6 +370,139 @@ def test_a_correction_whose_file_is_gone_is_told(open_page: Any, segmented: Any)
 
 
 @pytest.mark.slow
+def test_what_was_drawn_on_a_result_that_is_gone_can_be_kept_as_a_file(open_page: Any, make_segmented: Any) -> None:
+    segmented = make_segmented("ASR")
+    page = open_page(segmented)
+    page.keyboard.press("a")
+    page.keyboard.press("e")
+    page.get_by_label("Size in voxels").fill("1")
+    page.get_by_label("enhancing").check()
+    box = page.locator(".stage canvas").first.bounding_box()
+    page.mouse.click(box["x"] + 0.45 * box["width"], box["y"] + 0.3 * box["height"])
+    want, stored = segmented.labels().copy(), nib.load(segmented.output("seg.nii.gz"))
+    want[voxel_of(segmented, crosshair_mm(page))] = 3
+    other = nib.Nifti1Image(np.roll(want, 3, axis=1), stored.affine, stored.header)
+    nib.save(other, segmented.output("seg.nii.gz"))  # as at the moment at which results are replaced
+    page.get_by_label("Your name").fill("A. Reader")
+    page.get_by_role("button", name="Save as a new map").click()
+    page.wait_for_selector("text=was written again since the correction began")
+    assert not list(segmented.out.glob("*corrected*"))
+    with page.expect_download() as loading:
+        page.get_by_role("link", name="Download what was drawn").click()
+    kept = nib.Nifti1Image.from_bytes(loading.value.path().read_bytes())
+    np.testing.assert_array_equal(np.asanyarray(kept.dataobj), want)
+    np.testing.assert_allclose(kept.affine, stored.affine, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_case_that_cannot_be_opened_is_asked_for_again(open_page: Any, segmented: Any) -> None:
+    page = open_page(segmented)
+    report = segmented.output("report.json")
+    kept = report.rename(report.with_suffix(".kept"))
+    page.reload()
+    page.wait_for_selector("text=This cannot be shown")
+    kept.rename(report)
+    page.get_by_role("button", name="Try again").click()
+    page.wait_for_selector(".viewer[data-ready]")
+
+
+@pytest.mark.slow
+def test_outlines_of_several_maps_have_colours_of_their_own(open_page: Any, segmented: Any) -> None:
+    page = open_page(segmented)
+    for key in "ao":
+        page.keyboard.press(key)
+
+    def pink() -> int:
+        image = pixels(page).astype(int)
+        return int(((image[..., 0] > 150) & (image[..., 2] > 120) & (image[..., 1] < image[..., 2] - 40)).sum())
+
+    assert pink() == 0
+    page.keyboard.press("b")
+    assert pink() > 10
+    legend = page.locator(".legend").last
+    assert legend.inner_text() == "baseline"
+    page.keyboard.press("r")  # alone, it has the colours of the labels
+    assert pink() == 0
+    assert legend.inner_text() == ""
+
+
+@pytest.mark.slow
+def test_the_correction_that_is_shown_is_named_and_the_pen_can_be_made_pale(open_page: Any, segmented: Any) -> None:
+    page = open_page(segmented)
+    for number in (1, 2):
+        draw(page, number)
+        if number == 1:
+            shown = pixels(page)
+            page.get_by_label("Opacity of the labels").fill("0")
+            assert differs(shown, pixels(page))
+            page.get_by_label("Opacity of the labels").fill("0.6")
+            assert not differs(shown, pixels(page))
+        page.get_by_label("Your name").fill("A. Reader")
+        page.get_by_role("button", name="Save as a new map").click()
+        page.wait_for_selector(f"text=Saved toy-corrected-{number}.nii.gz")
+    assert page.locator("#map-corrected").inner_text().startswith("Corrected 2")
+    page.locator(".entries li", has_text="toy-corrected-1").get_by_role("button", name="Show").click()
+    page.wait_for_selector(".entries li[aria-current='true']:has-text('toy-corrected-1')")
+    assert page.locator("#map-corrected").inner_text().startswith("Corrected 1")
+    assert page.locator(".entries li[aria-current='true']").count() == 1
+
+
+@pytest.mark.slow
+def test_the_focus_stays_in_the_corrections(open_page: Any, segmented: Any) -> None:
+    page = open_page(segmented)
+    page.locator("#correct").press("Enter")
+    page.wait_for_selector(".correct")
+    assert page.evaluate("() => document.activeElement.name") == "tool"
+    page.get_by_label("Your name").fill("A. Reader")
+    page.get_by_role("button", name="Save as a new map").press("Enter")
+    page.wait_for_function("() => document.querySelector('.status').textContent.startsWith('Saved')")
+    assert page.evaluate("() => document.activeElement.id") == "correct"
+    page.keyboard.press("e")
+    page.get_by_role("button", name="Discard").press("Enter")
+    page.wait_for_selector("#correct")
+    assert page.evaluate("() => document.activeElement.id") == "correct"
+
+
+@pytest.mark.slow
+def test_keys_with_caps_lock_alt_graph_and_command(open_page: Any, segmented: Any) -> None:
+    page = open_page(segmented)
+    draw(page)
+    press = """keys => document.body.dispatchEvent(new KeyboardEvent('keydown', { bubbles: true, ...keys }))"""
+    size, undo = page.get_by_label("Size in voxels"), page.get_by_role("button", name="Undo")
+    for keys, want in (
+        ({"key": "]", "ctrlKey": True, "altKey": True}, "4"),  # AltGr under Windows
+        ({"key": "[", "altKey": True}, "3"),  # Option of a Mac
+        ({"key": "X", "shiftKey": True}, "3"),
+        ({"key": "z", "altKey": True}, "3"),  # of the browser's menu
+    ):
+        page.evaluate(press, keys)
+        assert size.input_value() == want
+    assert page.get_by_label("eraser").is_checked()
+    assert undo.is_enabled()
+    page.evaluate(press, {"key": "z", "metaKey": True})
+    assert undo.is_disabled()
+
+
+@pytest.mark.slow
+def test_one_file_that_does_not_arrive_keeps_no_other_away_and_is_asked_for_again(
+    open_page: Any, segmented: Any
+) -> None:
+    page = open_page(segmented, hold="**/files/t2w*")
+    page.wait_for_selector("#map-reference input:enabled")
+    missing = segmented.images / "toy-t2w.nii.gz"
+    kept = missing.rename(missing.with_suffix(".kept"))
+    page.let_go()
+    again = page.get_by_role("button", name="Try again")
+    again.wait_for()
+    for there in ("#map-uncertainty input:enabled", "input[value=t2f]:enabled", "input[value=t2w]:disabled"):
+        page.wait_for_selector(there, state="attached")
+    kept.rename(missing)
+    again.click()
+    page.wait_for_selector(".viewer[data-ready]")
+    assert page.locator("input[value=t2w]").is_enabled()
+
+
+@pytest.mark.slow
 def test_a_key_right_after_the_help_was_closed_is_followed(open_page: Any, segmented: Any) -> None:
     page = open_page(segmented)
     page.keyboard.press("?")
@@ -399,6 +532,22 @@ def test_a_key_in_the_open_help_closes_it_and_is_followed(open_page: Any, segmen
     page.keyboard.press("e")
     page.wait_for_selector(".correct", timeout=10_000)
     assert page.locator("dialog").count() == 0
+
+
+@pytest.mark.slow
+def test_a_file_that_is_dropped_anywhere_leaves_the_page(open_page: Any, segmented: Any) -> None:
+    page = open_page(segmented)
+    prevented = """name => {
+        const data = new DataTransfer()
+        data.items.add(new File(['x'], 'x.nii.gz'))
+        return ['aside', 'h1', 'canvas'].map(place => {
+            const event = new DragEvent(name, { bubbles: true, cancelable: true, dataTransfer: data })
+            document.querySelector(place).dispatchEvent(event)
+            return event.defaultPrevented
+        })
+    }"""
+    for name in ("dragover", "drop"):
+        assert page.evaluate(prevented, name) == [True] * 3
 
 
 @pytest.mark.slow

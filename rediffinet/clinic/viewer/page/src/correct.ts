@@ -20,6 +20,7 @@ export class Correction {
   private readonly saveButton = h('button', { type: 'submit', class: 'primary' }, 'Save as a new map')
   private readonly discardButton = h('button', { type: 'button', onclick: () => this.stop() }, 'Discard')
   private readonly said = h('p', { role: 'status', class: 'quiet' })
+  private readonly opacity = h('input', { type: 'range', min: 0, max: 1, step: 0.05, value: 0.6, oninput: () => this.stage.first.setDrawOpacity(Number(this.opacity.value)) })
   private readonly who: HTMLInputElement
   private readonly note: HTMLTextAreaElement
   private readonly size: HTMLInputElement
@@ -53,6 +54,7 @@ export class Correction {
         tool('eraser', 0, null, 'x')
       ),
       h('label', { class: 'row' }, 'Size in voxels', this.size),
+      h('label', { class: 'row' }, 'Opacity of the labels', this.opacity),
       h('label', { class: 'row' }, filled, 'Fill what a stroke encloses'),
       h('div', { class: 'buttons' }, this.undoButton),
       h('label', { class: 'field' }, 'Your name', this.who),
@@ -78,7 +80,7 @@ export class Correction {
     nv.drawBitmap!.set(toDisplayed(map, map.img as Uint8Array))
     nv.drawClearAllUndoBitmaps()
     nv.drawAddUndoBitmap()
-    nv.setDrawOpacity(0.6)
+    nv.setDrawOpacity(Number(this.opacity.value))
     nv.opts.drawingEnabled = true
     this.stage.onDrawn = (action) => {
       if (action !== 'draw') return
@@ -176,8 +178,20 @@ export class Correction {
     } catch (error) {
       if (this.left) return
       this.setSending(false)
-      this.said.textContent = `Not saved: ${message(error)}`
+      this.said.replaceChildren(`Not saved: ${message(error)} `, this.asFile(drawn))
     }
+  }
+
+  /** A way to keep what was drawn where it cannot be saved. */
+  private asFile(drawn: Uint8Array): HTMLElement {
+    const content = this.stage.maps.get(this.from.kind)!.toUint8Array(drawn) as Uint8Array<ArrayBuffer>
+    const name = `${this.from.file.replace(/\.nii(\.gz)?$/, '')}-drawn.nii`
+    return h('a', { href: URL.createObjectURL(new Blob([content])), download: name }, 'Download what was drawn')
+  }
+
+  /** For who came here by the keyboard. */
+  focus(): void {
+    this.tools[0].focus({ preventScroll: true })
   }
 }
 

@@ -50,11 +50,14 @@ export class Keyboard {
     const target = event.target as HTMLElement
     const types = target.closest('input:not([type=checkbox]):not([type=radio]):not([type=range]), textarea, select')
     const chooses = target.closest('input[type=radio], input[type=range]') && event.key.startsWith('Arrow')
-    if (types || chooses || event.altKey || event.metaKey) return
+    const sign = event.key.length === 1 && !/[a-z0-9]/i.test(event.key)
+    const third = sign && event.altKey // a sign that a keyboard has with AltGr (Ctrl and Alt in one) or Option
+    if (types || chooses || (event.altKey && !third)) return
     // whether the help is open, not whether the focus is in it: there it stays for a while after the help was closed
     const dialog = document.querySelector<HTMLDialogElement>('dialog[open]')
     if (dialog && OF_DIALOG.test(event.key)) return
-    const key = event.ctrlKey ? `ctrl+${event.key.toLowerCase()}` : event.key
+    const name = event.key.length === 1 ? event.key.toLowerCase() : event.key // with Caps Lock too
+    const key = (event.ctrlKey || event.metaKey) && !third ? `ctrl+${name}` : name
     if (!this.groups) this.early.push(key)
     const shortcut = this.shortcut(key)
     if (shortcut) {

@@ -28,9 +28,18 @@ function fail(error: unknown, back: (() => void) | null): void {
       { class: 'failed' },
       h('h1', {}, 'This cannot be shown'),
       h('p', { role: 'alert' }, message(error)),
+      h('button', { type: 'button', onclick: again }, 'Try again'),
+      ' ',
       back && h('button', { type: 'button', onclick: back }, 'All cases')
     )
   )
+}
+
+/** As at the beginning: the server may have something else by now. */
+function again(): void {
+  here = ''
+  alone = false
+  void route()
 }
 
 function toList(): void {
@@ -74,5 +83,13 @@ async function route(): Promise<void> {
   }
 }
 
+/** A browser would leave the page for a file that is dropped beside the zone. */
+function stay(event: DragEvent): void {
+  if (!event.dataTransfer?.types.includes('Files')) return
+  event.preventDefault()
+  if (!(event.target as Element).closest('.drop')) event.dataTransfer.dropEffect = 'none'
+}
+
+for (const name of ['dragover', 'drop'] as const) document.addEventListener(name, stay)
 window.addEventListener('hashchange', () => void route())
 void route()

@@ -17,6 +17,8 @@ export interface CaseInfo {
   case: string
   state: 'queued' | 'running' | 'done' | 'failed' | 'cancelled'
   created: string
+  started: string | null
+  finished: string | null
   ahead?: number
   progress?: { stage: string; done: number; of: number } | null
   cancelling?: boolean
@@ -243,13 +245,13 @@ class Queue {
     const line = h('p', {}, words, ' ', bar)
     this.said.append(line)
     try {
-      await send(parcel, options, (share, waits) => {
+      await send(parcel, options, (share, again) => {
         bar.value = share
-        words.textContent = waits ? `The queue is full: ${parcel.name} is sent again in ${waits} s` : `Sending ${parcel.name}`
+        words.textContent = again ? `${again.why}: ${parcel.name} is sent again in ${again.seconds} s` : `Sending ${parcel.name}`
       })
       line.remove()
     } catch (error) {
-      line.replaceChildren(`${parcel.name} was not taken: ${message(error)}`)
+      line.replaceChildren(`${parcel.name}${error instanceof Refused ? ' was not taken' : ''}: ${message(error)}`)
       line.classList.add('problem')
     }
     await this.refresh()
@@ -280,6 +282,6 @@ function state(one: CaseInfo): (Node | string)[] {
     return [`${stage} `, h('progress', { max: Math.max(of, 1), value: done, 'aria-label': `${one.case}: ${stage}, ${done} of ${of}` })]
   }
   if (one.state === 'failed') return [`failed: ${one.problem?.detail ?? 'no reason is known'}`]
-  if (one.state === 'done') return [one.result ? `done in ${one.result.seconds.toFixed(0)} s` : 'done']
+  if (one.state === 'done') return [one.started && one.finished ? `done in ${((Date.parse(one.finished) - Date.parse(one.started)) / 1000).toFixed(0)} s` : 'done']
   return [one.state]
 }

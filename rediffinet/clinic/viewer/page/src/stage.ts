@@ -7,7 +7,7 @@ import { h } from './dom'
 import { bandsOf, bandTable, CHANGES, labelTable, labelsOf, type Label } from './maps'
 import type { Place } from './places'
 import type { Jobs } from './worker'
-import { contrastName, KINDS, type Contrast, type Kind, type Scene } from './types'
+import { contrastName, KINDS, type Contrast, type Kind, type Rgb, type Scene } from './types'
 
 export type View = 'planes' | 'axial' | 'coronal' | 'sagittal' | 'volume'
 export type Voxel = [number, number, number]
@@ -26,8 +26,10 @@ const library = import('@niivue/niivue').then((lib) => {
   return lib
 })
 const SLICE = { planes: 'MULTIPLANAR', axial: 'AXIAL', coronal: 'CORONAL', sagittal: 'SAGITTAL', volume: 'RENDER' } as const
+/** Maps of labels, the lowest first, and the colour of their outlines where another of them lies above; that has the labels' colours. */
+const OUTLINES = { reference: [255, 255, 255], baseline: [255, 105, 225], refined: [130, 255, 90], corrected: [130, 255, 90] } as const
 /** How doubt is coloured: from nothing at 5 % to yellow at 50 % and above. */
-const DOUBT = { R: [0, 110, 235, 255], G: [0, 30, 100, 240], B: [0, 130, 50, 110], A: [0, 150, 210, 255], I: [0, 70, 160, 255] }
+export const DOUBT = { R: [0, 110, 235, 255], G: [0, 30, 100, 240], B: [0, 130, 50, 110], A: [0, 150, 210, 255], I: [0, 70, 160, 255] }
 const DOUBT_RANGE = [0.05, 0.5]
 
 /** Where the crosshair is: in mm, and as a voxel of the displayed order, which `NVImage.getValue` takes. */
@@ -98,13 +100,9 @@ export class Stage {
     for (const kind of KINDS) this.opacity.set(kind, { uncertainty: 0.8, changes: 0.9, margin: 0.7 }[kind as string] ?? 0.5)
   }
 
-  /** Loads what is shown first, shows it, and then the rest; `loaded` is called after each file. */
-  async load(loaded: (what: Contrast | Kind) => void): Promise<void> {
-    const fetchImage = async (contrast: Contrast) => {
-      const { url } = this.scene.images.find((image) => image.contrast === contrast)!
-      this.images.set(contrast, (await this.fetch(url, contrast, 'image')).image)
-    }
-    const first = fetchImage(this.contrast)
+  /** Loads what is shown first, shows it, and then the rest, see `loadRest`. */
+  async load(loaded: (what: Contrast | Kind) => void): Promise<unknown> {
+    const first = this.loadImage(this.contrast)
     first.catch(() => {}) // heard of below
     this.lib = await library
     await breath()
@@ -114,30 +112,34 @@ export class Stage {
     await this.drawn()
     this.draw()
     loaded('refined')
-    for (const kind of ['baseline', 'reference'] as const) {
-      if (this.scene.maps[kind]) {
-        await this.loadMap(kind, this.scene.maps[kind])
-        loaded(kind)
+    return await this.loadRest(loaded)
+  }
+
+  /** Loads what is not there yet; `loaded` is called after each. Returns what went wrong first: the others are there all the same. */
+  async loadRest(loaded: (what: Contrast | Kind) => void): Promise<unknown> {
+    let problem: unknown = null
+    const attempt = async (what: Contrast | Kind, load: () => Promise<void>) => {
+      if (this.images.has(what) || this.maps.has(what as Kind)) return
+      try {
+        await load()
+        loaded(what)
+      } catch (error) {
+        problem ??= error
       }
     }
-    if (this.maps.has('baseline')) {
-      await this.compare()
-      loaded('changes')
-    }
-    for (const { contrast } of this.scene.images) {
-      if (!this.images.has(contrast)) {
-        await fetchImage(contrast)
-        loaded(contrast)
-      }
-    }
-    for (const kind of ['margin', 'uncertainty'] as const) {
-      if (this.scene.maps[kind]) {
-        await this.loadMap(kind, this.scene.maps[kind])
-        loaded(kind)
-      }
-    }
+    const { maps, images } = this.scene
+    for (const kind of ['baseline', 'reference'] as const) if (maps[kind]) await attempt(kind, () => this.loadMap(kind, maps[kind]!))
+    if (this.maps.has('baseline')) await attempt('changes', () => this.compare())
+    for (const { contrast } of images) await attempt(contrast, () => this.loadImage(contrast))
+    for (const kind of ['margin', 'uncertainty'] as const) if (maps[kind]) await attempt(kind, () => this.loadMap(kind, maps[kind]!))
     await this.drawn()
     if (this.sideBySide) this.draw() // of what came since
+    return problem
+  }
+
+  private async loadImage(contrast: Contrast): Promise<void> {
+    const { url } = this.scene.images.find((image) => image.contrast === contrast)!
+    this.images.set(contrast, (await this.fetch(url, contrast, 'image')).image)
   }
 
   /** Waits until what was drawn is on the screen: the next upload would hold the page up that long. */
@@ -167,6 +169,12 @@ export class Stage {
     }
     if (places) this.places.set(kind, places)
     this.maps.set(kind, image)
+  }
+
+  /** Maps whose outlines are all of one colour, for one that has the labels' lies above them. */
+  get plain(): { kind: Kind; rgb: Rgb }[] {
+    const kinds = (Object.keys(OUTLINES) as (keyof typeof OUTLINES)[]).filter((kind) => this.shown.has(kind) && this.maps.has(kind))
+    return this.outlines ? kinds.slice(0, -1).map((kind) => ({ kind, rgb: [...OUTLINES[kind]] as Rgb })) : []
   }
 
   /** The map as bytes of labels in the stored order. */
@@ -223,6 +231,11 @@ export class Stage {
     if (!back) return
     const kinds = KINDS.filter((kind) => this.shown.has(kind) && this.maps.has(kind))
     const over = kinds.map((kind) => this.maps.get(kind)!)
+    const plain = new Map(this.plain.map(({ kind, rgb }) => [kind, rgb]))
+    over.forEach((map, i) => {
+      const rgb = plain.get(kinds[i])
+      if (kinds[i] in OUTLINES) map.setColormapLabel(labelTable(rgb ? this.labels.map((label) => ({ ...label, rgb })) : this.labels))
+    })
     const before = nv.back
     const { MULTIPLANAR_TYPE, SHOW_RENDER, SLICE_TYPE } = this.lib
     nv.volumes = [back, ...over]

@@ -114,22 +114,46 @@ function folderOf(path: string): string {
   return path.split('/').slice(0, -1).filter(Boolean).join('/')
 }
 
+/** Why a case is sent again, and in how many seconds. */
+export interface Again {
+  why: string
+  seconds: number
+}
+
+const LOST: Again = { why: 'The connection was lost', seconds: 3 }
+/** So often a case is sent again whose connection was lost. */
+const TRIES = 5
+
 /**
- * Sends a case; `told` hears how much of it is there, from 0 to 1, and how many seconds it waits when the queue is full.
+ * Sends a case; `told` hears how much of it is there, from 0 to 1, and when it is sent again.
  * The same key goes with every try: a case that had arrived is not taken twice.
  */
-export async function send(parcel: Parcel, options: Options, told: (share: number, waits?: number) => void): Promise<void> {
+export async function send(parcel: Parcel, options: Options, told: (share: number, again?: Again) => void): Promise<void> {
+  let lost = 0
   const key = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('')
   for (;;) {
-    const wait = await sendOnce(parcel, options, key, (share) => told(share))
-    if (wait === null) return
-    told(0, wait)
-    await new Promise((done) => setTimeout(done, 1000 * wait))
+    const again = await sendOnce(parcel, options, key, (share) => told(share))
+    if (again === null) return
+    if (again === LOST) {
+      for (const file of Object.values(parcel.parts)) await readable(file)
+      if (++lost > TRIES) throw new Error('The connection was lost. Look in the list whether the case has arrived, before it is sent again.')
+    }
+    told(0, again)
+    await new Promise((done) => setTimeout(done, 1000 * again.seconds))
   }
 }
 
-/** null when the case was taken, the seconds to wait when the queue is full; Refused otherwise. */
-function sendOnce(parcel: Parcel, options: Options, key: string, told: (share: number) => void): Promise<number | null> {
+/** For a browser a file that went away is a connection that was lost. */
+async function readable(file: File): Promise<void> {
+  try {
+    await file.slice(0, 1).arrayBuffer()
+  } catch {
+    throw new Error(`${file.name} cannot be read any more: it was changed, moved or removed. Nothing was sent.`)
+  }
+}
+
+/** null when the case was taken, or why it is to be sent again; Refused otherwise. */
+function sendOnce(parcel: Parcel, options: Options, key: string, told: (share: number) => void): Promise<Again | null> {
   const form = new FormData()
   form.set('name', parcel.name)
   for (const [field, value] of Object.entries(options)) form.set(field, value)
@@ -140,10 +164,10 @@ function sendOnce(parcel: Parcel, options: Options, key: string, told: (share: n
     request.setRequestHeader('Idempotency-Key', key)
     request.responseType = 'json'
     request.upload.onprogress = (event) => told(event.total ? event.loaded / event.total : 0)
-    request.onerror = () => failed(new Error('The connection was lost.'))
+    request.onerror = () => done(LOST)
     request.onload = () => {
       if (request.status < 300) done(null)
-      else if (request.status === 429) done(Math.max(Number(request.getResponseHeader('Retry-After')) || 5, 1))
+      else if (request.status === 429) done({ why: 'The queue is full', seconds: Math.max(Number(request.getResponseHeader('Retry-After')) || 5, 1) })
       else failed(new Refused(request.status, (request.response as { detail?: string } | null)?.detail ?? `${request.status} ${request.statusText}`))
     }
     request.send(form)

@@ -7,7 +7,7 @@ import { help, Keyboard, type Group } from './keys'
 import { CHANGES } from './maps'
 import { provenancePanel, volumesPanel, volumesTable, warningsPanel } from './panel'
 import type { Place } from './places'
-import { Stage, type View } from './stage'
+import { DOUBT, Stage, type View } from './stage'
 import { contrastName, KINDS, type Contrast, type CorrectionEntry, type Kind, type Scene } from './types'
 
 const VIEWS: [View, string, string][] = [
@@ -36,6 +36,8 @@ const TARGETS: [Target, string, string][] = [
 ]
 /** The map that the places of a sort are found in. */
 const SOURCES: Record<Target, Kind> = { lesion: 'refined', change: 'changes', doubt: 'uncertainty' }
+
+const DOUBT_COLOURS = DOUBT.I.map((_, i) => `rgb(${DOUBT.R[i]} ${DOUBT.G[i]} ${DOUBT.B[i]} / ${DOUBT.A[i] / 255})`).join(', ')
 
 /** How a page is left. */
 export interface Shown {
@@ -85,6 +87,7 @@ class Viewer {
   private readonly stage: Stage
   private readonly status = h('p', { role: 'status', class: 'status' })
   private readonly loading = h('p', { class: 'quiet' }, 'Loading …')
+  private readonly again = h('button', { type: 'button', hidden: true, onclick: () => void this.loadAgain() }, 'Try again')
   private readonly where = h('p', { class: 'where' })
   private readonly switches = new Map<Kind, HTMLInputElement>()
   private readonly contrastButtons = new Map<Contrast, HTMLInputElement>()
@@ -94,6 +97,13 @@ class Viewer {
   private readonly sideBySide: HTMLInputElement
   private readonly outlines: HTMLInputElement
   private readonly corrections = h('section', { 'aria-labelledby': 'corrections-title', class: 'corrections' })
+  /** Of outlines that are all of one colour. */
+  private readonly plainLegend = h('ul', { class: 'legend' })
+  private readonly correctedName = h('span', {}, 'Corrected')
+  /** The row of each saved correction, by its file. */
+  private readonly entries = new Map<string, HTMLElement>()
+  /** The file of the one that is shown, or was last. */
+  private shownEntry = ''
   private waiting: Waiting[] = []
   private readonly beginWith = h('select')
   private correction: Correction | null = null
@@ -126,7 +136,7 @@ class Viewer {
       h(
         'main',
         {},
-        h('div', { class: 'pictures' }, this.toolbar(), this.stage.element, h('div', { class: 'below' }, this.where, h('div', {}, this.status, this.loading))),
+        h('div', { class: 'pictures' }, this.toolbar(), this.stage.element, h('div', { class: 'below' }, this.where, h('div', {}, this.status, this.loading, this.again))),
         h(
           'aside',
           { 'aria-label': 'Case' },
@@ -144,24 +154,28 @@ class Viewer {
 
   async start(): Promise<void> {
     window.addEventListener('beforeunload', this.guard)
-    const total = this.scene.images.length + Object.keys(this.scene.maps).length
-    const loaded = new Set<string>()
-    try {
-      await this.stage.load((what) => {
-        if (what !== 'changes') loaded.add(what)
-        this.loading.textContent = `Loaded ${loaded.size} of ${total} files`
-        this.arrived(what)
-      })
-    } catch (error) {
-      if (!this.stage.maps.has('refined')) throw error
-      this.missed = `not everything could be loaded (${message(error)})` // what is there can be used
+    this.loaded(await this.stage.load((what) => this.arrived(what)))
+  }
+
+  /** Everything is there, or `problem` kept something away: the rest can be used. */
+  private loaded(problem: unknown): void {
+    if (problem) {
+      this.missed = `not everything could be loaded (${message(problem)})`
       this.loading.textContent = this.missed
+      this.again.hidden = false
       if (this.waiting.length) this.say(`${this.waiting[0].what}: ${this.missed}`)
       this.waiting = []
       return
     }
     this.loading.textContent = this.stage.software ? 'No graphics card is in use: 3-D (v) is slow.' : ''
     this.element.dataset.ready = 'true'
+  }
+
+  private async loadAgain(): Promise<void> {
+    this.missed = ''
+    this.again.hidden = true
+    this.loading.textContent = 'Loading …'
+    this.loaded(await this.stage.loadRest((what) => this.arrived(what)))
   }
 
   close(): void {
@@ -180,6 +194,9 @@ class Viewer {
 
   /** Something can be switched on now, or jumped to. */
   private arrived(what: Contrast | Kind): void {
+    const total = this.scene.images.length + Object.keys(this.scene.maps).length
+    const there = this.stage.images.size + Object.keys(this.scene.maps).filter((kind) => this.stage.maps.has(kind as Kind)).length
+    this.loading.textContent = `Loaded ${there} of ${total} files`
     const contrast = this.contrastButtons.get(what as Contrast)
     if (contrast) contrast.disabled = false
     const kind = this.switches.get(what as Kind)
@@ -261,7 +278,7 @@ class Viewer {
       return h(
         'div',
         { class: 'map', id: `map-${kind}`, hidden: this.never(kind) },
-        h('label', { class: 'check' }, input, `${name} `, h('kbd', { 'aria-hidden': 'true' }, key)),
+        h('label', { class: 'check' }, input, kind === 'corrected' ? this.correctedName : `${name} `, h('kbd', { 'aria-hidden': 'true' }, key)),
         slider
       )
     })
@@ -276,8 +293,10 @@ class Viewer {
         { class: 'legend' },
         ...this.stage.labels.map((label) => h('li', {}, swatch(label.rgb), label.name)),
         ...this.stage.bands.map((band) => h('li', { class: 'of-margin' }, swatch(band.rgb), this.bandName(band.name))),
-        ...CHANGES.map((change) => h('li', { class: 'of-changes' }, swatch(change.rgb), change.name))
-      )
+        ...CHANGES.map((change) => h('li', { class: 'of-changes' }, swatch(change.rgb), change.name)),
+        h('li', { class: 'of-uncertainty' }, h('span', { class: 'scale', style: `background: linear-gradient(90deg, ${DOUBT_COLOURS})`, 'aria-hidden': 'true' }), 'probability of a wrong label, from 5 % to 50 % and more')
+      ),
+      this.plainLegend
     )
   }
 
@@ -333,7 +352,7 @@ class Viewer {
   private setOutlines(on: boolean): void {
     this.outlines.checked = on
     this.stage.outlines = on
-    this.stage.draw()
+    this.draw()
   }
 
   private toggle(kind: Kind, on?: boolean): void {
@@ -345,9 +364,15 @@ class Viewer {
       this.switches.get(kind)!.checked = shown
       if (shown) this.stage.shown.add(kind)
       else this.stage.shown.delete(kind)
-      if (kind === 'changes' || kind === 'margin') this.element.toggleAttribute(`data-${kind}`, shown)
-      this.stage.draw()
+      this.element.toggleAttribute(`data-${kind}`, shown)
+      this.draw()
     })
+  }
+
+  /** What was chosen, and what its colours mean. */
+  private draw(): void {
+    this.stage.draw()
+    this.plainLegend.replaceChildren(...this.stage.plain.map(({ kind, rgb }) => h('li', {}, swatch(rgb), KIND_NAMES[kind][0].toLowerCase())))
   }
 
   /** The largest place of a sort; asked again, the next. */
@@ -413,6 +438,7 @@ class Viewer {
       ...options.map(([, file, name]) => h('option', { value: file }, name)),
       ...this.scene.corrections.map((entry) => h('option', { value: entry.file }, entry.file))
     )
+    const button = h('button', { type: 'button', id: 'correct', onclick: () => this.correct() }, 'Correct labels ', h('kbd', { 'aria-hidden': 'true' }, 'e'))
     this.corrections.replaceChildren(
       h('h2', { id: 'corrections-title' }, 'Corrections'),
       ...(this.scene.corrections.length
@@ -425,9 +451,10 @@ class Viewer {
         'div',
         { class: 'buttons' },
         h('label', {}, 'Begin with ', this.beginWith),
-        h('button', { type: 'button', id: 'correct', onclick: () => this.correct() }, 'Correct labels ', h('kbd', { 'aria-hidden': 'true' }, 'e'))
+        button
       )
     )
+    if (document.activeElement === document.body) button.focus({ preventScroll: true }) // which was in what is gone
   }
 
   private file(output: string): string {
@@ -436,15 +463,17 @@ class Viewer {
 
   private entry(entry: CorrectionEntry): HTMLElement {
     const { before, after } = entry.volumes_ml
-    return h(
+    const row = h(
       'li',
-      {},
+      { 'aria-current': String(entry.file === this.shownEntry) },
       h('strong', {}, entry.file),
       ` ${entry.who}, ${new Date(entry.when).toLocaleString()}, from ${entry.from.file}: ${entry.changed_voxels} voxels. ${entry.note}`,
       !entry.current && h('em', {}, ' Made from an earlier result than this one.'),
       volumesTable({ name: 'Before', values: before }, { name: 'After', values: after }),
       h('button', { type: 'button', onclick: () => this.tryEntry(entry) }, 'Show')
     )
+    this.entries.set(entry.file, row)
+    return row
   }
 
   /** Shows a correction, or says why it cannot be. */
@@ -456,6 +485,9 @@ class Viewer {
     await this.stage.loadMap('corrected', entry.url)
     document.getElementById('map-corrected')!.hidden = false
     this.switches.get('corrected')!.disabled = false
+    this.correctedName.textContent = `Corrected ${/-(\d+)\.nii/.exec(entry.file)?.[1] ?? ''} `
+    this.shownEntry = entry.file
+    for (const [file, row] of this.entries) row.setAttribute('aria-current', String(file === entry.file))
     this.toggle('refined', false)
     this.toggle('corrected', true)
     this.say(`Shows ${entry.file}`)
@@ -472,21 +504,23 @@ class Viewer {
         this.phase = 'none'
         this.say(`${file} cannot be shown: ${message(error)}`)
       }
-      this.showEntry(earlier).then(() => this.draw(file, 'corrected', earlier.sha256), problem)
+      this.showEntry(earlier).then(() => this.begin(file, 'corrected', earlier.sha256), problem)
     } else {
       const kind = file === this.file('baseline') ? 'baseline' : 'refined'
-      this.when(() => this.stage.maps.has(kind), 'Correcting', () => this.draw(file, kind, this.scene.sha256[kind]!))
+      this.when(() => this.stage.maps.has(kind), 'Correcting', () => this.begin(file, kind, this.scene.sha256[kind]!))
     }
   }
 
-  private draw(file: string, kind: Kind, sha256: string): void {
+  private begin(file: string, kind: Kind, sha256: string): void {
     this.setSideBySide(false)
     this.sideBySide.disabled = true
     if (this.stage.view === 'volume') this.setView('planes')
     for (const shown of [...this.stage.shown]) if (shown !== 'uncertainty') this.toggle(shown, false)
+    const focused = this.corrections.contains(document.activeElement)
     this.correction = new Correction(this.id, this.stage, { kind, file, sha256 }, (entry) => void this.corrected(entry))
     this.phase = 'draws'
     this.corrections.replaceChildren(h('h2', { id: 'corrections-title' }, 'Corrections'), this.correction.element)
+    if (focused) this.correction.focus()
     this.element.dataset.correcting = 'true' // which puts the form on top
     this.corrections.parentElement!.scrollTop = 0
     this.say('Correcting labels')
