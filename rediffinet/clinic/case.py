@@ -128,8 +128,9 @@ def read_case(segmenter: Segmenter, given: CaseInput, order: Order) -> Read | Ou
             choice = replace(choice, overwrite=True)
         elif report is not None:
             message = (
-                f"{name} is finished already in {folder}. Use `skip_existing=True` to leave it as it is (images, not "
-                "DICOM), `overwrite=True` to replace it, or another output folder."
+                f"{name} is finished already: {folder} holds {', '.join(report.outputs.values())} and the report. Use "
+                "`skip_existing=True` to leave it as it is (images, not DICOM), `overwrite=True` to replace it, or "
+                "another output folder."
             )
             raise OutputError(message)
         elif order.skip_existing and (folder / f"{name}-report.json").exists():
