@@ -280,6 +280,10 @@ def test_a_case_that_is_segmented_again_while_it_loads_is_told(
     segment_again(segmented)
     page.let_go()
     page.wait_for_selector("text=/toy-(seg|baseline).nii.gz was written again.* Load the page again/")
+    page.unroute("**/toy-baseline.nii.gz*")
+    page.get_by_role("button", name="Load the page again").click()
+    page.wait_for_selector(".viewer[data-ready=true]")
+    assert page.get_by_text("was written again").count() == 0
 
 
 @pytest.mark.slow
@@ -445,6 +449,8 @@ def test_the_correction_that_is_shown_is_named_and_the_pen_can_be_made_pale(open
     page.wait_for_selector(".entries li[aria-current='true']:has-text('toy-corrected-1')")
     assert page.locator("#map-corrected").inner_text().startswith("Corrected 1")
     assert page.locator(".entries li[aria-current='true']").count() == 1
+    page.keyboard.press("k")
+    assert page.locator(".entries li[aria-current='true']").count() == 0, "none is shown"
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 /** The page of one case: images, switches, what is known of it, and corrections. */
 
-import { caseAddress, getScene } from './api'
+import { caseAddress, getScene, Refused } from './api'
 import { Correction } from './correct'
 import { h, message, millilitres, moment, swatch } from './dom'
 import { help, Keyboard, type Group } from './keys'
@@ -111,6 +111,8 @@ class Viewer {
   private phase: 'none' | 'begins' | 'draws' | 'ends' = 'none'
   /** Why not everything was loaded; empty when nothing went wrong. */
   private missed = ''
+  /** A map was written again, so what is loaded is of an earlier result: trying again would not help. */
+  private outdated = false
 
   constructor(
     private readonly scene: Scene,
@@ -162,6 +164,9 @@ class Viewer {
     if (problem) {
       this.missed = `not everything could be loaded (${message(problem)})`
       this.loading.textContent = this.missed
+      this.loading.classList.add('whole')
+      this.outdated = problem instanceof Refused && problem.status === 410
+      this.again.textContent = this.outdated ? 'Load the page again' : 'Try again'
       this.again.hidden = false
       if (this.waiting.length) this.say(`${this.waiting[0].what}: ${this.missed}`)
       this.waiting = []
@@ -172,7 +177,9 @@ class Viewer {
   }
 
   private async loadAgain(): Promise<void> {
+    if (this.outdated) return location.reload() // strokes are asked about
     this.missed = ''
+    this.loading.classList.remove('whole')
     this.again.hidden = true
     this.loading.textContent = 'Loading …'
     this.loaded(await this.stage.loadRest((what) => this.arrived(what)))
@@ -364,6 +371,7 @@ class Viewer {
       this.switches.get(kind)!.checked = shown
       if (shown) this.stage.shown.add(kind)
       else this.stage.shown.delete(kind)
+      if (kind === 'corrected') this.markEntry(shown)
       this.element.toggleAttribute(`data-${kind}`, shown)
       this.draw()
     })
@@ -465,7 +473,7 @@ class Viewer {
     const { before, after } = entry.volumes_ml
     const row = h(
       'li',
-      { 'aria-current': String(entry.file === this.shownEntry) },
+      { 'aria-current': String(this.stage.shown.has('corrected') && entry.file === this.shownEntry) },
       h('strong', {}, entry.file),
       ` ${entry.who}, ${new Date(entry.when).toLocaleString()}, from ${entry.from.file}: ${entry.changed_voxels} voxels. ${entry.note}`,
       !entry.current && h('em', {}, ' Made from an earlier result than this one.'),
@@ -487,10 +495,14 @@ class Viewer {
     this.switches.get('corrected')!.disabled = false
     this.correctedName.textContent = `Corrected ${/-(\d+)\.nii/.exec(entry.file)?.[1] ?? ''} `
     this.shownEntry = entry.file
-    for (const [file, row] of this.entries) row.setAttribute('aria-current', String(file === entry.file))
     this.toggle('refined', false)
     this.toggle('corrected', true)
     this.say(`Shows ${entry.file}`)
+  }
+
+  /** Marks the entry whose map is shown, or none. */
+  private markEntry(shown: boolean): void {
+    for (const [file, row] of this.entries) row.setAttribute('aria-current', String(shown && file === this.shownEntry))
   }
 
   private correct(): void {
