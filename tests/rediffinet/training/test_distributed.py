@@ -135,7 +135,7 @@ def test_a_refiner_trained_by_two_with_micro_batches_validated_and_resumed_by_on
     given = {"model": "rediffinet", "data": [data], "out": tmp_path / "two", "baselines": baselines}
     ended = launch(**given, changes={**changes, "accumulate": 2}, fail=[1, 3])
     assert ended[1][0] == 1 and "no such luck" in ended[1][1]
-    assert ended[0][0] == 2 and ended[0][1].count("error: process 0") == 1 and "--resume" in ended[0][1]
+    assert ended[0][0] == 2 and ended[0][1].count("error: process 0") == 1 and "`resume=True`" in ended[0][1]
     _, metadata = read_checkpoint(tmp_path / "two" / CHECKPOINT)
     assert metadata["step"] == 2 and metadata["best"]["step"] == 2
     assert read_checkpoint(tmp_path / "two" / BEST)[1]["step"] == 2
@@ -199,7 +199,7 @@ def launch_and_wait_for_the_first(**given: Any) -> None:
         started.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     try:
         told = started[0].communicate(timeout=80)[1]
-        assert started[0].returncode == 2 and "has not answered for 4 s" in told and "--resume" in told, told
+        assert started[0].returncode == 2 and "has not answered for 4 s" in told and "`resume=True`" in told, told
         started[1].wait(timeout=0.1)
     finally:
         for process in started:
