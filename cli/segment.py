@@ -143,7 +143,7 @@ def segment(
     lean.import_nibabel_alone()
 
     from rediffinet.clinic.cohort import CaseInput, Order, segment_cohort
-    from rediffinet.clinic.inputs import Shard, check_one_kind, list_cohort
+    from rediffinet.clinic.inputs import Shard, check_one_kind, list_cohort, was_prepared
     from rediffinet.clinic.workers import Opening, segment_in_processes
     from rediffinet.io.dicom.files import is_dicom
     from rediffinet.io.outputs import OutputChoice
@@ -212,7 +212,8 @@ def segment(
     if brain_mask is not None and (not (prepare or dicom) or len(inputs) > 1):
         raise ConfigError("--brain-mask is for one case with --prepare; an already prepared case has its brain.")
     route = None
-    if prepare or dicom or any(_was_prepared(given) for given in inputs):  # else it is spared its imports
+    folders = [given.folder for given in inputs if given.folder is not None]
+    if prepare or dicom or any(map(was_prepared, folders)):  # else it is spared its imports
         from rediffinet.prepare.objects import DicomChoice
         from rediffinet.prepare.route import RawChoice, RawRoute
 
@@ -268,11 +269,6 @@ def segment(
             return
     run_shared = partial(segment_in_processes, cases, order, opening, processes)
     _cohort(lambda progress: run_shared(), cases, order, share, as_json=as_json)
-
-
-def _was_prepared(given: "CaseInput") -> bool:
-    """Whether the preparation of a case lies beside its images: the way back to its series."""
-    return given.folder is not None and any(given.folder.glob("*-preparation.json"))
 
 
 def _mask_labels(masks: Path | None, named: str | None, inputs: "list[CaseInput]", task: "Task") -> "Task | None":

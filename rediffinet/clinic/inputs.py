@@ -79,6 +79,11 @@ def list_cohort(
     return sorted([*cases, *more], key=lambda given: given.source), empty
 
 
+def was_prepared(folder: Path) -> bool:
+    """Whether `rediff prepare` made the images of a folder: what it did, and with it the way back, lies beside them."""
+    return any(folder.glob("*-preparation.json"))
+
+
 def check_one_kind(path: Path, task: Task = TASKS[DEFAULT_TASK], apart: Iterable[Path | None] = ()) -> None:
     """Raise ConfigError for a folder of NIfTI cases with DICOM among them, which would be read as one examination.
 
@@ -91,7 +96,7 @@ def check_one_kind(path: Path, task: Task = TASKS[DEFAULT_TASK], apart: Iterable
     away = {folder.resolve() for folder in apart if folder is not None}
     with suppress(CaseError):
         folders = [folder for folder in find_cases(path, task) if folder != path and folder.resolve() not in away]
-        cases = [folder for folder in folders if not (is_dicom(folder) or any(folder.glob("*-preparation.json")))]
+        cases = [folder for folder in folders if not (is_dicom(folder) or was_prepared(folder))]
         if cases:
             message = (
                 f"{path} holds NIfTI (case folders: {len(cases)}, such as {cases[0].name}) and DICOM "

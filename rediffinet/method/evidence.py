@@ -26,10 +26,12 @@ def unsupported_components(recipe: Recipe, probability: Volume, without: Callabl
     stands, and small ones are left to `decision.small_components`.
     """
     evidence = recipe.decision.evidence
+    if evidence is None:
+        return np.zeros(probability.shape[1:], bool)
     mask = recipe.mask(probability)
     found = recipe.whole(mask & ~small_pieces(recipe, recipe.decision, mask))
     components, count = label_components(found, 26)
-    if evidence is None or count < 2:
+    if count < 2:
         return np.zeros(found.shape, bool)
     sizes = component_sizes(components, count)
     inside = components[found]

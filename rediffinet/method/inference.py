@@ -136,14 +136,12 @@ def predict_baseline(model: Loaded, image: Volume, done: Done | None = None) -> 
 
 def find_unsupported(
     model: Loaded, image: Volume, probability: Volume, done: Done | None = None
-) -> npt.NDArray[np.bool_] | None:
-    """Lesions that do not stand by the decision's evidence, bool (X, Y, Z); None where it asks for none.
+) -> npt.NDArray[np.bool_]:
+    """Lesions that do not stand by the decision's evidence, bool (X, Y, Z); none where it asks for none.
 
     image (C, x, y, z) on the baseline's grid; probability (R, X, Y, Z) of the baseline on that of the last stage.
     """
     recipe = model.recipe
-    if recipe.decision.evidence is None:
-        return None
 
     def without(contrast: int) -> Volume:
         shown = image.copy()

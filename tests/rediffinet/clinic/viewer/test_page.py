@@ -192,11 +192,7 @@ def test_a_correction_comes_back_as_it_was_drawn(open_page: Any, make_segmented:
     segmented = make_segmented(axes)
     before = segmented.output("seg.nii.gz").read_bytes()
     page = open_page(segmented)
-    page.keyboard.press("a")
-    page.keyboard.press("e")
-    page.get_by_label("Size in voxels").fill("1")
-    page.get_by_label("enhancing").check()
-    box = page.locator(".stage canvas").first.bounding_box()
+    box = take_pen_of_one_voxel(page)
     places = []
     for across, down in ((0.45, 0.3), (0.55, 0.7), (0.5, 0.5)):
         page.mouse.click(box["x"] + across * box["width"], box["y"] + down * box["height"])
@@ -244,6 +240,15 @@ def test_a_correction_that_the_server_refuses_is_kept_and_told(open_page: Any, s
     page.get_by_role("button", name="Save as a new map").click()
     page.wait_for_selector("text=Not saved: The disk is full.")
     assert page.get_by_role("button", name="Save as a new map").is_enabled()
+
+
+def take_pen_of_one_voxel(page: Any) -> dict[str, float]:
+    """Begin a correction in the axial plane with enhancing tumour; returns the box of the canvas."""
+    page.keyboard.press("a")
+    page.keyboard.press("e")
+    page.get_by_label("Size in voxels").fill("1")
+    page.get_by_label("enhancing").check()
+    return dict(page.locator(".stage canvas").first.bounding_box())
 
 
 def draw(page: Any, strokes: int = 1) -> None:
@@ -377,11 +382,7 @@ def test_a_correction_whose_file_is_gone_is_told(open_page: Any, segmented: Any)
 def test_what_was_drawn_on_a_result_that_is_gone_can_be_kept_as_a_file(open_page: Any, make_segmented: Any) -> None:
     segmented = make_segmented("ASR")
     page = open_page(segmented)
-    page.keyboard.press("a")
-    page.keyboard.press("e")
-    page.get_by_label("Size in voxels").fill("1")
-    page.get_by_label("enhancing").check()
-    box = page.locator(".stage canvas").first.bounding_box()
+    box = take_pen_of_one_voxel(page)
     page.mouse.click(box["x"] + 0.45 * box["width"], box["y"] + 0.3 * box["height"])
     want, stored = segmented.labels().copy(), nib.load(segmented.output("seg.nii.gz"))
     want[voxel_of(segmented, crosshair_mm(page))] = 3
