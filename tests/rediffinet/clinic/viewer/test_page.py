@@ -19,7 +19,7 @@ WAIT_MS = 120_000
 def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
     """open_page(segmented, width=…, …) → the page, everything loaded; what went wrong in it fails the test.
 
-    With hold=PATTERN the requests of that pattern wait, and the page comes at once; page.let_go() answers them.
+    With hold=PATTERN requests of that pattern wait in page.held and the page comes at once; page.let_go() answers them.
     """
     from rediffinet.clinic.viewer.scene import open_scene
     from rediffinet.clinic.viewer.server import ViewerServer
@@ -51,7 +51,7 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
                 for route in held:
                     route.continue_()
 
-            page.let_go = let_go
+            page.held, page.let_go = held, let_go
         page.goto(server.url)
         if hold is None:
             page.wait_for_selector(".viewer[data-ready]")
@@ -277,15 +277,17 @@ def test_strokes_on_a_map_that_was_written_again_are_refused_and_stay(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["seg", "baseline"])  # before anything is shown, and after
 def test_a_case_that_is_segmented_again_while_it_loads_is_told(
-    open_page: Any, segmented: Any, segment_again: Any
+    open_page: Any, segmented: Any, segment_again: Any, name: str
 ) -> None:
-    page = open_page(segmented, hold="**/toy-baseline.nii.gz*")
-    page.wait_for_selector(".viewer")
+    page = open_page(segmented, hold=f"**/toy-{name}.nii.gz*")
+    while not page.held:
+        page.wait_for_timeout(50)
     segment_again(segmented)
     page.let_go()
-    page.wait_for_selector("text=/toy-(seg|baseline).nii.gz was written again.* Load the page again/")
-    page.unroute("**/toy-baseline.nii.gz*")
+    page.wait_for_selector(f"text=/toy-{name}.nii.gz was written again.* Load the page again/")
+    page.unroute(f"**/toy-{name}.nii.gz*")
     page.get_by_role("button", name="Load the page again").click()
     page.wait_for_selector(".viewer[data-ready=true]")
     assert page.get_by_text("was written again").count() == 0

@@ -1,6 +1,6 @@
 /** The page of one case: images, switches, what is known of it, and corrections. */
 
-import { caseAddress, getScene, Refused } from './api'
+import { caseAddress, getScene, isOutdated, remedy } from './api'
 import { Correction } from './correct'
 import { h, message, millilitres, moment, swatch } from './dom'
 import { help, Keyboard, type Group } from './keys'
@@ -111,7 +111,6 @@ class Viewer {
   private phase: 'none' | 'begins' | 'draws' | 'ends' = 'none'
   /** Why not everything was loaded; empty when nothing went wrong. */
   private missed = ''
-  /** A map was written again, so what is loaded is of an earlier result: trying again would not help. */
   private outdated = false
 
   constructor(
@@ -165,8 +164,8 @@ class Viewer {
       this.missed = `not everything could be loaded (${message(problem)})`
       this.loading.textContent = this.missed
       this.loading.classList.add('whole')
-      this.outdated = problem instanceof Refused && problem.status === 410
-      this.again.textContent = this.outdated ? 'Load the page again' : 'Try again'
+      this.outdated = isOutdated(problem)
+      this.again.textContent = remedy(problem)
       this.again.hidden = false
       if (this.waiting.length) this.say(`${this.waiting[0].what}: ${this.missed}`)
       this.waiting = []
