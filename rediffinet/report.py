@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -192,12 +193,18 @@ class Report(_Part):
     native: dict[str, NativeInfo] = Field(default_factory=dict)
     outputs: dict[str, str] = Field(default_factory=dict)
     output_bytes: dict[str, int] = Field(default_factory=dict)
+    output_sha256: dict[str, str] = Field(default_factory=dict)
 
-    def written(self, outputs: dict[str, str], sizes: dict[str, int], seconds: float) -> "Report":
-        """The report of a result whose `outputs`, file names and bytes by kind, took `seconds` to write."""
+    def written(self, files: Mapping[str, tuple[str, int, str]], seconds: float) -> "Report":
+        """The report of a result whose `files` took `seconds` to write. files: name, bytes and SHA-256 by kind."""
+        told = {
+            "outputs": {kind: name for kind, (name, _, _) in files.items()},
+            "output_bytes": {kind: size for kind, (_, size, _) in files.items()},
+            "output_sha256": {kind: sha256 for kind, (_, _, sha256) in files.items()},
+        }
         total = self.seconds.total - self.seconds.write + seconds
         spent = self.seconds.model_copy(update={"write": seconds, "total": total})
-        return self.model_copy(update={"outputs": outputs, "output_bytes": sizes, "seconds": spent})
+        return self.model_copy(update={**told, "seconds": spent})
 
     def to_json(self) -> str:
         """JSON text with the documented key names."""

@@ -1,9 +1,11 @@
 """What is written for a case, and that it is written whole or not at all."""
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,9 +122,11 @@ def encode_result(result: "Result", choice: OutputChoice | None = None) -> dict[
     choice = choice or OutputChoice()
     started = time.perf_counter()
     names = _names_of(result, choice)
-    contents = {names[kind]: content for kind, content in _images(result, names)}
-    report = _written(result, names, {name: len(content) for name, content in contents.items()}, started)
-    return {**contents, names["report"]: report.to_json().encode()}
+    contents = dict(_images(result, names))
+    told = {kind: _told(names[kind], content) for kind, content in contents.items()}
+    report = result.report.written(told, time.perf_counter() - started)
+    files = {names[kind]: content for kind, content in contents.items()}
+    return {**files, names["report"]: report.to_json().encode()}
 
 
 def save_result(
@@ -143,18 +147,17 @@ def save_result(
     case = result.report.case
     check_output(folder, case, choice)
     started = time.perf_counter()
-    more = more or {}
     names = _names_of(result, choice)
     with new_files(folder, last=names["report"], stale=all_names(case).values()) as temporary:
-        sizes = {}
-        for kind, content in _images(result, names):
-            sizes[names[kind]] = (temporary / names[kind]).write_bytes(content)
-        for name, content in more.values():
-            sizes[name] = (temporary / name).write_bytes(content)
-        names = {**{kind: name for kind, (name, _) in more.items()}, **names}
-        report = _written(result, names, sizes, started)
+        made = ((kind, names[kind], content) for kind, content in _images(result, names))
+        added = ((kind, name, content) for kind, (name, content) in (more or {}).items())
+        told = {}
+        for kind, name, content in chain(added, made):
+            (temporary / name).write_bytes(content)
+            told[kind] = _told(name, content)
+        report = result.report.written(told, time.perf_counter() - started)
         (temporary / names["report"]).write_bytes(report.to_json().encode())
-    return Saved({kind: folder / name for kind, name in names.items()}, report)
+    return Saved({kind: folder / name for kind, name in {**report.outputs, "report": names["report"]}.items()}, report)
 
 
 def _names_of(result: "Result", choice: OutputChoice) -> dict[str, str]:
@@ -172,11 +175,9 @@ def all_names(case: str) -> dict[str, str]:
     return OutputChoice(preview=True, uncertainty=True, probabilities=True, html=True, margin=True).names(case)
 
 
-def _written(result: "Result", names: dict[str, str], sizes: dict[str, int], started: float) -> Report:
-    outputs = {kind: name for kind, name in names.items() if kind != "report"}
-    return result.report.written(
-        outputs, {kind: sizes[name] for kind, name in outputs.items()}, time.perf_counter() - started
-    )
+def _told(name: str, content: bytes) -> tuple[str, int, str]:
+    """What the report tells of a file: its name, bytes and SHA-256."""
+    return name, len(content), hashlib.sha256(content).hexdigest()
 
 
 def _images(result: "Result", names: dict[str, str]) -> Iterator[tuple[str, bytes]]:

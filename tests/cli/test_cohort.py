@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -195,8 +196,10 @@ def test_a_label_map_that_a_person_saved_again_is_left_alone(
     assert rediff("segment", cohort, "-o", out, *options).code == 0
     report = json.loads((out / "B-report.json").read_text())
     assert report["output_bytes"] == {kind: (out / file).stat().st_size for kind, file in report["outputs"].items()}
+    hashes = {kind: hashlib.sha256((out / file).read_bytes()).hexdigest() for kind, file in report["outputs"].items()}
+    assert report["output_sha256"] == hashes
     if not told:
-        del report["output_bytes"]
+        del report["output_bytes"], report["output_sha256"]
         (out / "B-report.json").write_text(json.dumps(report))
     path = out / "B-seg.nii.gz"
     path.write_bytes(edited := gzip.compress(gzip.decompress(path.read_bytes()), 0))

@@ -31,8 +31,8 @@ class Scene:
     """A case to look at.
 
     images: file by contrast, each the very one that was segmented. maps: file by kind (`refined`, `baseline`,
-    `uncertainty`, `margin`, `reference`). sha256: of each map, as the run wrote it that the report is of. notes: what
-    is not shown, and why.
+    `uncertainty`, `margin`, `reference`). sha256: of each map. altered: the maps that are not as the
+    run wrote them that the report is of. notes: what is not shown, and why.
     """
 
     case: str
@@ -41,6 +41,7 @@ class Scene:
     images: dict[str, Path]
     maps: dict[str, Path]
     sha256: dict[str, str]
+    altered: tuple[str, ...]
     notes: tuple[str, ...]
 
     def files(self) -> dict[str, Path]:
@@ -70,6 +71,7 @@ class Scene:
             ],
             "maps": {kind: _url(_map_name(kind, path), self.sha256[kind]) for kind, path in self.maps.items()},
             "sha256": self.sha256,
+            "altered": list(self.altered),
             "corrections": [
                 {
                     **entry.model_dump(mode="json", by_alias=True),
@@ -128,7 +130,9 @@ def open_scene(target: Path, images: Path | None = None, reference: Path | None 
     # a run takes its old report away before it writes anything, and puts the new one down last
     if not path.is_file() or read_report(path) != report:
         raise ChangedError(f"Case {case} was segmented again while it was opened.", hint="Open it again.")
-    return Scene(case, report, folder, found, maps, hashes, (*notes, *said))
+    told = report.get("output_sha256", {})
+    altered = tuple(kind for kind, key in MAPS.items() if kind in maps and told.get(key, hashes[kind]) != hashes[kind])
+    return Scene(case, report, folder, found, maps, hashes, altered, (*notes, *said))
 
 
 def find_report(target: Path) -> Path:
@@ -166,6 +170,7 @@ def read_report(path: Path) -> dict[str, Any]:
         report = json.loads(path.read_text(encoding="utf-8"))
         known = str(report["schema"]).startswith(SCHEMAS)
         names = [str(report["case"]), *report["outputs"].values()]
+        _ = {**report.get("output_bytes", {}), **report.get("output_sha256", {})}
         told = [entry[key] for entry in report["inputs"] for key in ("contrast", "path", "sha256")]
         if not all(isinstance(text, str) and "\0" not in text for text in told):
             raise TypeError("the inputs are not told by text")

@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 WAIT_MS = 120_000
+CONTRASTS = ["t1n", "t1c", "t2w", "t2f"]  # in the order of their keys
 
 
 @pytest.fixture
@@ -242,6 +243,35 @@ def test_a_correction_that_the_server_refuses_is_kept_and_told(open_page: Any, s
     assert page.get_by_role("button", name="Save as a new map").is_enabled()
 
 
+@pytest.mark.slow
+def test_a_map_that_another_program_saved_over_is_warned_of(open_page: Any, segmented: Any) -> None:
+    assert "map-altered" not in open_page(segmented).inner_text(".warnings, [aria-labelledby=warnings-title]")
+    path = segmented.output("seg.nii.gz")
+    stored = nib.load(path)
+    nib.save(nib.Nifti1Image(np.zeros_like(stored.dataobj), stored.affine, stored.header), path)
+    said = open_page(segmented).inner_text(".warnings")
+    assert "map-altered toy-seg.nii.gz: not as the run wrote it" in said
+
+
+@pytest.mark.slow
+def test_the_tap_of_a_finger_draws_a_dot(open_page: Any, segmented: Any) -> None:
+    page = open_page(segmented, has_touch=True)
+    box = take_pen_of_one_voxel(page)
+    finger = page.context.new_cdp_session(page)
+    at = {"x": box["x"] + 0.45 * box["width"], "y": box["y"] + 0.3 * box["height"]}
+    finger.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [at]})
+    page.wait_for_timeout(80)  # a finger stays about so long
+    finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    page.wait_for_function("() => !document.querySelector('.correct .buttons button').disabled")
+    place = voxel_of(segmented, crosshair_mm(page))
+    page.get_by_label("Your name").fill("A. Reader")
+    page.get_by_role("button", name="Save as a new map").click()
+    page.wait_for_function("() => document.querySelector('.status').textContent.startsWith('Saved')")
+    want = segmented.labels().copy()
+    want[place] = 3
+    np.testing.assert_array_equal(segmented.labels("corrected-1.nii.gz"), want)
+
+
 def take_pen_of_one_voxel(page: Any) -> dict[str, float]:
     """Begin a correction in the axial plane with enhancing tumour; returns the box of the canvas."""
     page.keyboard.press("a")
@@ -409,7 +439,7 @@ def test_a_case_that_cannot_be_opened_is_asked_for_again(open_page: Any, segment
     page.reload()
     page.wait_for_selector("text=This cannot be shown")
     kept.rename(report)
-    page.get_by_role("button", name="Try again").click()
+    page.get_by_role("button", name="Load the page again").click()
     page.wait_for_selector(".viewer[data-ready]")
 
 
@@ -505,6 +535,10 @@ def test_one_file_that_does_not_arrive_keeps_no_other_away_and_is_asked_for_agai
     again.wait_for()
     for there in ("#map-uncertainty input:enabled", "input[value=t2f]:enabled", "input[value=t2w]:disabled"):
         page.wait_for_selector(there, state="attached")
+    page.keyboard.press(str(1 + CONTRASTS.index("t2w")))
+    assert "T2: not everything could be loaded" in page.inner_text(".status")
+    page.keyboard.press(str(1 + CONTRASTS.index("t2f")))
+    assert page.inner_text(".status") == ""
     kept.rename(missing)
     again.click()
     page.wait_for_selector(".viewer[data-ready]")

@@ -171,6 +171,31 @@ def test_a_map_that_is_empty_or_cut_off(segmented: Any, ending: str, kept: int, 
         open_scene(segmented.out)
 
 
+def test_a_map_that_another_program_saved_over_is_told(segmented: Any) -> None:
+    assert open_scene(segmented.out).altered == ()
+    path = segmented.output("baseline.nii.gz")
+    stored = nib.load(path)
+    nib.save(nib.Nifti1Image(np.zeros_like(stored.dataobj), stored.affine, stored.header), path)
+    assert open_scene(segmented.out).altered == ("baseline",)
+    assert open_scene(segmented.out).to_dict()["altered"] == ["baseline"]
+
+
+def test_reports_of_earlier_versions_tell_no_hashes(segmented: Any) -> None:
+    path = segmented.output("report.json")
+    report = json.loads(path.read_text())
+    del report["output_sha256"]
+    path.write_text(json.dumps(report))
+    assert open_scene(segmented.out).altered == ()
+
+
+@pytest.mark.parametrize("key", ["output_bytes", "output_sha256"])
+def test_a_report_whose_hashes_are_none(segmented: Any, key: str) -> None:
+    path = segmented.output("report.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: 3}))
+    with pytest.raises(CaseError, match="is not the report of a case"):
+        open_scene(segmented.out)
+
+
 def test_a_map_that_is_of_its_size_and_nothing_else(segmented: Any) -> None:
     path = segmented.output("seg.nii.gz")
     path.write_bytes(bytes(path.stat().st_size))  # what a loss of power may leave

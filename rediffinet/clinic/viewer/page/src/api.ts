@@ -12,16 +12,6 @@ export class Refused extends Error {
   }
 }
 
-/** Whether a file was written again, so that what the page was told is of an earlier result: asking for the file once more would not help. */
-export function isOutdated(error: unknown): boolean {
-  return error instanceof Refused && error.status === 410
-}
-
-/** What a failure is answered with, as a button says it. */
-export function remedy(error: unknown): string {
-  return isOutdated(error) ? 'Load the page again' : 'Try again'
-}
-
 export function caseAddress(id: string): string {
   return `v1/cases/${encodeURIComponent(id)}/`
 }

@@ -20,7 +20,7 @@ export class Correction {
   private readonly saveButton = h('button', { type: 'submit', class: 'primary' }, 'Save as a new map')
   private readonly discardButton = h('button', { type: 'button', onclick: () => this.stop() }, 'Discard')
   private readonly said = h('p', { role: 'status', class: 'quiet' })
-  private readonly opacity = h('input', { type: 'range', min: 0, max: 1, step: 0.05, value: 0.6, oninput: () => this.stage.first.setDrawOpacity(Number(this.opacity.value)) })
+  private readonly opacity: HTMLInputElement
   private readonly who: HTMLInputElement
   private readonly note: HTMLTextAreaElement
   private readonly size: HTMLInputElement
@@ -36,6 +36,8 @@ export class Correction {
     this.note = h('textarea', { name: 'note', rows: 2, maxlength: 2000 })
     this.size = h('input', { type: 'range', min: 1, max: 15, value: 3, step: 1, oninput: () => this.choose() })
     this.undoButton = h('button', { type: 'button', disabled: true, onclick: () => this.undo() }, 'Undo')
+    const setOpacity = () => stage.first.setDrawOpacity((stage.penOpacity = Number(this.opacity.value)))
+    this.opacity = h('input', { type: 'range', min: 0, max: 1, step: 0.05, value: stage.penOpacity, oninput: setOpacity })
     const filled = h('input', { type: 'checkbox', onchange: () => this.choose() })
     const tool = (name: string, value: number, mark: HTMLElement | null, key: string) => {
       const input = h('input', { type: 'radio', name: 'tool', value, onchange: () => this.choose() })
@@ -80,7 +82,7 @@ export class Correction {
     nv.drawBitmap!.set(toDisplayed(map, map.img as Uint8Array))
     nv.drawClearAllUndoBitmaps()
     nv.drawAddUndoBitmap()
-    nv.setDrawOpacity(Number(this.opacity.value))
+    nv.setDrawOpacity(this.stage.penOpacity)
     nv.opts.drawingEnabled = true
     this.stage.onDrawn = (action) => {
       if (action !== 'draw') return

@@ -1,7 +1,7 @@
 /** Begins: the only case there is (`rediff view`), or the cases of a service, each at `#/ID`. */
 
 import './style.css'
-import { ask, remedy } from './api'
+import { ask } from './api'
 import { h, message } from './dom'
 import { showQueue, type Listed } from './queue'
 import { showCase, type Shown } from './viewer'
@@ -28,7 +28,7 @@ function fail(error: unknown, back: (() => void) | null): void {
       { class: 'failed' },
       h('h1', {}, 'This cannot be shown'),
       h('p', { role: 'alert' }, message(error)),
-      h('button', { type: 'button', onclick: again }, remedy(error)),
+      h('button', { type: 'button', onclick: again }, 'Load the page again'),
       ' ',
       back && h('button', { type: 'button', onclick: back }, 'All cases')
     )

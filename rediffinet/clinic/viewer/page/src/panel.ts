@@ -6,7 +6,10 @@ import type { Report, Scene, Volumes } from './types'
 const REGION_NAMES: Record<string, string> = { WT: 'whole tumour', TC: 'tumour core', ET: 'enhancing tumour' }
 
 export function warningsPanel(scene: Scene): HTMLElement {
-  const { warnings } = scene.report
+  const { outputs } = scene.report
+  const altered = scene.altered.map((kind) => outputs[kind === 'refined' ? 'segmentation' : kind]).join(', ')
+  const said = `${altered}: not as the run wrote it. The volumes and warnings here are those of the map that it wrote.`
+  const warnings = [...(altered ? [{ code: 'map-altered', message: said }] : []), ...scene.report.warnings]
   return h(
     'section',
     { 'aria-labelledby': 'warnings-title', class: warnings.length ? 'warnings' : '' },

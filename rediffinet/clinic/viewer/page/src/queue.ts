@@ -160,7 +160,9 @@ class Queue {
     try {
       const { cases, older } = await newest(this.most)
       this.fill(cases)
+      const asked = document.activeElement === this.older
       this.older.hidden = !older
+      if (asked && !older) this.body.querySelector<HTMLElement>('tr:last-child button, tr:last-child a')?.focus() // the oldest, which were asked for
     } catch (error) {
       this.empty.hidden = false
       this.empty.textContent = error instanceof Refused ? `The service cannot list its cases: ${error.message}` : message(error)

@@ -79,6 +79,8 @@ export class Stage {
   readonly contrasts: Contrast[]
   contrast: Contrast
   view: View = 'planes'
+  /** Of the labels that are drawn by hand. */
+  penOpacity = 0.6
   sideBySide = false
   outlines = false
   /** Whether the processor draws, for want of a graphics card: 3-D takes seconds then. */

@@ -59,6 +59,8 @@ export interface Scene {
   maps: Partial<Record<Exclude<Kind, 'changes' | 'corrected'>, string>>
   /** Of the maps' files. */
   sha256: Partial<Record<Kind, string>>
+  /** The maps that another program wrote over: the report's numbers are not theirs. */
+  altered: Kind[]
   corrections: CorrectionEntry[]
   notes: string[]
 }

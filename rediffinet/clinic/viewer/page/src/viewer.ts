@@ -1,6 +1,6 @@
 /** The page of one case: images, switches, what is known of it, and corrections. */
 
-import { caseAddress, getScene, isOutdated, remedy } from './api'
+import { caseAddress, getScene, Refused } from './api'
 import { Correction } from './correct'
 import { h, message, millilitres, moment, swatch } from './dom'
 import { help, Keyboard, type Group } from './keys'
@@ -111,6 +111,7 @@ class Viewer {
   private phase: 'none' | 'begins' | 'draws' | 'ends' = 'none'
   /** Why not everything was loaded; empty when nothing went wrong. */
   private missed = ''
+  /** A map was written again, so what is loaded is of an earlier result: trying again would not help. */
   private outdated = false
 
   constructor(
@@ -164,8 +165,8 @@ class Viewer {
       this.missed = `not everything could be loaded (${message(problem)})`
       this.loading.textContent = this.missed
       this.loading.classList.add('whole')
-      this.outdated = isOutdated(problem)
-      this.again.textContent = remedy(problem)
+      this.outdated = problem instanceof Refused && problem.status === 410
+      this.again.textContent = this.outdated ? 'Load the page again' : 'Try again'
       this.again.hidden = false
       if (this.waiting.length) this.say(`${this.waiting[0].what}: ${this.missed}`)
       this.waiting = []
@@ -331,6 +332,7 @@ class Viewer {
     const name = contrastName(contrast)
     this.waiting = this.waiting.filter(({ what }) => !this.stage.contrasts.some((one) => contrastName(one) === what)) // the last counts
     this.when(() => this.stage.images.has(contrast), name, () => {
+      if (this.missed && this.status.textContent!.endsWith(this.missed)) this.say('') // of another
       this.stage.contrast = contrast
       this.contrastButtons.get(contrast)!.checked = true
       if (this.stage.sideBySide) this.setSideBySide(false)
