@@ -214,9 +214,11 @@ def test_strokes_are_asked_about_before_their_case_is_left(page: Any, toy_folder
     )
     for times, way in enumerate(ways, 1):
         way()
-        page.wait_for_timeout(500)
+        while len(asked) < times:
+            page.wait_for_timeout(50)
+        page.wait_for_timeout(300)  # nothing more is asked
         assert asked == ["Discard what was drawn?"] * times
-        assert page.url == case
+        page.wait_for_url(case)
         assert page.locator(".correct").is_visible()
     accepts.append(True)
     page.get_by_role("button", name="All cases").click()
