@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from raw_sessions import OPENVINO
 from timing import describe, interleaved, table
 
 from rediffinet.bundle import Bundle, open_bundle
@@ -205,8 +206,7 @@ def folded(graph: Graph, threads: int) -> Callable[[], None]:
             target.replace_source_output(constant.output(0))
         model.remove_parameter(parameter)
     model.reshape({port: given[port.get_any_name()].shape for port in model.inputs})
-    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
-    request = core.compile_model(model, "CPU", {**config, "INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
+    request = core.compile_model(model, "CPU", {**OPENVINO, "INFERENCE_NUM_THREADS": threads}).create_infer_request()
     for port in model.inputs:
         request.set_tensor(port.get_any_name(), ov.Tensor(given[port.get_any_name()]))
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from rediffinet.ext import label_components
 from rediffinet.method.evidence import unsupported_components
 from rediffinet.method.recipe import Evidence, Recipe, SmallComponents
 from rediffinet.method.refine import small_pieces
@@ -69,7 +70,7 @@ def stands(recipe: Recipe, piece: Finished, planted: Planted) -> bool | None:
     background = piece.baseline.config.normalisation.background
     probability = predict_probability(piece.baseline, planted.case).astype(np.float32)
     mask = recipe.mask(probability)
-    components, _ = ndimage.label(recipe.whole(mask & ~small_pieces(recipe, recipe.decision, mask)), np.ones((3, 3, 3)))
+    components, _ = label_components(recipe.whole(mask & ~small_pieces(recipe, recipe.decision, mask)))
     sizes = np.bincount(components.ravel())
     sizes[0] = 0
     here = np.bincount(components[planted.lesion], minlength=len(sizes))

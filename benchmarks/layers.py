@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
+from raw_sessions import OPENVINO
 from timing import describe, table
 
 from rediffinet.bundle import open_bundle
@@ -52,9 +53,8 @@ def operations(model: ov.Model) -> float:
 
 def request(model: ov.Model, *, timed: bool) -> ov.InferRequest:
     """A compiled model with noise for its inputs."""
-    config = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False, "INFERENCE_PRECISION_HINT": "f32"}
     compiled = ov.Core().compile_model(
-        model, "CPU", {**config, "INFERENCE_NUM_THREADS": os.cpu_count() or 1, "PERF_COUNT": timed}
+        model, "CPU", {**OPENVINO, "INFERENCE_NUM_THREADS": os.cpu_count() or 1, "PERF_COUNT": timed}
     )
     made = compiled.create_infer_request()
     rng = np.random.default_rng(0)

@@ -8,6 +8,8 @@ import numpy as np
 from rediffinet.engines import TensorSpec
 
 Arrays = dict[str, np.ndarray]
+OPENVINO = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
+"""What our own engine asks of OpenVINO at fp32."""
 
 
 def raw_onnxruntime(
@@ -42,8 +44,7 @@ def raw_openvino(
     core = ov.Core()
     model = core.read_model(str(path))
     model.reshape({name: list(array.shape) for name, array in given.items()})
-    config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
-    compiled = core.compile_model(model, "CPU", config | {"INFERENCE_NUM_THREADS": threads})
+    compiled = core.compile_model(model, "CPU", {**OPENVINO, "INFERENCE_NUM_THREADS": threads})
     request = compiled.create_infer_request()
     for name, array in given.items():
         request.set_tensor(name, ov.Tensor(array))

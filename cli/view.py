@@ -33,8 +33,8 @@ def view(
         typer.echo(f"{case}: {server.url}")
         typer.echo("Ctrl-C ends.", err=True)
         serving = threading.Thread(target=server.serve_forever, daemon=True)
-        serving.start()
         try:
+            serving.start()
             if browser and not _opened(server.url):
                 typer.echo("No browser could be opened: open the address yourself.", err=True)
             serving.join()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,39 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 
 
-def test_the_script(toy_folder: Path, toy_bundle: Any, tmp_path: Path) -> None:
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """example(name, argument, …) → exit code, stdout, stderr: the file run as a program, in this process."""
+
+    def run(name: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", [str(EXAMPLES / name), *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        assert isinstance(end.value.code, int)
+        return end.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_the_script(example: Any, toy_folder: Path, toy_bundle: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, EXAMPLES / "script.py", toy_folder, out, toy_bundle.path]
-    for _ in range(2):  # again, it replaces the files and the row
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert "refine" in done.stderr
+    given = (toy_folder, out, toy_bundle.path)
+
+    def is_done(code: int, errors: str) -> None:
+        assert code == 0, errors
+        assert "refine" in errors
         (row,) = csv.DictReader((out / "volumes.csv").open(newline=""))
         assert list(row) == ["case", "WT", "TC", "ET"]
         assert row["case"] == "toy" and float(row["WT"]) > 0
+
+    done = subprocess.run([sys.executable, EXAMPLES / "script.py", *given], capture_output=True, text=True)
+    is_done(done.returncode, done.stderr)
+    code, _, errors = example("script.py", *given)  # again, it replaces the files and the row
+    is_done(code, errors)
     assert (out / "toy-report.json").is_file()
     (toy_folder / "toy-t2w.nii.gz").unlink()
-    assert subprocess.run(command, capture_output=True).returncode == 2
+    assert example("script.py", *given)[0] == 2
 
 
 def test_an_app_of_ones_own(toy_folder: Path, toy_bundle: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -80,21 +101,21 @@ def test_a_batch_task_does_its_share_and_is_preempted_without_loss(
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
-def test_an_example_without_arguments_says_how_it_is_called(name: str) -> None:
+def test_an_example_without_arguments_says_how_it_is_called(example: Any, name: str) -> None:
     if name == "own_app.py":
         pytest.importorskip("fastapi")
-    done = subprocess.run([sys.executable, EXAMPLES / name], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("usage: ") and done.stderr.count("\n") == 1
+    code, out, errors = example(name)
+    assert (code, out) == (2, "")
+    assert errors.startswith("usage: ") and errors.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["script.py", "batch_task.py"])
 @pytest.mark.parametrize("wrong", ["cases", "bundle", "out"])
 def test_what_a_user_gets_wrong_is_a_sentence(
-    name: str, wrong: str, toy_folder: Path, toy_bundle: Any, tmp_path: Path
+    example: Any, name: str, wrong: str, toy_folder: Path, toy_bundle: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
     given = {"cases": toy_folder, "out": tmp_path / "out", "bundle": toy_bundle.path, wrong: tmp_path / "file" / "x"}
-    done = subprocess.run([sys.executable, EXAMPLES / name, *given.values()], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr and str(tmp_path / "file") in done.stderr
+    code, _, errors = example(name, *given.values())
+    assert code == 2
+    assert "Traceback" not in errors and str(tmp_path / "file") in errors

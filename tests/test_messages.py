@@ -9,9 +9,9 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-import pytest
 import typer
 
 from rediffinet.cli.main import app
@@ -52,52 +52,65 @@ def _makes_options(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"
 
 
-SAID = {folder: list(strings(folder)) for folder in ("rediffinet", "engines", "export", "cli", "ext")}
-OUTSIDE = [said for folder, found in SAID.items() if folder != "cli" for said in found]
+@cache
+def said() -> dict[str, list[Said]]:
+    """The strings by folder."""
+    return {folder: list(strings(folder)) for folder in ("rediffinet", "engines", "export", "cli", "ext")}
+
+
+def outside() -> list[Said]:
+    """Those that are not of the command line."""
+    return [one for folder, found in said().items() if folder != "cli" for one in found]
+
+
+def anywhere() -> list[Said]:
+    return [one for found in said().values() for one in found]
 
 
 def test_strings_are_found() -> None:
-    assert len(OUTSIDE) > 2000
-    assert any("overwrite=True" in said.text for said in OUTSIDE)
+    assert len(outside()) > 2000
+    assert any("overwrite=True" in one.text for one in outside())
 
 
 def test_python_users_never_read_a_flag() -> None:
     """But in a whole command, which stands for itself."""
-    wrong = [f"{said.where}: {said.text}" for said in OUTSIDE if FLAG.search(COMMAND.sub("", said.text))]
+    wrong = [f"{one.where}: {one.text}" for one in outside() if FLAG.search(COMMAND.sub("", one.text))]
     assert not wrong, "\n".join(wrong)
 
 
-def commands() -> list[tuple[str, str]]:
-    found = []
-    for said in (*OUTSIDE, *SAID["cli"]):
-        for match in COMMAND.finditer(said.text):
+def commands() -> Iterator[tuple[str, str]]:
+    for one in anywhere():
+        for match in COMMAND.finditer(one.text):
             if match[0].startswith("rediff ") and FLAG.search(match[0]):
-                found.append((said.where, re.split(r"[.;)](?:\s|$)| \(|: ", match[0])[0]))
-    return found
+                yield one.where, re.split(r"[.;)](?:\s|$)| \(|: ", match[0])[0]
 
 
-@pytest.mark.parametrize(("where", "line"), commands())
-def test_commands_in_messages_have_the_options_they_name(where: str, line: str) -> None:
-    words = shlex.split(line.replace("'", ""))
-    command = GROUP
-    for word in words[1:]:
-        if word in getattr(command, "commands", {}):
-            command = command.commands[word]
-    assert command is not GROUP, line
-    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-    assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known, line
+def test_commands_in_messages_have_the_options_they_name() -> None:
+    found, wrong = list(commands()), []
+    for where, line in found:
+        words = shlex.split(line.replace("'", ""))
+        command = GROUP
+        for word in words[1:]:
+            if word in getattr(command, "commands", {}):
+                command = command.commands[word]
+        known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        given = {word.partition("=")[0] for word in words if word.startswith("--")}
+        if command is GROUP or not given <= known:
+            wrong.append(f"{where}: {line}")
+    assert found
+    assert not wrong, "\n".join(wrong)
 
 
 def test_commands_named_in_messages_exist() -> None:
-    named = {match[1] for said in (*OUTSIDE, *SAID["cli"]) for match in re.finditer(r"`rediff ([a-z]+)", said.text)}
+    named = {match[1] for one in anywhere() for match in re.finditer(r"`rediff ([a-z]+)", one.text)}
     assert named and named <= set(GROUP.commands)
 
 
 def test_extras_named_in_messages_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    named = {extra for said in OUTSIDE for match in INSTALL.finditer(said.text) for extra in match[1].split(",")}
+    named = {extra for one in outside() for match in INSTALL.finditer(one.text) for extra in match[1].split(",")}
     calls = re.compile(r"MissingExtraError\(\s*[^,()]*(?:\([^()]*\))?[^,()]*,\s*[^,]+,\s*\"([a-z-]+)\"\s*,?\s*\)")
-    for folder in SAID:
+    for folder in said():
         for path in (ROOT / folder).rglob("*.py"):
             named |= set(calls.findall(path.read_text(encoding="utf-8")))
     assert len(named) > 3 and named <= set(extras), named - set(extras)

@@ -32,18 +32,18 @@ def flags(files: dict[str, Path]) -> list[Any]:
 
 @pytest.fixture
 def small_head(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """A head of half the size of a head, in `raw` but for one contrast or none, its brain in a mask: all is quick.
+    """A head of a third of its size, in `raw` but for one contrast or none, its brain in a mask: all is quick.
 
     small_head(without) → its affine and shape, and the flags that name the mask.
     """
     from rediffinet.phantom import make_head_phantom
     from rediffinet.prepare import pipeline, register
 
-    monkeypatch.setattr(pipeline, "LEAST_SHAPE", (96, 108, 84))
+    monkeypatch.setattr(pipeline, "LEAST_SHAPE", (64, 72, 56))
     monkeypatch.setattr(register, "SAMPLES", 8_000)  # where the series lie is what other tests ask
     monkeypatch.setattr(register, "LEVELS", register.LEVELS[:1])
     head = make_head_phantom(2, (48, 48, 40), tumour="enhancing")
-    affine = np.diag([0.5, 0.5, 0.5, 1.0]) @ head.affine
+    affine = np.diag([0.35, 0.35, 0.35, 1.0]) @ head.affine
 
     def write(without: str = "") -> tuple[np.ndarray, tuple[int, ...], tuple[Any, ...]]:
         (tmp_path / "raw").mkdir()
@@ -154,7 +154,11 @@ def test_either_a_folder_or_four_files(rediff: Any, arguments: list[str]) -> Non
 
 
 @pytest.mark.parametrize("command", [("prepare",), ("segment", "--prepare")])
-def test_names_that_do_not_decide_are_a_table_with_the_flags(rediff: Any, tmp_path: Path, command: tuple[str]) -> None:
+def test_names_that_do_not_decide_are_a_table_with_the_flags(
+    rediff: Any, toy_bundle: Any, tmp_path: Path, command: tuple[str]
+) -> None:
+    if command[0] == "segment":
+        command = (*command, "--bundle", toy_bundle.path)
     for name in ("T1", "T1_fs", "T1_gd", "T2", "FLAIR"):
         nib.save(nib.Nifti1Image(np.ones((5, 5, 5), np.int16), np.eye(4)), tmp_path / f"X_{name}.nii.gz")
     done = rediff(*command, tmp_path, "-o", tmp_path / "out")

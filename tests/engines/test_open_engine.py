@@ -221,25 +221,32 @@ def test_old_opset_is_refused(tmp_path: Path) -> None:
 
 
 @needs_torch
-@pytest.mark.parametrize("host", ["fp32_precision", "allow_tf32", "untouched"])
-def test_torch_in_a_process_that_set_its_own_precision(host: str) -> None:
-    """The process keeps what it set, and fp32 is fp32 meanwhile. In a process of its own: torch remembers."""
-    code = f"""
+def test_torch_in_a_process_that_set_its_own_precision() -> None:
+    """The process keeps what it set, and fp32 is fp32 meanwhile. Each in a process of its own: torch remembers."""
+    code = """
+import os, sys
 import torch
 from rediffinet.engines.torch_engine import _true_fp32, _fp32_switches
-products, conv = torch.backends.cuda.matmul, torch.backends.cudnn
-if {host!r} == "fp32_precision":
-    products.fp32_precision = conv.conv.fp32_precision = "tf32"
-elif {host!r} == "allow_tf32":
-    products.allow_tf32 = conv.allow_tf32 = True
-before = [getattr(place, name) for place, name, _ in _fp32_switches()]
-for _ in range(2):
-    with _true_fp32(torch.device("cuda:0")):
-        assert all(getattr(place, name) == value for place, name, value in _fp32_switches())
-assert before == [getattr(place, name) for place, name, _ in _fp32_switches()]
-if {host!r} == "allow_tf32":
-    assert products.allow_tf32 and conv.allow_tf32
-if {host!r} == "untouched":
-    assert not products.allow_tf32 and conv.allow_tf32
+for host in ("fp32_precision", "allow_tf32", "untouched"):
+    if child := os.fork():  # torch, imported once
+        if os.waitpid(child, 0)[1]:
+            sys.exit(host)
+        continue
+    products, conv = torch.backends.cuda.matmul, torch.backends.cudnn
+    if host == "fp32_precision":
+        products.fp32_precision = conv.conv.fp32_precision = "tf32"
+    elif host == "allow_tf32":
+        products.allow_tf32 = conv.allow_tf32 = True
+    before = [getattr(place, name) for place, name, _ in _fp32_switches()]
+    for _ in range(2):
+        with _true_fp32(torch.device("cuda:0")):
+            assert all(getattr(place, name) == value for place, name, value in _fp32_switches())
+    assert before == [getattr(place, name) for place, name, _ in _fp32_switches()]
+    if host == "allow_tf32":
+        assert products.allow_tf32 and conv.allow_tf32
+    if host == "untouched":
+        assert not products.allow_tf32 and conv.allow_tf32
+    sys.exit()
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -41,7 +41,7 @@ def serve() -> Iterator[Serve]:
             def log_message(self, *_: object) -> None: ...
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # soon to end
         servers.append(server)
         return Archive(f"http://127.0.0.1:{server.server_address[1]}/web/", "Bearer secret")
 

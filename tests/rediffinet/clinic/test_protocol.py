@@ -29,19 +29,21 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": f"{size:04d}".encode()})
 
 
-@pytest.fixture
-def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    monkeypatch.setattr(protocol, "HEAD_S", 0.5)
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """One server for all clients, as it is outside."""
     config = uvicorn.Config(app, port=0, http=protocol.PunctualProtocol, lifespan="off", log_config=None)
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    thread.join(30)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "HEAD_S", 0.5)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.02)
+        yield server.servers[0].sockets[0].getsockname()[1]
+        server.should_exit = True
+        thread.join(30)
 
 
 def answer(connection: socket.socket) -> tuple[bytes, bytes]:

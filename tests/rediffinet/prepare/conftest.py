@@ -80,10 +80,10 @@ def head() -> HeadPhantom:
 @pytest.fixture(scope="session")
 def scanned(once: Callable[..., Path]) -> Scanned:
     """A head of three quarters the size of a head, which has less than half the voxels."""
-    head = make_head_phantom(4, (90, 90, 60), tumour="enhancing")
-    head = replace(head, affine=np.diag([0.75, 0.75, 0.75, 1.0]) @ head.affine)
 
     def make(folder: Path) -> None:
+        head = make_head_phantom(4, (90, 90, 60), tumour="enhancing")
+        head = replace(head, affine=np.diag([0.75, 0.75, 0.75, 1.0]) @ head.affine)
         (folder / "series").write_bytes(pickle.dumps(vars(scan(head, 11))))
 
     return Scanned(**pickle.loads((once("scanned", make) / "series").read_bytes()))
