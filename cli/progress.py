@@ -4,12 +4,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
-def _bars() -> Progress:
+def _bars() -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -24,6 +28,9 @@ def _bars() -> Progress:
 @contextmanager
 def stages() -> Iterator[Callable[[str, int, int], None]]:
     """A callback (stage, done, of) that shows one bar, renamed per stage."""
+    if not sys.stderr.isatty():  # nothing is shown, and nothing imported for it
+        yield lambda stage, done, total: None
+        return
     with _bars() as bars:
         task = bars.add_task("", total=None)
 

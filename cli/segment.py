@@ -127,9 +127,11 @@ def segment(
 ) -> None:
     """Segment a case: label map, baseline, report and preview, on the input's own grid."""
     from rediffinet import lean
-    from rediffinet.bundle import open_bundle, read_manifest
-    from rediffinet.errors import CaseError, ConfigError
-    from rediffinet.opened import Opened
+
+    with lean.importing():
+        from rediffinet.bundle import open_bundle, read_manifest
+        from rediffinet.errors import CaseError, ConfigError
+        from rediffinet.opened import Opened
 
     if overwrite and skip_existing:
         message = "--overwrite replaces what --skip-existing leaves as it is. Give one of the two."
@@ -140,14 +142,14 @@ def segment(
     begun = None
     if processes == 1 and ray is None:  # the graphs load while the rest is imported and the images are read
         begun = context.with_resource(Opened(open_bundle(bundle), engine, device, threads, precision))
-    lean.import_nibabel_alone()
-
-    from rediffinet.clinic.cohort import CaseInput, Order, segment_cohort
-    from rediffinet.clinic.inputs import Shard, check_one_kind, list_cohort, was_prepared
-    from rediffinet.clinic.workers import Opening, segment_in_processes
-    from rediffinet.io.dicom.files import is_dicom
-    from rediffinet.io.outputs import OutputChoice
-    from rediffinet.segmenter import Segmenter, SegmentOptions
+    with lean.importing():
+        lean.import_nibabel_alone()
+        from rediffinet.clinic.cohort import CaseInput, Order, segment_cohort
+        from rediffinet.clinic.inputs import Shard, check_one_kind, list_cohort, was_prepared
+        from rediffinet.clinic.workers import Opening, segment_in_processes
+        from rediffinet.io.dicom.files import is_dicom
+        from rediffinet.io.outputs import OutputChoice
+        from rediffinet.segmenter import Segmenter, SegmentOptions
 
     explicit = {
         name: path for name, path in zip(("t1n", "t1c", "t2w", "t2f"), (t1n, t1c, t2w, t2f), strict=True) if path

@@ -1,13 +1,34 @@
 """What a process of our own need not import: a command, and those that compute for it."""
 
+import gc
 import multiprocessing
+import os
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from types import ModuleType
 from typing import Any
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """A block of imports, in which garbage is not collected and pydantic looks for no plugins: a fifth of a second.
+
+    What was imported stays until the process ends, so it is not looked through later either, nor at the end, which is
+    most of what the end takes. For a process of our own alone, as below.
+    """
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would ask every installed distribution
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        if collected:
+            gc.enable()
 
 
 def import_nibabel_alone() -> None:
@@ -56,8 +77,9 @@ def spawn(
 
 
 def _call(content: bytes, connection: Connection) -> None:
-    import_nibabel_alone()
-    leave_out_converters()
-    call: tuple[Callable[..., object], tuple[Any, ...]] = pickle.loads(content)
+    with importing():
+        import_nibabel_alone()
+        leave_out_converters()
+        call: tuple[Callable[..., object], tuple[Any, ...]] = pickle.loads(content)
     target, given = call
     target(*given, connection)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from rediffinet.ext import component_sizes, label_components
+from rediffinet.ext import component_sizes, joint_box, label_components
 from rediffinet.io.cases import Case
 from rediffinet.io.checks import CaseWarning
 from rediffinet.method.postprocess import confidence
@@ -33,7 +33,7 @@ def intensity_profile(image: npt.NDArray[np.floating], background: float, contra
     brain = np.flatnonzero((image != background).any(axis=0))
     brain = brain[:: 1 + len(brain) // ENOUGH]
     values = image.reshape(len(image), -1)[:, brain].astype(np.float32)
-    quantiles: npt.NDArray[np.float64] = np.array([np.percentile(values, q, axis=1) for q in QUANTILES])
+    quantiles: npt.NDArray[np.floating] = np.percentile(values, QUANTILES, axis=1)
     profile = {
         f"{name} p{q}": float(quantiles[row, column])
         for column, name in enumerate(contrasts)
@@ -105,7 +105,7 @@ def check_tumour(whole: Mask, spacing_mm: tuple[float, float, float], settings: 
 
 
 def _far(whole: Mask, spacing_mm: tuple[float, float, float], settings: TrustSettings) -> list[CaseWarning]:
-    components, count = label_components(whole, 26)
+    components, count = label_components(whole[joint_box(whole, whole)], 26)
     least = settings.far_ml * 1000.0 / float(np.prod(spacing_mm))
     large = [index + 1 for index, size in enumerate(component_sizes(components, count)) if size >= least]
     if len(large) < 2:

@@ -108,7 +108,7 @@ def check_images(
         *_not_skull_stripped(contrasts, brain * voxel_ml, images[0].size, names),
         *_partial(contrasts, brain, names),
         *_negative(contrasts, names),
-        *_same_twice(images, names, hashes),
+        *_same_twice(images, names, hashes, pool),
     )
 
 
@@ -127,13 +127,14 @@ def _check_contrast(image: npt.NDArray[np.float32], contrast: str, where: str) -
         raise CaseError(f"Contrast {contrast} {problem} ({where}).\n{remedy}")
     brain = image > 0
     voxels = int(np.count_nonzero(brain))
-    if lowest >= 0 and np.count_nonzero(image == highest) == voxels:
+    one = image.ravel()[brain.argmax()]  # of one voxel of nearly every image it is told that not all are the same
+    if lowest >= 0 and one == highest and np.count_nonzero(image == highest) == voxels:
         message = (
             f"Contrast {contrast} is constant: every voxel above 0 is {highest:g} ({where}).\n"
             "Expected intensities; this looks like a mask."
         )
         raise CaseError(message)
-    filled = int(np.count_nonzero(image))
+    filled = voxels if lowest >= 0 else int(np.count_nonzero(image))
     ends = image[tuple(slice(None, None, max(size - 1, 1)) for size in image.shape)]
     return _Contrast(brain, voxels, filled, filled - voxels, int(np.count_nonzero(ends)))
 
@@ -183,13 +184,15 @@ def _negative(contrasts: list[_Contrast], names: Sequence[str]) -> list[CaseWarn
     ]
 
 
-def _same_twice(images: npt.NDArray[np.float32], names: Sequence[str], hashes: Sequence[str]) -> list[CaseWarning]:
+def _same_twice(
+    images: npt.NDArray[np.float32], names: Sequence[str], hashes: Sequence[str], pool: Executor
+) -> list[CaseWarning]:
     """Contrasts that are one image, up to scale and offset, over the voxels where neither shows its background.
 
     Background is 0 and what the first corner of the volume holds: an offset may have been added everywhere.
     """
     flat = images.reshape(len(images), -1)
-    seen = [(image != 0) & (image != image[0]) if image[0] else image != 0 for image in flat]
+    seen = list(pool.map(lambda image: (image != 0) & (image != image[0]) if image[0] else image != 0, flat))
     found = []
     for j, other in enumerate(names):
         for i, name in enumerate(names[:j]):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from rediffinet.io.preview import encode_preview, outlined, shades, shown_contrasts
+from rediffinet.io.preview import encode_preview, outlined, shading, shown_contrasts
 
 if TYPE_CHECKING:
     from rediffinet.result import Result
@@ -174,9 +174,9 @@ def _levels(result: "Result") -> bytes:
     image = result.crop_image[
         result.task.contrasts.index(shown_contrasts(result.task, result.report.missing_contrasts)[0])
     ]
-    grey = shades(image)
+    shade = shading(image)
     tiles = [
-        outlined(np.stack([grey[:, :, z].T] * 3, axis=-1), before[:, :, z].T, after[:, :, z].T, result.task)
+        outlined(np.stack([shade(image[:, :, z].T)] * 3, axis=-1), before[:, :, z].T, after[:, :, z].T, result.task)
         for z in levels
     ]
     width, height = tiles[0].width, tiles[0].height + BAR

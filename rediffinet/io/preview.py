@@ -5,9 +5,9 @@ refined in cyan, the one outline of a model without a baseline. Radiological con
 left of axial and coronal planes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +66,7 @@ def render_preview(result: "Result") -> Image.Image:
 def encode_preview(result: "Result") -> bytes:
     """The preview as the bytes of a PNG file."""
     content = BytesIO()
-    render_preview(result).save(content, "PNG")
+    render_preview(result).save(content, "PNG", compress_level=1)  # in half the time, for a fifth more bytes
     return content.getvalue()
 
 
@@ -95,24 +95,31 @@ def _slices(volume: npt.NDArray[np.generic], point: tuple[int, int, int]) -> lis
 
 
 def _contrast_row(result: "Result", contrast: str, point: tuple[int, int, int]) -> list[Image.Image]:
-    image = shades(result.crop_image[result.task.contrasts.index(contrast)])
+    image = result.crop_image[result.task.contrasts.index(contrast)]
+    shade = shading(image)
     return [
-        outlined(np.stack([grey] * 3, axis=-1), before, after, result.task)
-        for grey, before, after in zip(
+        outlined(np.stack([shade(plane)] * 3, axis=-1), before, after, result.task)
+        for plane, before, after in zip(
             _slices(image, point), _slices(_baseline(result), point), _slices(result.crop_labels, point), strict=True
         )
     ]
 
 
-def shades(image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Grey values of an image (X, Y, Z): all but its darkest and brightest 0.5 %, what is around the brain black.
+def shading(image: npt.NDArray[np.float32]) -> Callable[[npt.NDArray[Any]], npt.NDArray[np.uint8]]:
+    """What gives any part of an image (X, Y, Z) its grey values, uint8 of the part's shape.
 
-    Around the brain is what has the value of the first voxel, in a corner of the box about the brain.
+    They span all but the darkest and brightest 0.5 % of the whole image, and what is around the brain is black: what
+    has the value of the first voxel, in a corner of the box about the brain.
     """
-    inside = image != image[0, 0, 0]
-    low, high = np.percentile(image[inside], (0.5, 99.5)) if inside.any() else (0.0, 0.0)
-    grey = np.clip((image - low) / (high - low), 0.0, 1.0) if high > low else np.ones_like(image)
-    return np.where(inside, 255 * grey, 0).astype(np.uint8)
+    around = image[0, 0, 0]
+    inside = image[image != around]
+    low, high = np.percentile(inside, (0.5, 99.5)) if inside.size else (0.0, 0.0)
+
+    def shade(part: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        grey = np.clip((part - low) / (high - low), 0.0, 1.0) if high > low else np.ones_like(part)
+        return np.where(part != around, 255 * grey, 0).astype(np.uint8)
+
+    return shade
 
 
 def _uncertainty_row(result: "Result", point: tuple[int, int, int]) -> list[Image.Image]:

@@ -49,10 +49,13 @@ def near_boundary(
     inside, found = mask[box], near[box]
     steps = np.meshgrid(*(np.arange(-width, width + 1) for width in widths), indexing="ij")
     offsets = np.stack(steps, -1).reshape(-1, 3)
-    for offset in offsets[(((offsets * spacing_mm) ** 2).sum(1) <= reach_mm**2) & offsets.any(1)]:
+    offsets = offsets[len(offsets) // 2 + 1 :]  # of a step and its opposite one: they join the same pairs of voxels
+    for offset in offsets[((offsets * spacing_mm) ** 2).sum(1) <= reach_mm**2]:
         here = tuple(slice(max(0, -o), max(0, n - max(0, o))) for o, n in zip(offset, inside.shape, strict=True))
         there = tuple(slice(max(0, o), max(0, n - max(0, -o))) for o, n in zip(offset, inside.shape, strict=True))
-        found[here] |= inside[here] != inside[there]
+        differ = inside[here] != inside[there]
+        found[here] |= differ
+        found[there] |= differ
     return near
 
 

@@ -70,7 +70,9 @@ def small_pieces(recipe: Recipe, decision: Decision, mask: Mask) -> Mask:
     They are taken out before what is near the boundary is flipped, or they could grow.
     """
     whole = recipe.whole(mask).astype(np.uint8)
-    kept, _ = remove_small_components(whole, **decision.small_components.model_dump())
+    kept, removed = remove_small_components(whole, **decision.small_components.model_dump())
+    if not removed:
+        return np.zeros_like(mask)
     within = np.array(recipe.within_whole).reshape(-1, 1, 1, 1)
     return np.asarray((kept != whole) & within & mask)
 

@@ -1,7 +1,8 @@
 """Change of voxel size along the axes of a volume: area means on the way down, linear interpolation on the way up.
 
 Both grids share their first outer edge, not their first voxel centre, so that a coarse voxel covers whole fine ones and
-going down and up again shifts nothing. One small dense matrix per axis: exact for any ratio, and fast through BLAS.
+going down and up again shifts nothing. One small dense matrix per axis: exact for any ratio, and fast through BLAS. The
+mean of two neighbours, of twice the voxel size, is faster still.
 """
 
 from math import ceil
@@ -37,6 +38,11 @@ def resample(volume: npt.NDArray[np.floating], spacing_mm: Spacing, wanted_mm: S
     """
     out = np.ascontiguousarray(volume, np.float32)
     lead = out.shape[:-3]
+    halved = tuple((size + 1) // 2 for size in out.shape[-3:])
+    if shape == halved and all(wanted == 2.0 * have for wanted, have in zip(wanted_mm, spacing_mm, strict=True)):
+        for axis in (-3, -2, -1):
+            out = _halved(out, axis)
+        return out
     x, y, z = (
         axis_weights(out.shape[len(lead) + axis], wanted_mm[axis] / spacing_mm[axis], shape[axis]) for axis in range(3)
     )
@@ -44,6 +50,15 @@ def resample(volume: npt.NDArray[np.floating], spacing_mm: Spacing, wanted_mm: S
     out = np.matmul(x, out.reshape(*lead, out.shape[-3], -1)).reshape(*lead, shape[0], *out.shape[-2:])
     out = np.matmul(y, out)
     return np.asarray(np.matmul(out.reshape(*lead, -1, out.shape[-1]), z.T).reshape(*lead, *shape), np.float32)
+
+
+def _halved(volume: Volume, axis: int) -> Volume:
+    """Means of two neighbours along an axis, an odd last voxel by itself: the same bits as by the matrix."""
+    along = np.moveaxis(volume, axis, 0)
+    means = along[::2] * np.float32(0.5)
+    means[: len(along) // 2] += along[1::2] * np.float32(0.5)
+    means[len(along) // 2 :] *= np.float32(2.0)
+    return np.ascontiguousarray(np.moveaxis(means, 0, axis))
 
 
 def axis_weights(size: int, ratio: float, wanted: int) -> npt.NDArray[np.float32]:

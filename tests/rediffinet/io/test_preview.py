@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from rediffinet.io.preview import BAR, BASELINE_COLOUR, REFINED_COLOUR, lesion_centre, render_preview, shades
+from rediffinet.io.preview import BAR, BASELINE_COLOUR, REFINED_COLOUR, lesion_centre, render_preview, shading
 from rediffinet.segmenter import Result, Segmenter
 
 SHAPE = (20, 26, 16)
@@ -158,7 +158,7 @@ def test_around_the_brain_is_black_and_a_single_bright_voxel_takes_no_contrast()
     image = np.zeros((20, 20, 20), np.float32)  # zero lies in the middle of normalised intensities
     image[2:18, 2:18, 2:18] = np.random.default_rng(0).normal(0.0, 1.0, (16, 16, 16))
     image[5, 5, 5] = 1000.0
-    grey = shades(image)
+    grey = shading(image)(image)
     around = np.ones(image.shape, bool)
     around[2:18, 2:18, 2:18] = False
     assert not grey[around].any()

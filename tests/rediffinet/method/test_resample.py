@@ -38,6 +38,18 @@ def test_up_is_scipys_linear_interpolation_between_voxel_centres(size: int, want
 
 
 @settings(max_examples=60, deadline=None)
+@given(shape=st.tuples(*[st.integers(1, 12)] * 3), lead=st.sampled_from([(), (4,)]), seed=st.integers(0, 2**32 - 1))
+def test_half_the_size_has_the_bits_of_the_matrices(shape: tuple, lead: tuple, seed: int) -> None:
+    volume = np.random.default_rng(seed).normal(size=(*lead, *shape)).astype(np.float32)
+    got = resample(volume, ONE, TWO, resampled_shape(shape, ONE, TWO))
+    expected = volume
+    for axis in (-3, -2, -1):
+        weights = axis_weights(volume.shape[axis], 2.0, -(-volume.shape[axis] // 2))
+        expected = np.moveaxis(weights @ np.moveaxis(expected, axis, -2), -2, axis)
+    assert np.array_equal(got, expected) and got.flags.c_contiguous and got.dtype == np.float32
+
+
+@settings(max_examples=60, deadline=None)
 @given(size=st.integers(1, 40), ratio=st.floats(0.2, 5.0), extra=st.integers(0, 3))
 def test_every_row_is_a_mean(size: int, ratio: float, extra: int) -> None:
     weights = axis_weights(size, ratio, int(np.ceil(size / ratio)) + extra)
