@@ -36,8 +36,8 @@ class Decoded:
     """What was decided, on the crop: label maps uint8 (X, Y, Z) with their regions bool (R, X, Y, Z).
 
     baseline, baseline_regions, baseline_probability (float32): None for a model without a baseline. probability:
-    float32 (R, X, Y, Z) after refinement.
-    uncertainty: float32 (X, Y, Z), probability of a wrong label. left_out_voxels: of the baseline's tumour, flipped in
+    float32 (R, X, Y, Z) after refinement. uncertainty: float32 (X, Y, Z), probability of a wrong label: by the refined
+    probability, and where no flip reaches by the baseline's. left_out_voxels: of the baseline's tumour, flipped in
     whole components. removed_voxels, unsure_voxels: how many voxels of the refined map postprocessing removed, and how
     many of enhancing tumour it called core. enhancing_confidence: mean probability of the baseline over the enhancing
     tumour that it found (of the model itself, for one without a baseline), 1 where none was found or nothing tells.
@@ -60,7 +60,8 @@ class Decoded:
 class _Masks:
     """On the case's voxels: the baseline bool and soft, the label map after the flips, the refined probability.
 
-    left_out: bool (X, Y, Z), where whole components of the baseline are flipped.
+    left_out: bool (X, Y, Z), where whole components of the baseline are flipped. reach: bool (X, Y, Z), where a flip of
+    some region can be; None where it can be anywhere.
     """
 
     baseline: Regions
@@ -68,6 +69,7 @@ class _Masks:
     labels: Labels
     probability: Volume
     left_out: npt.NDArray[np.bool_]
+    reach: npt.NDArray[np.bool_] | None
 
 
 def decode(
@@ -117,7 +119,9 @@ def decode(
         if baseline is not None and confidence < decision.unsure_enhancement:
             baseline = enhancing_to_core(baseline, task)[0]
     regions = regions_of(labels, task)
-    uncertainty = wrong_probability(regions, masks.probability)
+    # beyond the reach Δ̂ says little of held-out labels, and is there only where windows happen to lie
+    stated = masks.probability if masks.reach is None else np.where(masks.reach, masks.probability, masks.prior)
+    uncertainty = wrong_probability(regions, stated)
     if recipe.uncertainty is not None:
         uncertainty = recipe.uncertainty(uncertainty)
     return Decoded(
@@ -178,12 +182,13 @@ def _masks(
     mask, task = recipe.mask(prior), recipe.task
     probability = refined_probability(mask, prior, found.delta, found.sampled)
     left_out = left_out_of(recipe, decision, mask, found, unsupported)
-    plain = decision.adding == decision.removing and decision.reach_mm is None
+    near = _near(recipe, decision, mask)
+    plain = decision.adding == decision.removing and near is None
     if plain and not left_out.any():  # one pass over Δ̂ flips and decodes
         labels = flip_and_decode(found.delta, mask, decision.adding, task.paint, task.parents).labels
     else:
-        labels = _labels(mask ^ _flips(recipe, decision, mask, found.delta, left_out), task)
-    return _Masks(mask, prior, labels, probability, left_out)
+        labels = _labels(mask ^ _flips(recipe, decision, mask, found.delta, near, left_out), task)
+    return _Masks(mask, prior, labels, probability, left_out, None if near is None else np.asarray(near.any(axis=0)))
 
 
 def left_out_of(
@@ -205,13 +210,28 @@ def left_out_of(
     return left_out if unsupported is None else left_out | unsupported
 
 
+def _near(recipe: Recipe, decision: Decision, mask: Regions) -> Regions | None:
+    """Where a flip of each region can be, bool (R, X, Y, Z); None where it can be anywhere."""
+    if decision.reach_mm is None:
+        return None
+    return np.stack([near_boundary(region, decision.reach_mm, recipe.decided_mm) for region in mask])
+
+
 def _flips(
-    recipe: Recipe, decision: Decision, mask: Regions, delta: Volume, left_out: npt.NDArray[np.bool_]
+    recipe: Recipe,
+    decision: Decision,
+    mask: Regions,
+    delta: Volume,
+    near: Regions | None,
+    left_out: npt.NDArray[np.bool_],
 ) -> Regions:
-    """What is flipped: a component left out in every region within, the rest where Δ̂ exceeds its threshold."""
+    """What is flipped: a component left out in every region within, the rest where Δ̂ exceeds its threshold.
+
+    near: see `_near`.
+    """
     flips = delta > _limits(decision, mask)
-    if decision.reach_mm is not None:
-        flips &= np.stack([near_boundary(region, decision.reach_mm, recipe.decided_mm) for region in mask])
+    if near is not None:
+        flips &= near
     if not left_out.any():
         return flips
     return np.where(left_out & _column(recipe.within_whole).astype(bool), mask, flips)
@@ -247,7 +267,8 @@ def _resampled(
     mask = recipe.mask(prior)
     soft = prior if recipe.baseline is None else _centred(prior, _column(recipe.baseline.thresholds))
     left_out = left_out_of(recipe, decision, mask, found, unsupported)
-    flips = _flips(recipe, decision, mask, found.delta, left_out)
+    near = _near(recipe, decision, mask)
+    flips = _flips(recipe, decision, mask, found.delta, near, left_out)
     if recipe.kind.target == "discrepancy":
         refined = np.where(flips, 1.0 - soft, soft)
     else:
@@ -265,7 +286,8 @@ def _resampled(
     probability = up(doubted)  # of a wrong label; where the label is inside, what it is the opposite of
     np.subtract(1.0, probability, out=probability, where=inside)
     outside = up(left_out[None].astype(np.float32))[0] > 0.0 if left_out.any() else np.zeros(shape, bool)
-    return _Masks(baseline, soft, _labels(inside, recipe.task), probability, outside)
+    reach = None if near is None else up(np.asarray(near.any(axis=0))[None].astype(np.float32))[0] > 0.5
+    return _Masks(baseline, soft, _labels(inside, recipe.task), probability, outside, reach)
 
 
 def _column(values: Sequence[float]) -> Volume:

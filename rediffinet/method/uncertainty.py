@@ -16,11 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Values = npt.NDArray[np.floating]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 LEAST = 0.01
-"""Voxels whose stated probability is below are left out: the sure background, which would make any error look small."""
+"""Voxels whose stated probability is below are not counted: the sure background would make any error look small."""
+FITTED = 0.001
+"""The curve is fitted down to here: what an over-sure network doubts less than `LEAST` can be wrong more often."""
 
 
 class UncertaintyCurve(BaseModel):
-    """Stated probability → observed share of wrong labels, both rising from point to point; linear in between."""
+    """Stated probability → observed share of wrong labels, both rising from point to point; linear in between.
+
+    Flat beyond the last point.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,9 +82,11 @@ def reliability(stated: Values, wrong: npt.NDArray[np.bool_], groups: int = 15) 
 def fit_curve(stated: Values, wrong: npt.NDArray[np.bool_], points: int = 20) -> UncertaintyCurve | None:
     """The rising curve through groups of equally many voxels, by pooling neighbours that fall; 0 stays 0.
 
-    None when fewer than two groups can be told apart.
+    It is flat beyond the last group: the highest doubts are those of labels that a rule decided otherwise than the
+    probability, and they are not wrong more often than not. Voxels stated below `FITTED` are left out. None when fewer
+    than two groups can be told apart.
     """
-    chosen = stated >= LEAST
+    chosen = stated >= FITTED
     values, hit = stated[chosen].astype(np.float64), wrong[chosen].astype(np.float64)
     if values.size < 2 * points:
         return None
@@ -94,6 +101,4 @@ def fit_curve(stated: Values, wrong: npt.NDArray[np.bool_], points: int = 20) ->
             total = n0 + n1
             rising[-2:] = [((x0 * n0 + x1 * n1) / total, (y0 * n0 + y1 * n1) / total, total)]
     x, y = [0.0, *(block[0] for block in rising)], [0.0, *(block[1] for block in rising)]
-    if x[-1] < 1.0:
-        x, y = [*x, 1.0], [*y, max(y[-1], min(1.0, y[-1] / x[-1]))]
     return UncertaintyCurve(stated=tuple(x), observed=tuple(y)) if len(rising) > 1 else None

@@ -25,7 +25,7 @@ from rediffinet.method.inference import Inferred
 from rediffinet.method.models import find_model
 from rediffinet.method.recipe import NEVER, Decision, PerRegion, Recipe
 from rediffinet.method.resample import Spacing
-from rediffinet.method.uncertainty import LEAST, Reliability, UncertaintyCurve, fit_curve, reliability
+from rediffinet.method.uncertainty import FITTED, Reliability, UncertaintyCurve, fit_curve, reliability
 from rediffinet.metrics import dice
 from rediffinet.task import Task, regions_of
 from rediffinet.training.data import TrainingCase
@@ -236,7 +236,7 @@ def doubts(recipe: Recipe, cases: Iterable[Found], decisions: Mapping[int, Decis
     parts: dict[int, list[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]]] = {}
     for found in cases:
         decoded = found.decoded(plain, decisions[found.fold])
-        some = decoded.uncertainty >= LEAST
+        some = decoded.uncertainty >= FITTED
         parts.setdefault(found.fold, []).append(
             (decoded.uncertainty[some], decoded.labels[some] != found.reference[some])
         )

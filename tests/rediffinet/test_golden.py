@@ -3,8 +3,9 @@
 Label maps as sha256 over their bytes, and the numbers of the report, recorded by
 `python tests/rediffinet/test_golden.py FOLDER ODD_CASES`. Those of the toy bundle and of glioma-2mm-v4, recorded before
 the house was rebuilt, came out the same to the bit afterwards; tests/golden.json was recorded anew when glioma-v5 took
-its place, when the refinement's windows came to follow the outline of what they have to hold, and when the curve of the
-uncertainty was fitted anew and unsure cores were told (label maps, volumes and flips the same).
+its place, when the refinement's windows came to follow the outline of what they have to hold, when the curve of the
+uncertainty was fitted anew and unsure cores were told, and when the uncertainty became the baseline's where no flip
+reaches (label maps, volumes and flips the same).
 """
 
 import hashlib

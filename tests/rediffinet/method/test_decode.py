@@ -315,6 +315,33 @@ def test_flips_reach_no_farther_than_allowed(recipe_of: Any) -> None:
     assert not done.regions[1:].any()
 
 
+@pytest.mark.parametrize("fine", [False, True])
+def test_beyond_the_reach_the_uncertainty_is_the_baselines_wherever_windows_were(recipe_of: Any, fine: bool) -> None:
+    """A slab of tumour; windows that hold no more than the reach, and windows that hold everything, say the same."""
+    recipe = recipe_of() if fine else recipe_of().model_copy(update={"spacing_mm": ONE})
+    reach = 4.0 if fine else 2.0  # two of the model's voxels
+    recipe = recipe.with_decision(recipe.decision.changed(reach_mm=reach, small_components={"min_voxels": 0}))
+    p = np.full((3, 12, 10, 10), 0.1, np.float32)
+    p[0, :6] = 0.8
+    delta = np.full_like(p, 0.4)
+    near = np.zeros(p.shape[1:], bool)
+    near[4:8] = True
+    shape = tuple(2 * n for n in p.shape[1:]) if fine else p.shape[1:]
+    of = {
+        name: decode(recipe, Inferred(p, found(delta, where)), spacing_mm=ONE, shape=shape, postprocess=False)
+        for name, where in (("near", near), ("everywhere", np.ones_like(near)))
+    }
+    assert np.array_equal(of["near"].labels, of["everywhere"].labels)
+    for one in of.values():
+        along = one.uncertainty[:, 8, 8]
+        if fine:  # without the voxels at both ends of the reach, which are interpolated
+            assert one.uncertainty.shape[0] == 24
+            along = np.delete(along, [8, 15])[::2]
+        np.testing.assert_allclose(along[:4], 0.2, atol=1e-6)
+        np.testing.assert_allclose(along[4:7], 0.4, atol=1e-6)
+        np.testing.assert_allclose(along[8:], 0.1, atol=1e-6)
+
+
 @pytest.mark.parametrize("doubted", [0.1, 0.9])
 def test_a_piece_too_small_stays_away_however_it_is_flipped(recipe_of: Any, doubted: float) -> None:
     """A false piece just under the limit, whose rim Δ̂ would make larger than it."""

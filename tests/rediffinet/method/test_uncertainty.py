@@ -51,6 +51,23 @@ def test_the_curve_rises_even_where_the_voxels_do_not() -> None:
     assert all(np.diff(curve.observed) >= 0) and all(np.diff(curve.stated) > 0)
 
 
+def test_the_curve_is_flat_beyond_its_last_group() -> None:
+    """Where the highest doubts are the least deserved, none of them is stated higher than the others' worst."""
+    curve = fit_curve(STATED, wrong_with(np.where(STATED < 0.5, 0.8 * STATED, 0.1)))
+    assert curve is not None
+    top = curve(np.array([curve.stated[-1], 1.0], np.float32))
+    assert top[0] == top[1] == np.float32(curve.observed[-1])
+
+
+def test_small_doubts_that_are_too_small_are_raised() -> None:
+    """Over-sure below what the error counts: five times as often wrong as stated."""
+    small = RNG.uniform(0.0, 0.02, 400_000)
+    curve = fit_curve(small, wrong_with(5 * small))
+    assert curve is not None
+    at = np.linspace(0.002, 0.018, 9).astype(np.float32)
+    assert np.allclose(curve(at), 5 * at, atol=0.01)
+
+
 def test_too_little_to_fit() -> None:
     assert fit_curve(np.zeros(1000), np.zeros(1000, bool)) is None
     assert fit_curve(np.full(1000, 0.5), np.zeros(1000, bool)) is None
