@@ -23,6 +23,7 @@ from rediffinet.io.cases import Case, load_case, load_label_map
 from rediffinet.io.conventions import Conventions
 from rediffinet.io.geometry import to_canonical
 from rediffinet.io.naming import find_labels
+from rediffinet.lean import spawn
 from rediffinet.metrics import region_dice
 from rediffinet.report import peak_rss_mb
 from rediffinet.task import DEFAULT_TASK, TASKS, Task
@@ -108,12 +109,10 @@ def contest(
     """
     labels = find_labels(folder, task)
     reference = load_label_map(labels, Conventions(task)) if labels is not None else None
-    context = multiprocessing.get_context("spawn")
     workers = []
     for contestant in contestants:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, folder, contestant, task), daemon=True)
-        process.start()
+        ours, theirs = multiprocessing.Pipe()
+        process = spawn(_work, folder, contestant, task, connection=theirs)
         theirs.close()
         workers.append((contestant, process, ours))
     found: dict[str, list[Measured]] = {contestant.name: [] for contestant in contestants}
@@ -149,7 +148,7 @@ def contest(
     ]
 
 
-def _work(pipe: Connection, folder: Path, contestant: Contestant, task: Task) -> None:
+def _work(folder: Path, contestant: Contestant, task: Task, pipe: Connection) -> None:
     """A contestant's process: None when it is ready, then for each "go" a (Measured, peak RSS), or why it cannot."""
     try:
         case = load_case(folder, task=task)

@@ -79,8 +79,8 @@ def test_from_dicom_to_dicom(rediff: Any, toy_bundle: Any, study: Path, mask: Pa
     assert not any("Nobody" in text or "PHANTOM-1" in text for text in (*names, *texts, done.err, done.out))
 
 
-def test_dicom_objects_need_dicom_input(rediff: Any, phantoms: Path) -> None:
-    done = rediff("segment", phantoms, "--dicom-seg")
+def test_dicom_objects_need_dicom_input(rediff: Any, toy_bundle: Any, phantoms: Path) -> None:
+    done = rediff("segment", phantoms, "--dicom-seg", "--bundle", toy_bundle.path)
     assert done.code == 2
     assert "DICOM input" in done.err
 
@@ -109,8 +109,8 @@ def test_a_prepared_study_passes_through(rediff: Any, toy_bundle: Any, make_toy_
     assert np.count_nonzero(native.dataobj) == np.count_nonzero(direct.dataobj) > 0
 
 
-def test_dicom_without_preparation_says_what_to_do(rediff: Any, study: Path, tmp_path: Path) -> None:
-    done = rediff("segment", study, "-o", tmp_path / "out")
+def test_dicom_without_preparation_says_what_to_do(rediff: Any, toy_bundle: Any, study: Path, tmp_path: Path) -> None:
+    done = rediff("segment", study, "-o", tmp_path / "out", "--bundle", toy_bundle.path)
     assert done.code == 2
     assert "holds DICOM" in done.err
     assert "Use --prepare, and --dicom-seg" in done.err
@@ -123,8 +123,9 @@ def test_a_study_is_of_dicom(rediff: Any, phantoms: Path, command: str) -> None:
     assert "--study is of DICOM input" in done.err
 
 
-def test_finished_studies_cannot_be_skipped(rediff: Any, study: Path, tmp_path: Path) -> None:
-    done = rediff("segment", study, "--prepare", "--skip-existing", "-o", tmp_path / "out")
+def test_finished_studies_cannot_be_skipped(rediff: Any, toy_bundle: Any, study: Path, tmp_path: Path) -> None:
+    given = ("--bundle", toy_bundle.path, "-o", tmp_path / "out")
+    done = rediff("segment", study, "--prepare", "--skip-existing", *given)
     assert done.code == 2
     assert "--overwrite for DICOM" in done.err
 

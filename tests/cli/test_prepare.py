@@ -171,7 +171,8 @@ def test_names_that_do_not_decide_are_a_table_with_the_flags(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_brain_mask_without_preparation_is_refused(rediff: Any, phantoms: Path) -> None:
-    done = rediff("segment", sorted(phantoms.iterdir())[0], "--brain-mask", "m.nii.gz")
+def test_a_brain_mask_without_preparation_is_refused(rediff: Any, toy_bundle: Any, phantoms: Path) -> None:
+    case = sorted(phantoms.iterdir())[0]
+    done = rediff("segment", case, "--brain-mask", "m.nii.gz", "--bundle", toy_bundle.path)
     assert done.code == 2
     assert "--prepare" in done.err

@@ -11,7 +11,7 @@ from rediffinet.errors import ConfigError
 from rediffinet.phantom import Phantom, make_phantom
 
 SMALL = (96, 96, 80)
-TINY = (48, 56, 44)
+TINY = (40, 48, 36)
 T1N, T1C, T2W, T2F = range(4)
 NCR, ED, ET = 1, 2, 3
 

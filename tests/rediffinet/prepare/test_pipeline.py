@@ -50,7 +50,7 @@ def prepared_with_truth(scanned: Any) -> Prepared:
 def fewer_samples() -> Iterator[None]:
     """Of a registration, which is quicker by so much; how near it comes is what test_register.py asks."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(register, "SAMPLES", 20_000)
+        patch.setattr(register, "SAMPLES", 10_000)
         yield
 
 

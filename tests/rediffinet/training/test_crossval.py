@@ -53,7 +53,7 @@ def study_of(data: Path, out: Path, **changes: object) -> Study:
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four labelled phantoms of four patients, smaller than those of other tests: each is scored hundreds of times."""
     folder = tmp_path_factory.mktemp("phantoms")
-    write_phantoms(folder, 4, 3, shape=(36, 40, 32))
+    write_phantoms(folder, 4, 3, shape=(32, 36, 32))
     return folder
 
 
