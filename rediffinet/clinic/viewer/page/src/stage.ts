@@ -257,7 +257,7 @@ export class Stage {
       over.forEach((map, i) => {
         const opacity = this.opacity.get(kinds[i])!
         const outlined = this.outlines && kinds[i] !== 'uncertainty'
-        nv.opts.atlasOutline = outlined ? opacity : 0
+        nv.opts.atlasOutline = outlined ? Math.min(1, 2 * opacity) : 0 // whole at the middle, or outlines that coincide mix their colours
         map.opacity = outlined ? 0.01 : opacity // NiiVue leaves maps of no opacity out, with their outlines
         nv.refreshLayers(map, i + 1)
       })
