@@ -119,9 +119,12 @@ def decode(
         if baseline is not None and confidence < decision.unsure_enhancement:
             baseline = enhancing_to_core(baseline, task)[0]
     regions = regions_of(labels, task)
-    # beyond the reach Δ̂ says little of held-out labels, and is there only where windows happen to lie
-    stated = masks.probability if masks.reach is None else np.where(masks.reach, masks.probability, masks.prior)
-    uncertainty = wrong_probability(regions, stated)
+    if masks.reach is None:
+        uncertainty = wrong_probability(regions, masks.probability)
+    else:  # beyond the reach Δ̂ says little of held-out labels, and is there only where windows happen to lie
+        uncertainty = wrong_probability(regions, masks.prior)
+        reach = masks.reach
+        uncertainty[reach] = wrong_probability(regions[:, reach], masks.probability[:, reach])
     if recipe.uncertainty is not None:
         uncertainty = recipe.uncertainty(uncertainty)
     return Decoded(

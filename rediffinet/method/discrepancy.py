@@ -29,10 +29,14 @@ def refined_probability(
 
 
 def wrong_probability(labels_in_regions: npt.NDArray[np.bool_], probability: Volume) -> Volume:
-    """Probability that a voxel's final label is wrong, float32 (X, Y, Z): the largest over the three regions."""
-    wrong = np.zeros(probability.shape[1:], np.float32)
-    for inside, of_region in zip(labels_in_regions, probability, strict=True):  # region by region: less memory
-        np.maximum(wrong, np.where(inside, 1.0 - of_region, of_region), out=wrong)
+    """Probability that a voxel's final label is wrong, float32: the largest over the regions.
+
+    labels_in_regions, probability: (R, …), of any equal shape, which without R is the result's.
+    """
+    wrong, of_region = np.zeros(probability.shape[1:], np.float32), np.empty(probability.shape[1:], np.float32)
+    for inside, p in zip(labels_in_regions, probability, strict=True):  # region by region: less memory
+        np.subtract(p, inside, out=of_region)
+        np.maximum(wrong, np.abs(of_region, out=of_region), out=wrong)
     return wrong
 
 
