@@ -109,6 +109,13 @@ def tidy(inputs: Iterable[CaseInput], order: Order, *, alone: bool = False) -> N
         remove_leftovers(folder, held, alone=alone)
 
 
+def order_again(given: CaseInput, order: Order) -> Order:
+    """How a case is asked for again whose process was lost; what it wrote in part is removed, in whole kept."""
+    again = replace(order, skip_existing=True)
+    tidy([given], again)
+    return again
+
+
 def read_case(segmenter: Segmenter, given: CaseInput, order: Order) -> Read | Outcome:
     """Check where the outputs go, then load. An Outcome: the case is finished and is skipped.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rediffinet.clinic.case import Order, Outcome, segment_case, tidy
+from rediffinet.clinic.case import Order, Outcome, order_again, segment_case, tidy
 from rediffinet.clinic.cohort import check_names, failed
 from rediffinet.clinic.inputs import CaseInput
 from rediffinet.clinic.workers import Opening, travelling
@@ -179,9 +179,8 @@ def _segment(
             for worker in sorted(alive, key=lambda worker: worker.busy):
                 if waiting and worker.busy < IN_FLIGHT:
                     given = waiting.popleft()
-                    # what was written by a worker that was lost before it could tell is not done again
-                    again = replace(order, skip_existing=True) if begun.get(id(given)) else order
-                    reference = worker.actor.segment.remote(_travelling(given), again)
+                    asked = order_again(given, order) if begun.get(id(given)) else order
+                    reference = worker.actor.segment.remote(_travelling(given), asked)
                     running[reference] = given, worker
                     worker.busy += 1
             if waiting and any(worker.busy < IN_FLIGHT for worker in alive):

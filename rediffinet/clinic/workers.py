@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from rediffinet.clinic.case import Order, Outcome, segment_case, tidy
+from rediffinet.clinic.case import Order, Outcome, order_again, segment_case, tidy
 from rediffinet.clinic.cohort import check_names, failed
 from rediffinet.clinic.inputs import CaseInput
 from rediffinet.clinic.interrupt import Interrupted, interruptible
@@ -46,15 +46,15 @@ class Opening:
 class _Worker:
     """A process and what it is computing."""
 
-    def __init__(self, opening: Opening, order: Order) -> None:
+    def __init__(self, opening: Opening) -> None:
         self.connection, theirs = multiprocessing.Pipe()
-        self.process = spawn(_work, opening, order, connection=theirs)
+        self.process = spawn(_work, opening, connection=theirs)
         theirs.close()
         self.given: CaseInput | None = None
 
-    def begin(self, given: CaseInput) -> None:
+    def begin(self, given: CaseInput, order: Order) -> None:
         self.given = given
-        self.connection.send(given)
+        self.connection.send((given, order))
 
 
 def segment_in_processes(
@@ -71,14 +71,14 @@ def segment_in_processes(
     yield from ((given, Outcome(given.source, error=error)) for given, error in doubles)
     waiting = deque(given for given in inputs if not any(given is double for double, _ in doubles))
     begun: dict[int, int] = {}
-    workers = [_Worker(opening, order) for _ in range(min(processes, len(waiting)))]
+    workers = [_Worker(opening) for _ in range(min(processes, len(waiting)))]
     idle: list[_Worker] = []
     try:
         while waiting or any(worker.given is not None for worker in workers):
             while idle and waiting:
                 given = waiting.popleft()
                 begun[id(given)] = begun.get(id(given), 0) + 1
-                idle.pop().begin(given)
+                idle.pop().begin(given, order if begun[id(given)] == 1 else order_again(given, order))
             by_connection = {worker.connection: worker for worker in workers}
             for ready in wait(list(by_connection)):
                 worker = by_connection[ready]  # type: ignore[index]
@@ -105,7 +105,7 @@ def segment_in_processes(
                     message = f"A computing process ended before its first case (exit code {worker.process.exitcode})."
                     raise CaseError(message)
                 if waiting:
-                    workers.append(_Worker(opening, order))
+                    workers.append(_Worker(opening))
     finally:
         _end(workers)
 
@@ -129,18 +129,18 @@ def _end(workers: Sequence[_Worker]) -> None:
             worker.process.join()
 
 
-def _work(opening: Opening, order: Order, connection: Connection) -> None:
+def _work(opening: Opening, connection: Connection) -> None:
     """One process: cases come one by one, outcomes go back."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         with interruptible():
-            _serve(opening, order, connection)
+            _serve(opening, connection)
     except (Interrupted, EOFError, BrokenPipeError):
         return
 
 
-def _serve(opening: Opening, order: Order, connection: Connection) -> None:
+def _serve(opening: Opening, connection: Connection) -> None:
     try:
         segmenter = opening.open()
     except RediffError as error:
@@ -149,7 +149,7 @@ def _serve(opening: Opening, order: Order, connection: Connection) -> None:
     with segmenter:
         connection.send("ready")
         while True:
-            given = connection.recv()
+            given, order = connection.recv()
             try:
                 outcome = segment_case(segmenter, given, order)
             except Exception as error:

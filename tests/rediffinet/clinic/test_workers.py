@@ -112,6 +112,45 @@ def test_a_process_that_is_killed_by_its_case(
     assert images(tmp_path / "out") == expected
 
 
+DEADLY_MOVE = """
+import os, pathlib, signal
+real = pathlib.Path.replace
+
+def move(self, target):
+    dies = str(target).endswith("B-report.json") and not os.path.exists(MARK)
+    if dies:
+        open(MARK, "w").close()
+    if not dies or TOLD:
+        moved = real(self, target)
+    if dies:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return moved
+
+pathlib.Path.replace = move
+"""
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_process_that_is_killed_between_the_files_of_a_case(
+    cohort: Path,
+    toy_bundle: Any,
+    tmp_path: Path,
+    undisturbed: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    told: bool,
+) -> None:
+    """Before its report is there: done again. After: not done again, and not called an error."""
+    (tmp_path / "sitecustomize.py").write_text(f"TOLD, MARK = {told}, {str(tmp_path / 'mark')!r}\n{DEADLY_MOVE}")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    out = tmp_path / "out"
+    outcomes = [outcome for _, outcome in segment_in_processes(list_inputs(cohort), Order(out), opening(toy_bundle), 2)]
+    assert (tmp_path / "mark").exists()
+    assert [outcome.error for outcome in outcomes] == [None] * 4
+    assert [outcome.source for outcome in outcomes if outcome.skipped] == (["B"] if told else [])
+    assert images(out) == undisturbed
+    assert not [path for path in out.glob(".*") if any(path.iterdir())]
+
+
 def command(cohort: Path, toy_bundle: Any, out: Path, *more: str) -> list[str]:
     options = ["-o", str(out), "--bundle", str(toy_bundle.path), "--engine", "onnxruntime", "--threads", "1", *more]
     return [sys.executable, "-c", PROGRAM, "segment", str(cohort), *options]
