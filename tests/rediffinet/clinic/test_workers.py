@@ -159,7 +159,7 @@ def command(cohort: Path, toy_bundle: Any, out: Path, *more: str) -> list[str]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_all_processes(cohort: Path, toy_bundle: Any, tmp_path: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(
-        command(cohort, toy_bundle, tmp_path / "out", "--processes", "2", "--samples", "60"),
+        command(cohort, toy_bundle, tmp_path / "out", "--processes", "2", "--samples", "400"),
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
