@@ -170,7 +170,7 @@ def read_report(path: Path) -> dict[str, Any]:
         report = json.loads(path.read_text(encoding="utf-8"))
         known = str(report["schema"]).startswith(SCHEMAS)
         names = [str(report["case"]), *report["outputs"].values()]
-        _ = {**report.get("output_bytes", {}), **report.get("output_sha256", {})}
+        _ = {**report.get("output_bytes", {}), **report.get("output_sha256", {})}  # TypeError: not told by kind
         told = [entry[key] for entry in report["inputs"] for key in ("contrast", "path", "sha256")]
         if not all(isinstance(text, str) and "\0" not in text for text in told):
             raise TypeError("the inputs are not told by text")

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rediffinet.clinic.case import Order
+from rediffinet.clinic.case import Order, Outcome
 from rediffinet.clinic.cohort import list_inputs, segment_cohort
 from rediffinet.clinic.workers import Opening, segment_in_processes
 from rediffinet.errors import BundleError, CaseError
@@ -73,6 +74,22 @@ def test_a_bundle_that_does_not_open_is_the_error_of_all(cohort: Path, tmp_path:
         list(segment_in_processes(list_inputs(cohort), Order(tmp_path / "out"), Opening(tmp_path / "absent"), 2))
 
 
+@pytest.fixture
+def disturbed(cohort: Path, toy_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """disturbed(code, NAME=value, …) → the outcomes by two processes that run this code first; MARK is a free path."""
+
+    def segment(code: str, **names: object) -> list[Outcome]:
+        given = {"MARK": str(tmp_path / "mark"), **names}
+        lines = [f"{name} = {value!r}" for name, value in given.items()]
+        (tmp_path / "sitecustomize.py").write_text("\n".join([*lines, code]))
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        inputs = list_inputs(cohort)
+        outcomes = segment_in_processes(inputs, Order(tmp_path / "out"), opening(toy_bundle), 2)
+        return [outcome for _, outcome in outcomes]
+
+    return segment
+
+
 DEADLY = """
 import os, signal
 import rediffinet.clinic.workers as workers
@@ -90,20 +107,10 @@ workers.segment_case = segment
 
 @pytest.mark.parametrize("always", [False, True])
 def test_a_process_that_is_killed_by_its_case(
-    cohort: Path,
-    toy_bundle: Any,
-    tmp_path: Path,
-    undisturbed: dict[str, bytes],
-    monkeypatch: pytest.MonkeyPatch,
-    always: bool,
+    disturbed: Any, tmp_path: Path, undisturbed: dict[str, bytes], always: bool
 ) -> None:
     """Once: the case is done by another. Each time: the case has failed, the others are there."""
-    (tmp_path / "sitecustomize.py").write_text(f"ALWAYS, MARK = {always}, {str(tmp_path / 'mark')!r}\n{DEADLY}")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    outcomes = [
-        outcome
-        for _, outcome in segment_in_processes(list_inputs(cohort), Order(tmp_path / "out"), opening(toy_bundle), 2)
-    ]
+    outcomes = disturbed(DEADLY, ALWAYS=always)
     errors = [str(outcome.error) for outcome in outcomes if outcome.report is None]
     assert len(outcomes) == 4
     assert len(errors) == int(always)
@@ -132,18 +139,11 @@ pathlib.Path.replace = move
 
 @pytest.mark.parametrize("told", [False, True])
 def test_a_process_that_is_killed_between_the_files_of_a_case(
-    cohort: Path,
-    toy_bundle: Any,
-    tmp_path: Path,
-    undisturbed: dict[str, bytes],
-    monkeypatch: pytest.MonkeyPatch,
-    told: bool,
+    disturbed: Any, tmp_path: Path, undisturbed: dict[str, bytes], told: bool
 ) -> None:
     """Before its report is there: done again. After: not done again, and not called an error."""
-    (tmp_path / "sitecustomize.py").write_text(f"TOLD, MARK = {told}, {str(tmp_path / 'mark')!r}\n{DEADLY_MOVE}")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     out = tmp_path / "out"
-    outcomes = [outcome for _, outcome in segment_in_processes(list_inputs(cohort), Order(out), opening(toy_bundle), 2)]
+    outcomes = disturbed(DEADLY_MOVE, TOLD=told)
     assert (tmp_path / "mark").exists()
     assert [outcome.error for outcome in outcomes] == [None] * 4
     assert [outcome.source for outcome in outcomes if outcome.skipped] == (["B"] if told else [])
