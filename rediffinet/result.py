@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.io.geometry import to_input_grid
+from rediffinet.io.outputs import OutputChoice, save_result
 from rediffinet.io.source import Source
 from rediffinet.method.margin import Margin, band
 from rediffinet.method.normalise import Box
@@ -89,6 +90,4 @@ class Result:
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> dict[str, Path]:
         """Write label maps, preview and report; see rediffinet.io.outputs.save_result for more choices."""
-        from rediffinet.io.outputs import OutputChoice, save_result
-
         return save_result(self, Path(folder), OutputChoice(overwrite=overwrite)).paths

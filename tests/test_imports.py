@@ -86,14 +86,14 @@ SERVICE = re.compile(
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module; `lazy` when it happens inside a function."""
+    """One imported module; `lazy` when it happens inside a function, or for type checkers alone."""
 
     importer: str
     module: str
     lazy: bool
 
     def __str__(self) -> str:
-        return f"{self.importer} imports {self.module}{' inside a function' if self.lazy else ''}"
+        return f"{self.importer} imports {self.module}{' late' if self.lazy else ''}"
 
 
 def modules() -> dict[str, Path]:
@@ -115,14 +115,10 @@ def group(module: str) -> str:
 
 
 def imports(name: str, path: Path, known: dict[str, Path]) -> Iterator[Import]:
-    """All imports of a module but those for type checkers only."""
+    """All imports of a module, those for type checkers too."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
 
     def visit(node: ast.AST, lazy: bool) -> Iterator[Import]:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for child in node.orelse:
-                yield from visit(child, lazy)
-            return
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield Import(name, alias.name, lazy)
@@ -134,7 +130,8 @@ def imports(name: str, path: Path, known: dict[str, Path]) -> Iterator[Import]:
             for alias in node.names:  # `from package import module` imports the module
                 deeper = f"{base}.{alias.name}"
                 yield Import(name, deeper if deeper in known else base, lazy)
-        inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        inside = lazy or typing_only or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):  # no expression imports anything
                 yield from visit(child, inside)
@@ -182,7 +179,7 @@ def test_rooms_stand_in_one_order() -> None:
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
-    """Not even inside functions, but for `Result.save`, which writes what the modules that it calls take apart."""
+    """Not even inside functions or for type checkers."""
     packages = {name for name, path in KNOWN.items() if path.name == "__init__.py"}
     uses: dict[str, set[str]] = {}
     for found in IMPORTS:

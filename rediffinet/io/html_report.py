@@ -7,15 +7,13 @@ from base64 import b64encode
 from html import escape
 from io import BytesIO
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rediffinet.io.preview import encode_preview, outlined, shading, shown_contrasts
-
-if TYPE_CHECKING:
-    from rediffinet.result import Result
+from rediffinet.io.segmented import Segmented
 
 LEVELS = 8
 COLUMNS = 4
@@ -49,7 +47,7 @@ img { max-width: 100%; background: #000; print-color-adjust: exact }
 """
 
 
-def encode_html_report(result: "Result") -> bytes:
+def encode_html_report(result: Segmented) -> bytes:
     """The report of a case as one HTML file (UTF-8), its pictures inside."""
     report = result.report.to_dict()
     case = escape(report["case"])
@@ -164,7 +162,7 @@ def _figure(png: bytes, caption: str) -> str:
     return f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
 
 
-def _levels(result: "Result") -> bytes:
+def _levels(result: Segmented) -> bytes:
     """PNG of axial planes of t1c, evenly from the lowest to the highest with tumour in it, lowest first."""
     after = result.crop_labels
     before = np.zeros_like(after) if result.crop_baseline is None else result.crop_baseline

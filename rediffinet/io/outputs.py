@@ -7,15 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rediffinet.errors import OutputError
 from rediffinet.files import new_files
+from rediffinet.io.segmented import Segmented
 from rediffinet.io.source import Map
 from rediffinet.report import Report
-
-if TYPE_CHECKING:
-    from rediffinet.result import Result
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ class Saved:
     report: Report
 
 
-def encode_result(result: "Result", choice: OutputChoice | None = None) -> dict[str, bytes]:
+def encode_result(result: Segmented, choice: OutputChoice | None = None) -> dict[str, bytes]:
     """The outputs of a case in memory, keyed by file name, the report last: what `save_result` writes.
 
     Raises OutputError when a margin is asked for that the result does not have.
@@ -130,7 +127,7 @@ def encode_result(result: "Result", choice: OutputChoice | None = None) -> dict[
 
 
 def save_result(
-    result: "Result",
+    result: Segmented,
     folder: Path,
     choice: OutputChoice | None = None,
     more: Mapping[str, tuple[str, bytes]] | None = None,
@@ -160,7 +157,7 @@ def save_result(
     return Saved({kind: folder / name for kind, name in {**report.outputs, "report": names["report"]}.items()}, report)
 
 
-def _names_of(result: "Result", choice: OutputChoice) -> dict[str, str]:
+def _names_of(result: Segmented, choice: OutputChoice) -> dict[str, str]:
     if choice.margin and result.crop_margins is None:
         message = (
             f"Case {result.report.case} has no margin in mm: it is fitted on results of the bundle's own baseline from "
@@ -180,7 +177,7 @@ def _told(name: str, content: bytes) -> tuple[str, int, str]:
     return name, len(content), hashlib.sha256(content).hexdigest()
 
 
-def _images(result: "Result", names: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+def _images(result: Segmented, names: dict[str, str]) -> Iterator[tuple[str, bytes]]:
     """(kind, content) of every output but the report, one in memory at a time."""
     labels = {value: name for name, value in result.report.labels.items()}
     yield "segmentation", _stored(result, Map(result.labels, labels=labels))
@@ -205,5 +202,5 @@ def _images(result: "Result", names: dict[str, str]) -> Iterator[tuple[str, byte
         yield "html", encode_html_report(result)
 
 
-def _stored(result: "Result", content: Map) -> bytes:
+def _stored(result: Segmented, content: Map) -> bytes:
     return result.source.write_like(content)[".nii.gz"]

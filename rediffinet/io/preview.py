@@ -7,17 +7,15 @@ left of axial and coronal planes.
 
 from collections.abc import Callable, Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from rediffinet.ext import component_sizes, label_components
+from rediffinet.io.segmented import Segmented
 from rediffinet.task import Task
-
-if TYPE_CHECKING:
-    from rediffinet.result import Result
 
 BASELINE_COLOUR = (255, 150, 30)
 REFINED_COLOUR = (0, 220, 255)
@@ -28,7 +26,7 @@ PLANES = ("axial", "coronal", "sagittal")
 Plane = npt.NDArray[np.generic]
 
 
-def render_preview(result: "Result") -> Image.Image:
+def render_preview(result: Segmented) -> Image.Image:
     """The preview as an RGB image."""
     before = _baseline(result)
     point = lesion_centre(result.crop_labels if result.crop_labels.any() else before)
@@ -63,14 +61,14 @@ def render_preview(result: "Result") -> Image.Image:
     return canvas
 
 
-def encode_preview(result: "Result") -> bytes:
+def encode_preview(result: Segmented) -> bytes:
     """The preview as the bytes of a PNG file."""
     content = BytesIO()
     render_preview(result).save(content, "PNG", compress_level=1)  # in half the time, for a fifth more bytes
     return content.getvalue()
 
 
-def _baseline(result: "Result") -> npt.NDArray[np.uint8]:
+def _baseline(result: Segmented) -> npt.NDArray[np.uint8]:
     """The baseline's labels (X, Y, Z); none of them for a model without a baseline."""
     return np.zeros_like(result.crop_labels) if result.crop_baseline is None else result.crop_baseline
 
@@ -94,7 +92,7 @@ def _slices(volume: npt.NDArray[np.generic], point: tuple[int, int, int]) -> lis
     return [volume[:, :, z].T, volume[:, y, ::-1].T, volume[x, :, ::-1].T]
 
 
-def _contrast_row(result: "Result", contrast: str, point: tuple[int, int, int]) -> list[Image.Image]:
+def _contrast_row(result: Segmented, contrast: str, point: tuple[int, int, int]) -> list[Image.Image]:
     image = result.crop_image[result.task.contrasts.index(contrast)]
     shade = shading(image)
     return [
@@ -122,7 +120,7 @@ def shading(image: npt.NDArray[np.float32]) -> Callable[[npt.NDArray[Any]], npt.
     return shade
 
 
-def _uncertainty_row(result: "Result", point: tuple[int, int, int]) -> list[Image.Image]:
+def _uncertainty_row(result: Segmented, point: tuple[int, int, int]) -> list[Image.Image]:
     tiles = []
     for wrong, before, after in zip(
         _slices(result.crop_uncertainty, point),
