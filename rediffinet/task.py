@@ -436,17 +436,29 @@ _CONTRASTS = tuple(KNOWN_SUFFIXES)
 _ROLES = Roles(whole="WT", core="TC", enhancing="ET")
 
 
-def _glioma(
-    name: str, title: str, protocol: str, *, ncr: int = 1, ed: int = 2, et: int = 3, dilation: int = 3, least: int = 50
+def _classic(
+    name: str,
+    title: str,
+    protocol: str,
+    *,
+    ncr: int = 1,
+    ed: int = 2,
+    et: int = 3,
+    called: tuple[str, str] = ("NCR", "ED"),
+    dilation: int = 3,
+    least: int = 50,
 ) -> Task:
-    """A tumour of the three classic regions, with the numbers that its files hold."""
+    """A tumour of the three classic regions, with the numbers that its files hold, and the names of its challenge.
+
+    called: its names for the part of the core that does not enhance and for what surrounds the core.
+    """
     return Task(
         name=name,
         title=title,
         contrasts=_CONTRASTS,
         labels=(
-            Label(value=ncr, name="NCR", colour=_NCR),
-            Label(value=ed, name="ED", colour=_ED),
+            Label(value=ncr, name=called[0], colour=_NCR),
+            Label(value=ed, name=called[1], colour=_ED),
             Label(value=et, name="ET", colour=_ET),
         ),
         regions=(
@@ -458,6 +470,9 @@ def _glioma(
         lesions=LesionRules(protocol=protocol, dilation=dilation, left_out_voxels=least),
     )
 
+
+_NETC_SNFH = ("NETC", "SNFH")
+"""Of the challenges on meningioma (arXiv 2305.07642), metastases (2306.00838) and glioma in Africa (2305.19369)."""
 
 _POST_TREATMENT = Task(
     name="glioma-post-2024",
@@ -502,14 +517,20 @@ _PEDIATRIC_2024 = Task(
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        _glioma("glioma-2023", "Adult glioma before treatment (BraTS 2023 GLI)", "brats2023-gli"),
-        _glioma("glioma-2021", "Adult glioma before treatment (BraTS 2018 to 2022)", "brats2023-gli", et=4),
-        _glioma("glioma-decathlon", "Adult glioma (Decathlon and nnU-Net order)", "brats2023-gli", ncr=2, ed=1),
+        _classic("glioma-2023", "Adult glioma before treatment (BraTS 2023 GLI)", "brats2023-gli"),
+        _classic("glioma-2021", "Adult glioma before treatment (BraTS 2018 to 2022)", "brats2023-gli", et=4),
+        _classic("glioma-decathlon", "Adult glioma (Decathlon and nnU-Net order)", "brats2023-gli", ncr=2, ed=1),
         _POST_TREATMENT,
-        _glioma("meningioma-2023", "Meningioma (BraTS 2023 MEN)", "brats2023-men", dilation=1),
-        _glioma("metastasis-2023", "Metastases (BraTS 2023 MET)", "brats2023-met", dilation=1, least=2),
-        _glioma("africa-2023", "Adult glioma, Sub-Saharan Africa (BraTS 2023 SSA)", "brats2023-ssa"),
-        _glioma("pediatric-2023", "Pediatric high-grade glioma (BraTS 2023 PED)", "brats2023-ped"),
+        _classic("meningioma-2023", "Meningioma (BraTS 2023 MEN)", "brats2023-men", called=_NETC_SNFH, dilation=1),
+        _classic(
+            "metastasis-2023", "Metastases (BraTS 2023 MET)", "brats2023-met", called=_NETC_SNFH, dilation=1, least=2
+        ),
+        _classic(
+            "africa-2023", "Adult glioma, Sub-Saharan Africa (BraTS 2023 SSA)", "brats2023-ssa", called=_NETC_SNFH
+        ),
+        _classic(
+            "pediatric-2023", "Pediatric high-grade glioma (BraTS 2023 PED)", "brats2023-ped", called=("NC", "ED")
+        ),
         _PEDIATRIC_2024,
     )
 }

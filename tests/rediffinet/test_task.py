@@ -54,6 +54,22 @@ def test_every_shipped_task_has_the_published_regions():
         assert [task.region_names[task.role(role)] for role in ("whole", "core", "enhancing")] == ["WT", "TC", "ET"]
 
 
+def test_labels_have_the_names_of_the_challenge():
+    """In the order of their values, from the abstracts and data descriptions of the challenges."""
+    expected = {
+        "glioma-decathlon": "ED NCR ET",
+        "glioma-post-2024": "NETC SNFH ET RC",
+        "meningioma-2023": "NETC SNFH ET",
+        "metastasis-2023": "NETC SNFH ET",
+        "africa-2023": "NETC SNFH ET",
+        "pediatric-2023": "NC ED ET",
+        "pediatric-2024": "ET NET CC ED",
+    }
+    for name, task in TASKS.items():
+        in_order = sorted(task.labels, key=lambda label: label.value)
+        assert " ".join(label.name for label in in_order) == expected.get(name, "NCR ED ET")
+
+
 def test_lesion_rules_are_those_of_the_challenge():
     expected = {"meningioma-2023": (1, 50), "metastasis-2023": (1, 2)}
     for name, task in TASKS.items():

@@ -27,7 +27,7 @@ _OF_LABEL = {
     **dict.fromkeys(("necrosis", "ncr"), NECROSIS),
     **dict.fromkeys(("edema", "ed", "snfh"), EDEMA),
     **dict.fromkeys(("enhancing", "et"), ENHANCING),
-    **dict.fromkeys(("netc", "non-enhancing"), NON_ENHANCING),
+    **dict.fromkeys(("netc", "net", "nc", "non-enhancing"), NON_ENHANCING),
 }
 
 
