@@ -53,11 +53,9 @@ def share_within(distances: SurfaceDistances, tolerance_mm: float) -> float:
     """Share of both surfaces' area that lies within a tolerance of the other: normalised surface Dice."""
     if all(is_empty(distances)):
         return 1.0
-    near = distances.a_areas @ (distances.a_to_b <= tolerance_mm) + distances.b_areas @ (
-        distances.b_to_a <= tolerance_mm
-    )
-    share = float(near / (distances.a_areas.sum() + distances.b_areas.sum()))
-    return min(share, 1.0)  # the sums are rounded in another order
+    far = distances.a_areas @ (distances.a_to_b > tolerance_mm) + distances.b_areas @ (distances.b_to_a > tolerance_mm)
+    share = 1 - float(far / (distances.a_areas.sum() + distances.b_areas.sum()))
+    return max(share, 0.0)  # the sums are rounded in another order
 
 
 def _of_empty(distances: SurfaceDistances) -> float:

@@ -12,7 +12,7 @@ from rediffinet.errors import ConfigError, OutputError
 from rediffinet.files import new_files, new_folder
 from rediffinet.phantom.anatomy import BOX_MM, BrainGrid, make_head
 from rediffinet.phantom.fields import Shape, streams
-from rediffinet.phantom.lesions import Tumour, grow, plan_lesions, push_aside
+from rediffinet.phantom.lesions import KINDS, Tumour, grow, plan_lesions, push_aside
 from rediffinet.phantom.parts import check_drawable, with_regions
 from rediffinet.phantom.scan import CONTRASTS, acquire, draw_contrasts, draw_textures
 from rediffinet.phantom.tissues import make_tissues
@@ -61,13 +61,7 @@ def make_phantom(
     holds the same kind of brain at a lower resolution (stored as 1 mm). Another task has the same head and tumour, in
     its own contrasts and labels: see `phantom.parts`. Raises ConfigError.
     """
-    if seed < 0 or index < 0:
-        message = f"seed and index must be 0 or more, got seed {seed}, index {index}"
-        raise ConfigError(message)
-    if len(shape) != 3 or min(shape) < _SMALLEST:
-        message = f"a phantom of shape {tuple(shape)} is too small; give three sizes of at least {_SMALLEST} voxels"
-        raise ConfigError(message)
-    check_drawable(task, CONTRASTS)
+    _check(seed, index, shape, tumour, task)
     anatomy_rng, plan_rng, grow_rng, scan_rng, *image_rngs, parts_rng = streams(seed, index, 9)
 
     scale = min(1.0, *(0.97 * n / mm for n, mm in zip(shape, BOX_MM, strict=True)))
@@ -109,8 +103,8 @@ def write_phantoms(
 
     Another task's files have its own endings, the first that it knows for each contrast.
 
-    A case appears whole or not at all. `on_case` is called with each finished folder. Raises ConfigError, and
-    OutputError (before anything is made) when a case exists and `overwrite` is off or `out` cannot be written.
+    A case appears whole or not at all. `on_case` is called with each finished folder. Raises, before anything is made,
+    ConfigError, and OutputError when a case exists and `overwrite` is off or `out` cannot be written.
     """
     if not 1 <= cases <= MAX_CASES:
         message = f"cannot make {cases} cases; give a number from 1 to {MAX_CASES}"
@@ -124,6 +118,7 @@ def write_phantoms(
             "choose another folder, or overwrite them with `overwrite=True`"
         )
         raise OutputError(message)
+    _check(seed, 0, shape, tumour, task)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for index, folder in enumerate(folders):
@@ -136,6 +131,20 @@ def write_phantoms(
         message = f"cannot write phantoms into {out}: {error.strerror or error}; choose a folder you may write to"
         raise OutputError(message) from error
     return folders
+
+
+def _check(seed: int, index: int, shape: Shape, tumour: Tumour, task: Task) -> None:
+    """Raise ConfigError for what cannot be drawn."""
+    if seed < 0 or index < 0:
+        message = f"seed and index must be 0 or more, got seed {seed}, index {index}"
+        raise ConfigError(message)
+    if len(shape) != 3 or min(shape) < _SMALLEST:
+        message = f"a phantom of shape {tuple(shape)} is too small; give three sizes of at least {_SMALLEST} voxels"
+        raise ConfigError(message)
+    if tumour not in KINDS:
+        message = f"tumour '{tumour}' is not known; choose one of {', '.join(KINDS)}"
+        raise ConfigError(message)
+    check_drawable(task, CONTRASTS)
 
 
 def _save(phantom: Phantom, folder: Path, description: str) -> None:

@@ -34,10 +34,17 @@ def test_second_run_needs_overwrite(app: typer.Typer, tmp_path: Path) -> None:
     assert CliRunner().invoke(app, [*command, "--overwrite"]).exit_code == 0
 
 
-def test_unknown_tumour_names_the_choices(app: typer.Typer, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, [str(tmp_path), "--tumour", "cyst", *SMALL])
+@pytest.mark.parametrize(
+    ("refused", "told"),
+    [(["--tumour", "cyst", *SMALL], "non-enhancing"), (["--shape", "4", "4", "4"], "at least 32 voxels")],
+)
+def test_what_cannot_be_drawn_is_told_and_leaves_no_folder(
+    app: typer.Typer, tmp_path: Path, refused: list[str], told: str
+) -> None:
+    result = CliRunner().invoke(app, [str(tmp_path / "new"), *refused])
     assert isinstance(result.exception, ConfigError)
-    assert "non-enhancing" in str(result.exception)
+    assert told in str(result.exception)
+    assert not (tmp_path / "new").exists()
 
 
 def test_zero_cases_is_a_usage_error(app: typer.Typer, tmp_path: Path) -> None:

@@ -61,6 +61,12 @@ def test_voxel_definitions_equal_scipy(pair, spacing):
 
 
 @BY_PAIR
+def test_surface_dice_of_equal_masks_is_one(pair):
+    """Exactly: the areas are summed in two orders, and what is beyond is nothing in both."""
+    assert [normalised_surface_dice(mask, mask, 0.0) for mask in pair] == [1.0, 1.0]
+
+
+@BY_PAIR
 @BY_SPACING
 def test_surface_definition_equals_deepmind(pair, spacing):
     oracle = pytest.importorskip("surface_distance", reason="the oracle surface-distance is not installed")
