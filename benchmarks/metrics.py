@@ -114,7 +114,8 @@ def contestants() -> dict[str, dict[str, Function]]:
 
         def maurer(border: Mask) -> Mask:
             image = sitk.GetImageFromArray(border.astype(np.uint8))
-            return np.abs(sitk.GetArrayViewFromImage(sitk.SignedMaurerDistanceMap(image, False, False, False)))
+            distances = sitk.SignedMaurerDistanceMap(image, False, False, False)
+            return np.abs(sitk.GetArrayViewFromImage(distances))  # a view of memory that the image alone keeps
 
         found["max"]["SimpleITK"] = in_box(maurer)
     try:

@@ -20,15 +20,17 @@ except ImportError as error:
 
 from rediffinet.ext.components import component_boxes, component_sizes, dilate, label_components
 from rediffinet.ext.flip import FlipResult, flip_and_decode
-from rediffinet.ext.surfaces import SurfaceDistances, joint_box, surface_distances
+from rediffinet.ext.surfaces import Direction, SurfaceDistances, directions, joint_box, surface_distances
 from rediffinet.ext.surfels import surfel_areas
 
 __all__ = [
+    "Direction",
     "FlipResult",
     "SurfaceDistances",
     "component_boxes",
     "component_sizes",
     "dilate",
+    "directions",
     "flip_and_decode",
     "joint_box",
     "label_components",

@@ -16,7 +16,6 @@ def list_elements(
 ) -> None: ...
 def coarsen(places: _Places, cells: _Words, blocks: _Words, columns: _Places, first: _Places) -> None: ...
 def nearest(
-    places: _Places,
     surface: _Words,
     cells: _Words,
     blocks: _Words,
@@ -27,7 +26,9 @@ def nearest(
     jumps: _Indices,
     reach: _Numbers,
     anchors: _Places,
+    places: _Places,
     distances: _Numbers,
+    enough: float,
     start: int,
     stop: int,
 ) -> None: ...

@@ -309,6 +309,7 @@ cdef struct Search:
     double steps[NOTHING + 1]  # squared distance of that many voxels along a row
     Py_ssize_t x, y, z  # the element asked about
     double best  # squared distance of the nearest found so far, mm²
+    double enough  # squared distance up to which any element will do, mm²
     Py_ssize_t near_x, near_y, near_z
 
 
@@ -395,6 +396,8 @@ cdef void search_blocks(Search *s) noexcept nogil:
     cdef Py_ssize_t i, k, bx, by, home = s.x >> 3
     cdef double across, aside
     for i in range(2 * s.BX):
+        if s.best <= s.enough:
+            return
         bx = home + ((i + 1) >> 1) * (1 if i & 1 else -1)
         if bx < 0 or bx >= s.BX:
             continue
@@ -431,11 +434,12 @@ cdef inline void search_rows(
             best = reach[k] + s.steps[step]
             s.near_x, s.near_y = s.x + offsets[2 * k], s.y + offsets[2 * k + 1]
             s.near_z = s.z + up if up < down else s.z - down
+            if best <= s.enough:
+                break
     s.best = best
 
 
 def nearest(
-    const int32_t[:, ::1] places,
     const uint64_t[:, :, ::1] surface,
     const uint64_t[:, :, ::1] cells,
     const uint64_t[:, :, ::1] blocks,
@@ -446,11 +450,15 @@ def nearest(
     const Py_ssize_t[::1] jumps,
     const double[::1] reach,
     int32_t[:, :, ::1] anchors,
+    const int32_t[:, ::1] places,
     double[::1] distances,
+    double enough,
     Py_ssize_t start,
     Py_ssize_t stop,
 ):
     """Distances (n,) in mm from places start…stop to the nearest bit of surface, which holds at least one.
+
+    enough: where a place is at most this many mm away, the distance to any bit at most this far away will do.
 
     cells and blocks: the surface coarsened to cubes of 4 and 8; columns, first: see Search.
     offsets (m, 2): all steps in x and y by growing squared distance reach (m,) in mm², complete up to the last, none
@@ -461,27 +469,31 @@ def nearest(
     cdef Search s
     cdef Py_ssize_t i, steps = offsets.shape[0]
     cdef double horizon = min(reach[steps - 1], (WINDOW * spacing[2]) ** 2), floor = 0
+    cdef bint exact = False
     s.surface, s.cells, s.blocks = &surface[0, 0, 0], &cells[0, 0, 0], &blocks[0, 0, 0]
     s.columns, s.first = &columns[0], &first[0]
     s.X, s.Y, s.words = surface.shape[0], surface.shape[1], surface.shape[2]
     s.CX, s.CY, s.cell_words = cells.shape[0], cells.shape[1], cells.shape[2]
     s.BX, s.BY, s.block_words = blocks.shape[0], blocks.shape[1], blocks.shape[2]
     s.sx, s.sy, s.sz = spacing[0], spacing[1], spacing[2]
+    s.enough = enough * enough
     for i in range(NOTHING + 1):
         s.steps[i] = (s.sz * i) * (s.sz * i)
     cdef int32_t *anchor
     s.near_x, s.near_y, s.near_z = anchors[0, 0, 0], anchors[0, 0, 1], anchors[0, 0, 2]
     with nogil:
         for i in range(start, stop):
-            if i > start:  # the distance cannot have shrunk by more than the step from the last element to this
+            floor = 0
+            if exact:  # the distance cannot have shrunk by more than the step from the last element to this
                 floor = sqrt(s.best) - sqrt(squared(&s, places[i, 0], places[i, 1], places[i, 2]))
             s.x, s.y, s.z = places[i, 0], places[i, 1], places[i, 2]
             s.best = squared(&s, s.near_x, s.near_y, s.near_z)  # the last one's nearest is often near this one too
             anchor = &anchors[s.y >> 3, s.z >> 3, 0]
             offer(&s, anchor[0], anchor[1], anchor[2], squared(&s, anchor[0], anchor[1], anchor[2]))
-            if floor <= 0 or floor * floor <= horizon:
+            if s.best > s.enough and (floor <= 0 or floor * floor <= horizon):
                 search_rows(&s, &offsets[0, 0], &jumps[0], &reach[0], steps)
             if s.best > horizon:
                 search_blocks(&s)
+            exact = s.best > s.enough
             anchor[0], anchor[1], anchor[2] = <int32_t>s.near_x, <int32_t>s.near_y, <int32_t>s.near_z
             distances[i] = sqrt(s.best)

@@ -1,5 +1,6 @@
 """Distances between the surfaces of two masks, both ways, from one call."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
@@ -66,34 +67,72 @@ def surface_distances(
     Raises:
         ValueError: masks of different or not three-dimensional shapes, spacing or threads out of range.
     """
+    if threads < 1:
+        raise ValueError(f"threads is {threads}, expected 1 or more")
+    both = directions(a, b, spacing_mm, elements=elements)
+    distances = [np.empty(len(direction)) for direction in both]
+    tasks = []
+    for direction, out in zip(both, distances, strict=True):
+        parts = slabs(len(out), min(threads, len(out) // _BATCH + 1))
+        tasks += [partial(direction.search, out, *part) for part in parts]
+    run(lambda k: tasks[k](), len(tasks), threads)
+    return SurfaceDistances(*distances, *(direction.areas for direction in both))
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """From the surface of one mask to that of another; its length is the number of surface elements."""
+
+    areas: _Numbers
+    """Area in mm² of each element; 1 for voxels."""
+    _places: npt.NDArray[np.int32]
+    _anchors: npt.NDArray[np.int32] | None
+    """Elements of the other surface to begin with, one for each 8 × 8 rows; None where it has none."""
+    _nearest: Callable[..., None]
+    """The compiled search of the other surface, up to its anchors."""
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def distances(self, enough_mm: float = 0.0, every: int = 1) -> _Numbers:
+        """Exact distances in mm of every `every`-th element to the other surface, inf where there is none.
+
+        Up to enough_mm they are not found exactly: of an element that is no farther than that some distance is told
+        that is neither shorter than its own nor longer than enough_mm.
+        """
+        out = np.empty(-(-len(self) // every))
+        self.search(out, 0, len(out), enough_mm, every)
+        return out
+
+    def search(self, out: _Numbers, start: int, stop: int, enough_mm: float = 0.0, every: int = 1) -> None:
+        """The same → out, from start to stop."""
+        if self._anchors is None:
+            out[start:stop] = np.inf
+            return
+        places = np.ascontiguousarray(self._places[::every])
+        self._nearest(self._anchors.copy(), places, out, enough_mm, start, stop)
+
+
+def directions(
+    a: npt.NDArray[Any],
+    b: npt.NDArray[Any],
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    *,
+    elements: Literal["surfels", "voxels"] = "surfels",
+) -> tuple[Direction, Direction]:
+    """From the surface of a to that of b, and back. Arguments, memory and errors as those of `surface_distances`."""
     if a.ndim != 3 or a.shape != b.shape:
         raise ValueError(f"masks are {a.shape} and {b.shape}, expected one shape (X, Y, Z)")
     if len(spacing_mm) != 3 or not all(0 < step < np.inf for step in spacing_mm):
         raise ValueError(f"spacing is {spacing_mm} mm, expected three numbers above 0")
-    if threads < 1:
-        raise ValueError(f"threads is {threads}, expected 1 or more")
     rows, turned = _rows(a, b)
-    spacing = tuple(float(step) for step in (spacing_mm[::-1] if turned else spacing_mm))
+    x, y, z = (float(step) for step in (spacing_mm[::-1] if turned else spacing_mm))
     outlines = [_outline(mask) for mask in rows]
     box = _joint(outlines)
     if box is None:
-        return SurfaceDistances(*(np.empty(0) for _ in range(4)))
-    first, second = surfaces = [_surface_in(*pair, box, elements) for pair in zip(rows, outlines, strict=True)]
-    areas = surfel_areas((spacing[0], spacing[1], spacing[2]))
-    weights = [areas[s.codes] if elements == "surfels" else np.ones(len(s.places)) for s in surfaces]
-    if not (len(first.places) and len(second.places)):
-        return SurfaceDistances(*(np.full(len(s.places), np.inf) for s in surfaces), *weights)
-    distances = [np.empty(len(s.places)) for s in surfaces]
-    steps, (_, row_count, words) = np.array(spacing), first.bits.shape
-    offsets, reach = _offsets(spacing[0], spacing[1])
-    jumps = offsets.astype(np.intp) @ np.array([row_count * words, words], np.intp)
-    tasks = []
-    for surface, other, out in ((first, second, distances[0]), (second, first, distances[1])):
-        search = partial(_surface.nearest, surface.places, *_pyramid(other), steps, offsets, jumps, reach)
-        parts = slabs(len(out), min(threads, len(out) // _BATCH + 1))
-        tasks += [partial(search, _anchors(other), out, start, stop) for start, stop in parts]
-    run(lambda k: tasks[k](), len(tasks), threads)
-    return SurfaceDistances(*distances, *weights)
+        box = np.zeros((3, 2), np.intp)
+    one, other = (_surface_in(*pair, box, elements) for pair in zip(rows, outlines, strict=True))
+    return _direction(one, other, (x, y, z)), _direction(other, one, (x, y, z))
 
 
 def joint_box(a: npt.NDArray[Any], b: npt.NDArray[Any], margin: int = 0) -> tuple[slice, slice, slice]:
@@ -165,32 +204,22 @@ def _surface_in(mask: npt.NDArray[np.uint8], outline: _Outline, joint: npt.NDArr
     return _Surface(places, codes, surface)
 
 
-class _Pyramid(NamedTuple):
-    """What a search reads of a surface, in the order of the compiled function's arguments."""
-
-    bits: npt.NDArray[np.uint64]
-    cells: npt.NDArray[np.uint64]
-    blocks: npt.NDArray[np.uint64]
-    columns: npt.NDArray[np.int32]
-    first: npt.NDArray[np.int32]
-
-
-def _pyramid(surface: _Surface) -> _Pyramid:
-    """Cells of 4 and blocks of 8 a side that hold an element; the y of the columns of blocks that do, x by x."""
-    shape = surface.bits.shape
+def _direction(of: _Surface, to: _Surface, spacing: tuple[float, float, float]) -> Direction:
+    areas = surfel_areas(spacing)[of.codes] if len(of.codes) else np.ones(len(of.places))
+    _, y, words = shape = to.bits.shape
     cells, blocks = (np.zeros([-(-size // side) for size in shape], np.uint64) for side in (4, 8))
     columns = np.empty(blocks.shape[0] * blocks.shape[1], np.int32)
     first = np.empty(blocks.shape[0] + 1, np.int32)
-    _surface.coarsen(surface.places, cells, blocks, columns, first)
-    return _Pyramid(surface.bits, cells, blocks, columns, first)
-
-
-def _anchors(surface: _Surface) -> npt.NDArray[np.int32]:
-    """First guesses of the nearest element, one per 8 × 8 rows: the same one for all."""
-    _, y, words = surface.bits.shape
-    anchors = np.empty((-(-y // 8), 8 * words, 3), np.int32)
-    anchors[:] = surface.places[0]
-    return anchors
+    _surface.coarsen(to.places, cells, blocks, columns, first)
+    offsets, reach = _offsets(spacing[0], spacing[1])
+    jumps = offsets.astype(np.intp) @ np.array([y * words, words], np.intp)
+    anchors = None
+    if len(to.places):
+        anchors = np.empty((-(-y // 8), 8 * words, 3), np.int32)
+        anchors[:] = to.places[0]
+    pyramid = to.bits, cells, blocks, columns, first
+    search = partial(_surface.nearest, *pyramid, np.array(spacing), offsets, jumps, reach)
+    return Direction(areas, of.places, anchors, search)
 
 
 @lru_cache(maxsize=16)

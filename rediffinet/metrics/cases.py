@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from rediffinet.ext import surface_distances
 from rediffinet.metrics.lesionwise import LesionScores, score_lesions
-from rediffinet.metrics.masks import DEFINITIONS, Spacing, check_spacing, dice, hausdorff
+from rediffinet.metrics.masks import Spacing, check_spacing, dice, hausdorff
 from rediffinet.metrics.protocols import Protocol, find_protocol
-from rediffinet.metrics.reducers import share_within
+from rediffinet.metrics.reducers import share_within, weighted_percentile
 from rediffinet.metrics.regions import region_pairs
 from rediffinet.task import DEFAULT_TASK, TASKS, Task, regions_of
 
@@ -85,7 +85,7 @@ def _score(pred: _Mask, ref: _Mask, spacing_mm: Spacing, rules: Protocol) -> Reg
     presence = _presence(pred_voxels, ref_voxels)
     surfaces = surface_distances(pred, ref, spacing_mm)
     if rules.definition == "surface" and not rules.in_voxels:  # the same distances
-        distance = DEFINITIONS["surface"].reduce(surfaces, 95.0)
+        distance = weighted_percentile(surfaces, 95.0)
     else:
         distance = hausdorff(pred, ref, (1.0, 1.0, 1.0) if rules.in_voxels else spacing_mm, 95.0, rules.definition)
     return RegionScores(

@@ -1,19 +1,18 @@
 """Metrics of two masks (X, Y, Z): `a` the prediction, `b` the reference, not 0 inside."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from rediffinet.errors import ConfigError, LabelError
-from rediffinet.ext import SurfaceDistances, surface_distances
+from rediffinet.ext import SurfaceDistances, directions, surface_distances
+from rediffinet.metrics.directed import interpolated, larger_percentile, weighted
 from rediffinet.metrics.reducers import (
-    max_percentile,
     pooled_percentile,
     share_within,
     weighted_average,
-    weighted_percentile,
 )
 
 Mask = npt.NDArray[Any]
@@ -21,18 +20,22 @@ Spacing = tuple[float, float, float]
 Definition = Literal["surface", "max", "pooled"]
 
 
-class _Percentile(NamedTuple):
-    elements: Literal["surfels", "voxels"]
-    reduce: Callable[[SurfaceDistances, float], float]
-    means: str
+def _surface(a: Mask, b: Mask, spacing_mm: Spacing, percent: float) -> float:
+    return larger_percentile(*directions(a, b, spacing_mm), percent, weighted)
 
 
-DEFINITIONS: dict[str, _Percentile] = {
-    "surface": _Percentile(
-        "surfels", weighted_percentile, "area-weighted surface elements, larger directed percentile (BraTS-2023)"
-    ),
-    "max": _Percentile("voxels", max_percentile, "border voxels, larger directed percentile (MONAI)"),
-    "pooled": _Percentile("voxels", pooled_percentile, "border voxels, percentile of both directions pooled (MedPy)"),
+def _max(a: Mask, b: Mask, spacing_mm: Spacing, percent: float) -> float:
+    return larger_percentile(*directions(a, b, spacing_mm, elements="voxels"), percent, interpolated)
+
+
+def _pooled(a: Mask, b: Mask, spacing_mm: Spacing, percent: float) -> float:
+    return pooled_percentile(surface_distances(a, b, spacing_mm, elements="voxels"), percent)
+
+
+_DEFINITIONS: dict[str, Callable[[Mask, Mask, Spacing, float], float]] = {
+    "surface": _surface,
+    "max": _max,
+    "pooled": _pooled,
 }
 
 
@@ -86,12 +89,13 @@ def hausdorff(
         LabelError: different or not three-dimensional shapes, a spacing not above 0.
         ConfigError: unknown definition, percent outside 0…100.
     """
-    if definition not in DEFINITIONS:
-        raise ConfigError(f"The HD95 definition is {definition!r}.\nExpected one of {', '.join(DEFINITIONS)}.")
+    if definition not in _DEFINITIONS:
+        raise ConfigError(f"The HD95 definition is {definition!r}.\nExpected one of {', '.join(_DEFINITIONS)}.")
     if not 0 <= percent <= 100:
         raise ConfigError(f"The percentile is {percent}.\nExpected a number from 0 to 100.")
-    chosen = DEFINITIONS[definition]
-    return chosen.reduce(_distances(a, b, spacing_mm, chosen.elements), percent)
+    check_pair(a, b)
+    check_spacing(spacing_mm)
+    return _DEFINITIONS[definition](a, b, spacing_mm, percent)
 
 
 def average_surface_distance(a: Mask, b: Mask, spacing_mm: Spacing = (1.0, 1.0, 1.0)) -> float:
@@ -100,7 +104,7 @@ def average_surface_distance(a: Mask, b: Mask, spacing_mm: Spacing = (1.0, 1.0, 
     Raises:
         LabelError: different or not three-dimensional shapes, a spacing not above 0.
     """
-    return weighted_average(_distances(a, b, spacing_mm, "surfels"))
+    return weighted_average(_distances(a, b, spacing_mm))
 
 
 def normalised_surface_dice(a: Mask, b: Mask, tolerance_mm: float, spacing_mm: Spacing = (1.0, 1.0, 1.0)) -> float:
@@ -112,7 +116,7 @@ def normalised_surface_dice(a: Mask, b: Mask, tolerance_mm: float, spacing_mm: S
     """
     if not tolerance_mm >= 0:
         raise ConfigError(f"The tolerance is {tolerance_mm} mm.\nExpected 0 or more.")
-    return share_within(_distances(a, b, spacing_mm, "surfels"), tolerance_mm)
+    return share_within(_distances(a, b, spacing_mm), tolerance_mm)
 
 
 def check_pair(a: Mask, b: Mask) -> None:
@@ -129,7 +133,7 @@ def check_spacing(spacing_mm: Spacing) -> None:
         raise LabelError(message)
 
 
-def _distances(a: Mask, b: Mask, spacing_mm: Spacing, elements: Literal["surfels", "voxels"]) -> SurfaceDistances:
+def _distances(a: Mask, b: Mask, spacing_mm: Spacing) -> SurfaceDistances:
     check_pair(a, b)
     check_spacing(spacing_mm)
-    return surface_distances(a, b, spacing_mm, elements=elements)
+    return surface_distances(a, b, spacing_mm)

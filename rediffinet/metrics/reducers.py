@@ -24,21 +24,14 @@ def weighted_percentile(distances: SurfaceDistances, percent: float) -> float:
     if any(is_empty(distances)):
         return _of_empty(distances)
     directions = ((distances.a_to_b, distances.a_areas), (distances.b_to_a, distances.b_areas))
-    return max(_reaches(lengths, areas, percent / 100) for lengths, areas in directions)
-
-
-def max_percentile(distances: SurfaceDistances, percent: float) -> float:
-    """The larger of the two directed percentiles, elements alike, interpolated linearly (MONAI), in mm."""
-    if any(is_empty(distances)):
-        return _of_empty(distances)
-    return max(_interpolated(lengths, percent) for lengths in (distances.a_to_b, distances.b_to_a))
+    return max(reaches(lengths, areas, percent / 100) for lengths, areas in directions)
 
 
 def pooled_percentile(distances: SurfaceDistances, percent: float) -> float:
     """The percentile of both directions together, elements alike, interpolated linearly (MedPy, panoptica), in mm."""
     if any(is_empty(distances)):
         return _of_empty(distances)
-    return _interpolated(np.concatenate([distances.a_to_b, distances.b_to_a]), percent)
+    return float(np.percentile(np.concatenate([distances.a_to_b, distances.b_to_a]), percent))
 
 
 def weighted_average(distances: SurfaceDistances) -> float:
@@ -62,19 +55,7 @@ def _of_empty(distances: SurfaceDistances) -> float:
     return 0.0 if all(is_empty(distances)) else float("inf")
 
 
-def _interpolated(lengths: _Numbers, percent: float) -> float:
-    """`np.percentile` of one array without what it does around, which takes longer than the rest of a small pair."""
-    rank = (len(lengths) - 1) * (percent / 100)
-    k = int(rank)
-    ordered = np.partition(lengths, k)
-    low = float(ordered[k])
-    if k + 1 == len(lengths):
-        return low
-    high, part = float(ordered[k + 1 :].min()), rank - k
-    return low + (high - low) * part if part < 0.5 else high - (high - low) * (1 - part)
-
-
-def _reaches(lengths: _Numbers, areas: _Numbers, fraction: float) -> float:
+def reaches(lengths: _Numbers, areas: _Numbers, fraction: float) -> float:
     """Smallest length up to which the elements hold the fraction of the area.
 
     Histogram first: only the bin in which the fraction is reached needs sorting.

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from rediffinet.ext import joint_box, reference, surface_distances, surfel_areas
+from rediffinet.ext import directions, joint_box, reference, surface_distances, surfel_areas
 
 
 def blobs(rng, shape, level=0.0, smooth=1.5):
@@ -43,6 +43,28 @@ def test_equals_brute_force(shape, spacing, elements, layout, density_a, density
         a, b = (np.repeat(m, 2, axis=2)[:, :, ::2] for m in (a, b))
     ours = surface_distances(a, b, spacing, elements=elements, threads=threads)
     same(ours, reference.surface_distances(a, b, spacing, elements=elements))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.tuples(*[st.integers(1, 40)] * 3),
+    st.sampled_from(["surfels", "voxels"]),
+    st.floats(0, 30),
+    st.integers(1, 20),
+    st.integers(0, 2**32 - 1),
+)
+def test_distances_are_exact_beyond_what_is_enough(shape, elements, enough, every, seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.random(shape) < rng.random() ** 6, rng.random(shape) < rng.random() ** 6
+    exact = surface_distances(a, b, elements=elements)
+    for direction, expected in zip(directions(a, b, elements=elements), (exact.a_to_b, exact.b_to_a), strict=True):
+        assert len(direction) == len(direction.areas) == len(expected)
+        np.testing.assert_array_equal(direction.distances(), expected)
+        found, expected = direction.distances(enough, every), expected[::every]
+        far = expected > enough
+        np.testing.assert_array_equal(found[far], expected[far])
+        assert (found[~far] >= expected[~far]).all()
+        assert (found[~far] <= enough).all()
 
 
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (0.5, 1.25, 3.0), (4.0, 1.0, 0.25)])

@@ -4,12 +4,14 @@ import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import ndimage
 
 from rediffinet.errors import ConfigError, LabelError
-from rediffinet.ext import SurfaceDistances
+from rediffinet.ext import SurfaceDistances, surface_distances
 from rediffinet.metrics import average_surface_distance, dice, hausdorff, hd95, normalised_surface_dice
-from rediffinet.metrics.reducers import max_percentile, pooled_percentile, weighted_percentile
+from rediffinet.metrics.reducers import weighted_percentile
 
 SPACINGS = [(1.0, 1.0, 1.0), (0.5, 1.25, 3.0)]
 
@@ -180,11 +182,52 @@ def test_unknown_settings():
         normalised_surface_dice(mask, mask, -1)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 20, 453, 5000])
-@pytest.mark.parametrize("percent", [0, 12.5, 50, 95, 99.9, 100])
-def test_interpolated_percentiles_are_numpys_to_the_bit(count, percent):
-    rng = np.random.default_rng(count)
-    there, back = np.sqrt(rng.integers(0, 60, count)), rng.random(count + 1)
-    distances = SurfaceDistances(there, back, np.ones(count), np.ones(count + 1))
-    assert max_percentile(distances, percent) == max(np.percentile(d, percent) for d in (there, back))
-    assert pooled_percentile(distances, percent) == np.percentile(np.concatenate([there, back]), percent)
+def of_all_distances(a, b, percent, spacing, definition):
+    """The same from every distance."""
+    if definition == "surface":
+        return weighted_percentile(surface_distances(a, b, spacing), percent)
+    found = surface_distances(a, b, spacing, elements="voxels")
+    return max(np.percentile(lengths, percent) for lengths in (found.a_to_b, found.b_to_a))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.tuples(*[st.integers(1, 14)] * 3),
+    st.tuples(*[st.sampled_from([0.3, 0.9375, 1.0, 2.5, 6.0])] * 3),
+    st.sampled_from([0, 12.5, 50, 90, 95, 99.9, 100]),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.integers(0, 2**32 - 1),
+)
+def test_equals_the_percentile_of_all_distances_to_the_bit(shape, spacing, percent, density_a, density_b, seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.random(shape) < density_a**3, rng.random(shape) < density_b**3
+    a.flat[0] = b.flat[-1] = True
+    for definition in ("surface", "max"):
+        expected = of_all_distances(a, b, percent, spacing, definition)
+        assert hausdorff(a, b, spacing, percent, definition) == expected
+
+
+def far_apart():
+    """Blobs of which half are missing; a line and a point; a row of which every 16th element, the sample, is aside."""
+    rng = np.random.default_rng(2)
+    near = ndimage.gaussian_filter(rng.normal(size=(60, 50, 70)), 1.5) > 0.1
+    far = near.copy()
+    far[:40] = False
+    line, point = np.zeros((1, 1, 400), bool), np.zeros((1, 1, 400), bool)
+    line[..., :320] = point[..., 0] = True
+    row = np.zeros((1600, 3, 9), bool)
+    row[:, 1, 1] = True
+    aside = row.copy()
+    aside[::16, 1, 1], aside[::16, 1, 7] = False, True
+    return {"blobs": (near, far), "the same": (near, near), "line": (line, point), "misleading": (aside, row)}
+
+
+@pytest.mark.parametrize("name", ["blobs", "the same", "line", "misleading"])
+@pytest.mark.parametrize("percent", [0, 50, 93, 1499.5 / 1599 * 100, 93.75, 95, 97, 100])
+@pytest.mark.parametrize("definition", ["surface", "max"])
+def test_the_sample_decides_nothing(name, percent, definition):
+    a, b = far_apart()[name]
+    expected = of_all_distances(a, b, percent, (1.0, 1.0, 1.0), definition)
+    assert hausdorff(a, b, (1.0, 1.0, 1.0), percent, definition) == expected
+    assert hausdorff(np.asfortranarray(b), np.asfortranarray(a), (1.0, 1.0, 1.0), percent, definition) == expected
