@@ -108,7 +108,8 @@ def test_a_compiled_graph_in_another_precision_is_an_error(spec: GraphSpec, monk
             engine.load(spec)
 
 
-def test_compiled_once_per_batch(spec: GraphSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_once_per_batch(spec: GraphSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # another test may have compiled it
     with open_engine("openvino", threads=1) as engine:
         compiled = []
         real: Any = engine.compile  # type: ignore[attr-defined]
