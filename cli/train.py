@@ -59,8 +59,8 @@ def train(
     changes: dict[str, Any] = {}
     if config is not None:
         try:
-            changes = json.loads(config.read_text())
-        except (OSError, ValueError) as error:
+            changes = json.loads(config.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError, RecursionError) as error:
             message = f"--config {config}: {error}. Expected a JSON file of settings."
             raise ConfigError(message) from None
         if not isinstance(changes, dict):

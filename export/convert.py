@@ -28,14 +28,17 @@ def convert_bundle(source: Path, out: Path, *, overwrite: bool = False) -> Bundl
     with new_folder(out) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
         (folder / MANIFEST).write_text(json.dumps(converted_manifest(values), indent=2) + "\n", encoding="utf-8")
-        open_bundle(folder)
+        try:
+            open_bundle(folder)
+        except BundleError as error:
+            raise BundleError(str(error).replace(str(folder), str(source))) from None  # the folder is gone then
     return open_bundle(out)
 
 
 def _read(source: Path) -> dict[str, Any]:
     try:
         values = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         message = f"bundle {source}: {error}. Expected a folder with a {MANIFEST}."
         raise BundleError(message) from None
     found = values.get("schema_version") if isinstance(values, dict) else None

@@ -283,7 +283,7 @@ def _content(folder: Path) -> bytes:
 def _parse(folder: Path, content: bytes) -> Manifest:
     try:
         values = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         message = f"bundle {folder}: {MANIFEST} is not JSON ({error}). Copy the bundle again or export it anew."
         raise BundleError(message) from None
     found = values.get("schema_version") if isinstance(values, dict) else None

@@ -10,7 +10,7 @@ by which the label values of a file are read (`converted`).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -34,7 +34,8 @@ ROLES: tuple[Role, ...] = ("whole", "core", "enhancing")
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 _Suffix = Annotated[str, Field(pattern=r"^[a-z0-9]+$")]
 _Suffixes = Annotated[tuple[_Suffix, ...], Field(min_length=1)]
-_Value = Annotated[int, Field(ge=1, le=255)]
+_Value = Annotated[int, Field(ge=1, le=255, strict=True)]
+_Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
 class _Part(BaseModel):
@@ -59,7 +60,7 @@ class Region(_Part):
     name: _Name
     labels: Annotated[tuple[_Value, ...], Field(min_length=1)]
     parent: str | None = None
-    paint: int | None = None
+    paint: _Value | None = None
 
 
 class Roles(_Part):
@@ -81,7 +82,7 @@ class LesionRules(_Part):
     to this size do not count. penalty_mm: HD95 of a lesion or region that is in one map only.
     """
 
-    protocol: str
+    protocol: _Name
     dilation: Annotated[int, Field(ge=0)]
     left_out_voxels: Annotated[int, Field(ge=0)]
     penalty_mm: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 374.0
@@ -104,7 +105,7 @@ class Task(_Part):
 
     schema_version: Literal["rediffinet-task/1"] = SCHEMA
     name: _Name
-    title: str = ""
+    title: _Line = ""
     contrasts: Annotated[tuple[_Name, ...], Field(min_length=1)]
     labels: Annotated[tuple[Label, ...], Field(min_length=1)]
     regions: Annotated[tuple[Region, ...], Field(min_length=1, max_length=MAX_REGIONS)]
@@ -182,10 +183,15 @@ def find_task(given: str | PathLike[str]) -> Task:
         message = f"There is no task '{name}', and no such file.\nExpected a JSON file, or one of {', '.join(TASKS)}."
         raise ConfigError(message)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"Cannot read the task {path}: {error}.\nExpected a JSON file (UTF-8).") from None
-    return task_from(values, str(path))
+    task = task_from(values, str(path))
+    known = TASKS.get(ALIASES.get(task.name, task.name))
+    if known is not None and (known.labels, known.regions) != (task.labels, task.regions):
+        message = f"The task {path} is named '{task.name}', and has other labels or regions than the one of that name."
+        raise ConfigError(message, expected="a name of its own")
+    return task
 
 
 def task_from(values: Any, where: str) -> Task:
@@ -193,7 +199,8 @@ def task_from(values: Any, where: str) -> Task:
     try:
         return Task.model_validate(values)
     except ValidationError as error:
-        problems = [f"  {_place(problem['loc'], values)}{_said(problem)}" for problem in error.errors()]
+        told = [one for one in error.errors() if not _follows(one, error.errors())]
+        problems = [f"  {_place(problem['loc'], values)}{_said(problem)}" for problem in told]
         raise ConfigError("\n".join([f"The task {where} does not fit together:", *problems])) from None
 
 
@@ -319,6 +326,9 @@ def _check_labels(task: Task) -> None:
                 raise ValueError(
                     f"region {region.name} is made of the label {value}; expected some of {task.describe_labels()}"
                 )
+        double = [value for k, value in enumerate(region.labels) if value in region.labels[:k]]
+        if double:
+            raise ValueError(f"region {region.name} has the label {double[0]} twice; give each once")
 
 
 def _check_parents(task: Task) -> None:
@@ -414,6 +424,13 @@ def _place(parts: tuple[int | str, ...], values: Any) -> str:
         named = isinstance(part, int) and isinstance(here, Mapping) and "name" in here
         place.append(str(here["name"] if named and isinstance(here, Mapping) else part))
     return ".".join(place) + ": "
+
+
+def _follows(problem: Any, problems: Sequence[Any]) -> bool:
+    """Whether a list is too short only because an entry of it, which is told, does not count."""
+    where = problem["loc"]
+    inside = (one["loc"] for one in problems if len(one["loc"]) > len(where))
+    return problem["type"] == "too_short" and any(loc[: len(where)] == where for loc in inside)
 
 
 def _said(problem: Any) -> str:

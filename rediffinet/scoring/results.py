@@ -245,19 +245,22 @@ def _records(path: Path) -> Iterator[tuple[dict[str, str], str]]:
         yield from _json_records(path)
         return
     reader = csv.DictReader(io.StringIO(_text(path), newline=""))
-    header = list(reader.fieldnames or [])
-    _check_columns(header, path)
-    for fields in reader:
-        where = f"{path}, line {reader.line_num}"
-        if None in fields or None in fields.values():
-            raise ResultsError(f"{where} has another number of fields than the header ({len(header)}).")
-        yield fields, where
+    try:
+        header = list(reader.fieldnames or [])
+        _check_columns(header, path)
+        for fields in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in fields or None in fields.values():
+                raise ResultsError(f"{where} has another number of fields than the header ({len(header)}).")
+            yield fields, where
+    except csv.Error as error:
+        raise ResultsError(f"Cannot read {path} after line {reader.line_num}: {error}.\nExpected a CSV.") from None
 
 
 def _json_records(path: Path) -> Iterator[tuple[dict[str, str], str]]:
     try:
         document = json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ResultsError(f"{path} is not JSON ({error}).\nExpected what `rediff evaluate` wrote.") from None
     rows = document.get("cases") if isinstance(document, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -269,12 +272,17 @@ def _json_records(path: Path) -> Iterator[tuple[dict[str, str], str]]:
 
 def _check_columns(header: list[str], path: Path) -> None:
     missing = [column for column in COLUMNS if column not in header]
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
+        raise ResultsError(f"{path} has no commas between its columns: {header[0]!r}.\nExpected a CSV with commas.")
     if missing:
         message = (
             f"{path} lacks the column {', '.join(missing)}; it has {', '.join(header) or 'nothing'}.\n"
             f"Expected the columns {_columns()}."
         )
         raise ResultsError(message)
+    double = [column for k, column in enumerate(header) if column in header[:k]]
+    if double:
+        raise ResultsError(f"{path} has the column {double[0]} twice.\nExpected each once.")
 
 
 def _score(fields: dict[str, str], regions: tuple[str, ...], where: str) -> Score:
@@ -324,7 +332,7 @@ def _number(fields: dict[str, str], column: str, where: str, most: float = math.
 
 def _whole(fields: dict[str, str], column: str, where: str) -> int:
     text = fields[column].strip()
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise ResultsError(f"{where}: {column} is {text!r}.\nExpected a whole number of 0 or more.")
     return int(text)
 
@@ -338,7 +346,12 @@ def _text(path: Path) -> str:
 
 
 def _header(path: Path) -> Sequence[str]:
-    return next(csv.reader(io.StringIO(_text(path), newline="")), [])
+    """The names in the first line of a file, which may be no table and in any encoding."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            return next(csv.reader(file), [])
+    except (OSError, csv.Error):
+        return []
 
 
 def _columns() -> str:

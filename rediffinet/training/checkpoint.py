@@ -55,10 +55,10 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = json.loads((file.metadata() or {}).get("rediffinet", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError, ValueError) as error:
-        message = f"checkpoint {path}: {error}. Expected the run folder that `rediff train --out` made."
+        message = f"checkpoint {path}: {error}. Expected the run folder that `rediff train` made."
         raise TrainingError(message) from None
     if not isinstance(metadata, dict) or not {"config", "step", "provenance"} <= metadata.keys():
-        message = f"checkpoint {path} is not one of rediffinet. Expected the run folder that `rediff train --out` made."
+        message = f"checkpoint {path} is not one of rediffinet. Expected the run folder that `rediff train` made."
         raise TrainingError(message)
     return tensors, metadata
 

@@ -3,10 +3,11 @@
 import json
 import math
 from collections.abc import Mapping
+from difflib import SequenceMatcher
 from importlib import resources
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from rediffinet.errors import ConfigError
 from rediffinet.method.models import MODELS, ModelKind, Network, find_model
@@ -251,6 +252,15 @@ def read_config(values: Mapping[str, Any]) -> TrainConfig:
     return TrainConfig.model_validate(known)
 
 
+PARTS: dict[str, type[BaseModel]] = {
+    "unet": UNetConfig,
+    "refiner": RefinerConfig,
+    "normalisation": Normalisation,
+    "augmentation": Augmentation,
+    "windows": WindowSampling,
+}
+"""Fields of TrainConfig that hold settings of their own."""
+
 GONE = frozenset({"far_errors"})
 """Settings of earlier versions, which changed training alone: a run that had them is read without."""
 
@@ -274,14 +284,56 @@ def resolve_config(
             channels = {"condition_channels": kind.condition_channels(config.task)}
             config = TrainConfig.model_validate(_merge({"refiner": channels}, values))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
-        message = f"training configuration: {problems}"
+        message = f"training configuration: {'; '.join(_problem(kind, one) for one in error.errors())}"
         raise ConfigError(message) from None
     if config.model != model:
         message = f"model: the settings are those of '{config.model}', asked for '{model}'"
         raise ConfigError(message)
     _check(config)
+    _check_network(config, settings)
     return config
+
+
+def setting_names(kind: ModelKind) -> list[str]:
+    """Every setting of a model, those of a part of the configuration behind its name, as in `unet.features`."""
+    names = []
+    for name in TrainConfig.model_fields:
+        part = PARTS.get(name)
+        if applies(kind, name):
+            names += [name] if part is None else [f"{name}.{field}" for field in part.model_fields]
+    return names
+
+
+def _problem(kind: ModelKind, error: Any) -> str:
+    """pydantic's words on one problem; for a setting that there is not, those that may have been meant."""
+    name = ".".join(map(str, error["loc"]))
+    section, _, word = name.rpartition(".")
+    names = setting_names(kind)
+    near = [one for one in names if SequenceMatcher(None, word, one.rpartition(".")[2]).ratio() >= 0.8]
+    near = near or [one for one in names if one.rpartition(".")[0] == section]
+    if error["type"] == "extra_forbidden" and near:
+        return f"{name}: there is no such setting, expected one of {', '.join(near)}"
+    return f"{name}: {error['msg']}, got {error['input']!r}"
+
+
+def _check_network(config: TrainConfig, settings: tuple[str, ...]) -> None:
+    """Raise ConfigError for a setting of the U-Net's that the network in its place does not have, and the reverse.
+
+    A preset sizes the U-Net; another network has `options` instead.
+    """
+    unet = config.unet
+    if unet.network == "unet" and unet.options:
+        message = "unet.options: are those of another `unet.network`; the U-Net has features, stem_stride and "
+        raise ConfigError(message + "deep_supervision. Leave them out.")
+    if config.model == "unet" and not unet.soft_condition:
+        raise ConfigError("unet.soft_condition: 'unet' is conditioned on no baseline. Leave it out.")
+    said = {name for setting in settings for name in parse_setting(setting).get("unet", {})}
+    surplus = sorted(said & {"features", "stem_stride", "deep_supervision"})
+    if unet.network != "unet" and surplus:
+        message = (
+            f"unet.{surplus[0]}: {unet.network} has no such setting. Give its own by unet.options, or leave it out."
+        )
+        raise ConfigError(message)
 
 
 def _check(config: TrainConfig) -> None:

@@ -173,9 +173,16 @@ def test_a_name_that_is_no_task():
         find_task("gliom")
 
 
-def test_a_file_that_is_no_json(tmp_path):
+def test_a_byte_order_mark_is_no_part_of_a_task(tmp_path):
     path = tmp_path / "t.json"
-    path.write_text("{", encoding="utf-8")
+    path.write_text(json.dumps(document()), encoding="utf-8-sig")
+    assert find_task(path) == task_from(document(), "x")
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000])
+def test_a_file_that_is_no_json(text, tmp_path):
+    path = tmp_path / "t.json"
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"Cannot read the task .*t\.json"):
         find_task(path)
 
@@ -222,11 +229,35 @@ RIM = {"name": "rim", "labels": [7], "parent": "all"}
         ({"lesions": {"protocol": "p", "dilation": -1, "left_out_voxels": 0}}, r"lesions\.dilation: got -1"),
         ({"schema_version": "rediffinet-task/2"}, r"schema_version: got 'rediffinet-task/2'"),
         ({"colour": "red"}, r"colour: this field is not known"),
+        ({"regions": [REGION, RIM | {"labels": [7, 7]}]}, r"rim has the label 7 twice"),
+        ({"regions": [REGION | {"paint": True}, RIM]}, r"regions\.all\.paint: got True"),
+        ({"regions": [REGION | {"labels": [True, 7]}, RIM]}, r"regions\.all\.labels\.0: got True"),
+        ({"title": "two\nlines"}, r"title: got 'two\\nlines'"),
+        ({"title": "\ud800"}, r"title: got "),  # half a character, which no file can hold
+        ({"lesions": {"protocol": "", "dilation": 1, "left_out_voxels": 0}}, r"lesions\.protocol: got ''"),
     ],
 )
 def test_a_task_that_does_not_fit_together_names_the_value_and_what_would_be_right(changes, words):
     with pytest.raises(ConfigError, match=f"(?s)mine.json does not fit together.*{words}"):
         task_from(document(**changes), "mine.json")
+
+
+def test_a_list_is_not_called_short_for_an_entry_that_is_told():
+    with pytest.raises(ConfigError) as error:
+        task_from(document(contrasts=["a b"]), "mine.json")
+    assert "contrasts.0: got 'a b'" in str(error.value)
+    assert "at least 1 item" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["glioma-2023", "brats2021"])
+def test_the_name_of_a_shipped_task_is_for_its_labels_and_regions(name, tmp_path):
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(document(name=name)), encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"is named '{name}'.*\nExpected a name of its own"):
+        find_task(path)
+    wider = {**find_task("glioma-2023").model_dump(mode="json"), "spacing_mm": [0.5, 2.0]}
+    path.write_text(json.dumps(wider), encoding="utf-8")
+    assert find_task(path).spacing_mm == (0.5, 2.0)
 
 
 @pytest.mark.parametrize("values", [[], None, "glioma", {}])

@@ -54,6 +54,42 @@ def test_bad_field(write_results: Any, prediction: Any, column: str, value: str,
     assert f"{path}, line 3" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text.replace(",", ";"), r"no commas between its columns"),
+        (lambda text: text.replace(",", "\t"), r"no commas between its columns"),
+        (lambda text: text.replace("hd95_mm", "dice", 1), r"lacks the column hd95_mm"),
+        (lambda text: text.replace("seed", "seed,seed", 1), r"has the column seed twice"),
+        (lambda text: text + "x" * 200_000, r"after line 5: field larger than field limit"),
+    ],
+)
+def test_a_table_that_was_changed(write_results: Any, prediction: Any, change: Any, words: str) -> None:
+    path = write_results("all.csv", prediction("unet", "A", DICE, HD95))
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ResultsError, match=words):
+        read_results(path)
+
+
+def test_numbers_and_json_beyond_all_measure(write_results: Any, prediction: Any, tmp_path: Any) -> None:
+    rows = prediction("unet", "A", DICE, HD95)
+    rows[1]["fold"] = "9" * 5000
+    with pytest.raises(ResultsError, match="whole number"):
+        read_results(write_results("all.csv", rows))
+    path = tmp_path / "deep.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(ResultsError, match="is not JSON"):
+        read_results(path)
+
+
+def test_files_in_a_folder_that_are_no_tables_may_be_in_any_encoding(
+    write_results: Any, prediction: Any, tmp_path: Any
+) -> None:
+    write_results("all.csv", prediction("unet", "A", DICE, HD95))
+    (tmp_path / "patients.csv").write_bytes("Fall;Größe\n".encode("cp1252"))
+    assert read_results_in(tmp_path).models == ["unet"]
+
+
 def test_missing_column(tmp_path: Any) -> None:
     path = tmp_path / "a.csv"
     path.write_text("model,seed,case\nunet,0,A\n")

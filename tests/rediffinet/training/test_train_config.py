@@ -93,8 +93,19 @@ def test_set_takes_every_kind_of_value(setting: str, path: tuple[str, ...], valu
     [
         ({"model": "unet", "preset": "huge"}, ["preset", "huge", "tiny", "paper"]),
         ({"model": "diffnet"}, ["model", "diffnet", "unet", "rediffinet"]),
-        ({"model": "unet", "settings": ("step=5",)}, ["step", "not permitted"]),
-        ({"model": "unet", "settings": ("unet.depth=5",)}, ["unet.depth", "not permitted", "5"]),
+        ({"model": "unet", "settings": ("step=5",)}, ["step: there is no such setting, expected one of steps"]),
+        (
+            {"model": "unet", "settings": ("unet.depth=5",)},
+            ["unet.depth: there is no", "unet.stem_stride"],
+        ),
+        ({"model": "unet", "settings": ("augmentation.gama=1",)}, ["augmentation.gama", "one of augmentation.gamma"]),
+        ({"model": "rediffinet", "settings": ("signal_scale=1",)}, ["signal_scale", "one of refiner.signal_scale"]),
+        ({"model": "unet", "settings": ("unet.soft_condition=false",)}, ["unet.soft_condition: 'unet' is conditioned"]),
+        ({"model": "unet", "settings": ('unet.options={"a":1}',)}, ["unet.options", "the U-Net has features"]),
+        (
+            {"model": "unet", "settings": ("unet.network=SegResNet", "unet.features=8,16")},
+            ["unet.features: SegResNet has no such setting", "unet.options"],
+        ),
         ({"model": "rediffinet", "changes": {"refiner": {"x": 1}}}, ["refiner.x"]),
         ({"model": "unet", "changes": {"refiner": {"x": 1}}}, ["refiner: 'unet' has no such setting", "rediffinet"]),
         ({"model": "unet", "settings": ("lost_parts=0.2",)}, ["lost_parts", "discrepancy-unet", "rediffinet"]),
