@@ -325,9 +325,9 @@ def _check_network(config: TrainConfig, settings: tuple[str, ...]) -> None:
     if unet.network == "unet" and unet.options:
         message = "unet.options: are those of another `unet.network`; the U-Net has features, stem_stride and "
         raise ConfigError(message + "deep_supervision. Leave them out.")
-    if config.model == "unet" and not unet.soft_condition:
-        raise ConfigError("unet.soft_condition: 'unet' is conditioned on no baseline. Leave it out.")
     said = {name for setting in settings for name in parse_setting(setting).get("unet", {})}
+    if config.model == "unet" and "soft_condition" in said:
+        raise ConfigError("unet.soft_condition: 'unet' is conditioned on no baseline. Leave it out.")
     surplus = sorted(said & {"features", "stem_stride", "deep_supervision"})
     if unet.network != "unet" and surplus:
         message = (
