@@ -228,6 +228,7 @@ class Segmenter:
                 everywhere=options.refine_everywhere,
                 decision=recipe.decision_for(given=mask is not None),
                 postprocess=options.postprocess and mask is None,
+                left_out=unsupported,
                 done=lambda done, of: tell("refine", done, of),
             )
             self._rest()

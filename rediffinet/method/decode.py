@@ -21,7 +21,7 @@ from rediffinet.method.discrepancy import (
 from rediffinet.method.inference import Inferred
 from rediffinet.method.postprocess import enhancing_confidence, enhancing_to_core, remove_small_components
 from rediffinet.method.recipe import Decision, Recipe
-from rediffinet.method.refine import Discrepancy, small_pieces
+from rediffinet.method.refine import Discrepancy, small_pieces, without_left_out
 from rediffinet.method.resample import Spacing, resample, same_spacing
 from rediffinet.method.windows import Shape
 from rediffinet.task import Task, regions_of
@@ -185,7 +185,7 @@ def _masks(
     mask, task = recipe.mask(prior), recipe.task
     probability = refined_probability(mask, prior, found.delta, found.sampled)
     left_out = left_out_of(recipe, decision, mask, found, unsupported)
-    near = _near(recipe, decision, mask)
+    near = _near(recipe, decision, mask, left_out)
     plain = decision.adding == decision.removing and near is None
     if plain and not left_out.any():  # one pass over Δ̂ flips and decodes
         labels = flip_and_decode(found.delta, mask, decision.adding, task.paint, task.parents).labels
@@ -213,11 +213,12 @@ def left_out_of(
     return left_out if unsupported is None else left_out | unsupported
 
 
-def _near(recipe: Recipe, decision: Decision, mask: Regions) -> Regions | None:
+def _near(recipe: Recipe, decision: Decision, mask: Regions, left_out: npt.NDArray[np.bool_]) -> Regions | None:
     """Where a flip of each region can be, bool (R, X, Y, Z); None where it can be anywhere."""
     if decision.reach_mm is None:
         return None
-    return np.stack([near_boundary(region, decision.reach_mm, recipe.decided_mm) for region in mask])
+    staying = without_left_out(recipe, mask, left_out) if left_out.any() else mask
+    return np.stack([near_boundary(region, decision.reach_mm, recipe.decided_mm) for region in staying])
 
 
 def _flips(
@@ -270,7 +271,7 @@ def _resampled(
     mask = recipe.mask(prior)
     soft = prior if recipe.baseline is None else _centred(prior, _column(recipe.baseline.thresholds))
     left_out = left_out_of(recipe, decision, mask, found, unsupported)
-    near = _near(recipe, decision, mask)
+    near = _near(recipe, decision, mask, left_out)
     flips = _flips(recipe, decision, mask, found.delta, near, left_out)
     if recipe.kind.target == "discrepancy":
         refined = np.where(flips, 1.0 - soft, soft)

@@ -163,13 +163,15 @@ def find_discrepancy(
     everywhere: bool = False,
     decision: Decision | None = None,
     postprocess: bool = True,
+    left_out: npt.NDArray[np.bool_] | None = None,
     done: Done | None = None,
 ) -> Discrepancy | None:
     """What the model would change of the baseline; None for a model that is nothing but a baseline.
 
     image (C, X, Y, Z), probability (R, X, Y, Z) of the baseline. `plan.seed` and `name` key the noise. Windows lie
-    where discrepancy can be, or can change something when the decision and whether the baseline is postprocessed are
-    known; with `everywhere`, or where there is no baseline to tell, they tile the whole crop.
+    where discrepancy can be, or can change something when the decision, whether the baseline is postprocessed and what
+    is flipped whole (`left_out`, bool (X, Y, Z)) are known; with `everywhere`, or where there is no baseline to tell,
+    they tile the whole crop.
     """
     settings = model.recipe.refiner
     if settings is None:
@@ -179,7 +181,7 @@ def find_discrepancy(
     if everywhere or probability is None:
         starts = plan_windows(shape, settings.window, settings.overlap)
     else:
-        where = undecided(model.recipe, probability, decision, postprocess=postprocess)
+        where = undecided(model.recipe, probability, decision, postprocess=postprocess, left_out=left_out)
         starts = refinement_windows(where, settings)
     window_model = _window_model(model, plan)
     key = (plan.seed, name)

@@ -39,12 +39,17 @@ class Discrepancy:
 
 
 def undecided(
-    recipe: Recipe, probability: Volume, decision: Decision | None = None, *, postprocess: bool = True
+    recipe: Recipe,
+    probability: Volume,
+    decision: Decision | None = None,
+    *,
+    postprocess: bool = True,
+    left_out: Mask | None = None,
 ) -> Mask:
     """Voxels of which refinement may say something, bool (X, Y, Z): some region has p > unsure (and p ≤ sure).
 
     With a decision that flips near the baseline's boundary alone, those that it can flip, of a baseline that is
-    postprocessed or not.
+    postprocessed or not. left_out: bool (X, Y, Z), lesions that are flipped whole whatever is found there.
     """
     settings = recipe.refiner
     assert settings is not None, f"model '{recipe.kind.name}' has no refiner"
@@ -56,6 +61,8 @@ def undecided(
     mask = recipe.mask(probability)
     if postprocess:
         mask &= ~small_pieces(recipe, decision, mask)
+    if left_out is not None:
+        mask = without_left_out(recipe, mask, left_out)
     where = np.zeros(mask.shape[1:], bool)
     for region in mask:
         where |= near_boundary(region, decision.reach_mm, recipe.decided_mm)
@@ -75,6 +82,14 @@ def small_pieces(recipe: Recipe, decision: Decision, mask: Mask) -> Mask:
         return np.zeros_like(mask)
     within = np.array(recipe.within_whole).reshape(-1, 1, 1, 1)
     return np.asarray((kept != whole) & within & mask)
+
+
+def without_left_out(recipe: Recipe, mask: Mask, left_out: Mask) -> Mask:
+    """The baseline's regions (R, X, Y, Z) without the lesions (X, Y, Z) that are flipped whole.
+
+    What is near the boundary of the rest alone is flipped: the rim that such a lesion might grow by would stay behind.
+    """
+    return np.asarray(mask & ~(left_out & np.array(recipe.within_whole).reshape(-1, 1, 1, 1)))
 
 
 def refinement_windows(where: Mask, settings: RefinerSettings) -> list[Start]:

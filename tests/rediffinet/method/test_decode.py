@@ -361,3 +361,27 @@ def test_a_piece_too_small_stays_away_however_it_is_flipped(recipe_of: Any, doub
     assert not answers[2.0].labels[13:].any() and not answers[2.0].baseline[13:].any()
     assert answers[2.0].removed_voxels == 27
     np.testing.assert_array_equal(answers[2.0].labels[:13], answers[None].labels[:13])
+
+
+@pytest.mark.parametrize("fine", [False, True])
+def test_of_a_lesion_that_is_left_out_no_rim_stays(recipe_of: Any, fine: bool) -> None:
+    """Two lesions that Δ̂ would make larger by a rim; the second is left out, with the rim, the first is as without."""
+    recipe = recipe_of() if fine else recipe_of().model_copy(update={"spacing_mm": ONE})
+    recipe = recipe.with_decision(recipe.decision.changed(reach_mm=2.0, small_components={"min_voxels": 0}))
+    p = np.full((3, 24, 12, 12), 0.1, np.float32)
+    p[0, 3:9, 3:9, 3:9] = 0.9
+    second = np.zeros(p.shape[1:], bool)
+    second[16:20, 4:8, 4:8] = True
+    p[0, second] = 0.9
+    delta = np.where(p > 0.5, 0.1, 0.8).astype(np.float32)
+    delta[1:] = 0.0
+    shape = tuple(2 * n for n in p.shape[1:]) if fine else p.shape[1:]
+
+    def whole(unsupported: np.ndarray | None, probability: np.ndarray = p) -> np.ndarray:
+        inferred = Inferred(probability, found(delta), unsupported)
+        return decode(recipe, inferred, spacing_mm=ONE, shape=shape, postprocess=True).labels > 0
+
+    half = shape[0] // 2
+    assert np.count_nonzero(whole(None)[half:]) > np.count_nonzero(second) * (8 if fine else 1), "it grows"
+    assert not whole(second)[half:].any()
+    np.testing.assert_array_equal(whole(second)[:half], whole(None)[:half])

@@ -149,6 +149,10 @@ def test_with_a_reach_what_can_be_flipped_decides(
     found = undecided(recipe, probability, recipe.decision, postprocess=postprocess)
     assert np.array_equal(found, expected)
     assert expected[25, 16, 16] == (not postprocess)
+    left_out = np.zeros(mask.shape[1:], bool)
+    left_out[20:] = True
+    without = undecided(recipe, probability, recipe.decision, postprocess=postprocess, left_out=left_out)
+    assert np.array_equal(without, np.where(left_out, False, expected)), "nothing of what goes whole can be flipped"
 
 
 # --- the loop ---
