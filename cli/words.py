@@ -40,7 +40,7 @@ def in_flags(text: str, command: Any) -> str:
 def _flag(text: str, name: str, value: str | None, parameters: dict[str, Any]) -> str:
     parameter = parameters.get(name)
     if parameter is None:
-        return f"--set {name}={_bare(value)}" if "settings" in parameters and value is not None else text
+        return f"--set {name}={_bare(value)}" if "settings" in parameters and value is not None and _set(name) else text
     if parameter.param_type_name == "argument":
         return str(parameter.metavar or name.upper())
     flag = max(parameter.opts, key=len)
@@ -49,6 +49,13 @@ def _flag(text: str, name: str, value: str | None, parameters: dict[str, Any]) -
     if value is None or value == "True":
         return str(flag)
     return f"{flag} {_bare(value)}"
+
+
+def _set(name: str) -> bool:
+    """Whether an argument is a setting of training."""
+    from rediffinet.training.config import TrainConfig
+
+    return name.partition(".")[0] in TrainConfig.model_fields
 
 
 def _bare(value: str) -> str:

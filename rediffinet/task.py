@@ -403,6 +403,12 @@ def _check_suffixes(task: Task) -> None:
     for contrast in task.suffixes:
         if contrast not in task.contrasts:
             raise ValueError(f"suffixes name the contrast {contrast}; expected one of {', '.join(task.contrasts)}")
+    for contrast in task.contrasts:
+        if not all(suffix.isalnum() for suffix in task.suffixes_of(contrast)):
+            raise ValueError(
+                f"files of the contrast {contrast} have no ending of letters and digits alone; give one, as in "
+                f'"suffixes": {{"{contrast}": ["{"".join(filter(str.isalnum, contrast.lower()))}"]}}'
+            )
     owner = dict.fromkeys(task.label_suffixes, "the labels")
     for contrast in task.contrasts:
         for suffix in task.suffixes_of(contrast):

@@ -30,7 +30,7 @@ def read_diagrams(path: Path) -> dict[str, Reliability]:
             if not stated.shape == observed.shape == voxels.shape or stated.ndim != 1:
                 raise ValueError(f"the columns of '{key}' are not of one length")
             found[key] = Reliability(stated, observed, voxels.astype(np.int64))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         message = f"Cannot read {path}: {error}.\nExpected a MODEL-uncertainty.json of rediff calibrate."
         raise ResultsError(message) from None
     return found

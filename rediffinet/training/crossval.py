@@ -353,7 +353,7 @@ def _do(
             patients=study.patients,
             predictions=predictions,
             begin_with=_beginning(study, piece, config),
-            masks=study.masks,
+            masks=None if config.windows is None else study.masks,
         )
     run = open_run(folder)
     baseline = run if piece.model == "unet" else open_run(stage_1[piece.fold]) if refines else None

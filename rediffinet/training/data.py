@@ -61,10 +61,12 @@ def assign_folds(
 def read_patients(path: Path) -> dict[str, str]:
     """Patient of each case from a CSV file with the columns case and patient. Raises TrainingError for another file."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return {row["case"].strip(): row["patient"].strip() for row in rows}
-    except (OSError, UnicodeDecodeError, KeyError, AttributeError) as error:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not {"case", "patient"} <= set(reader.fieldnames or ()):
+                raise KeyError(*(reader.fieldnames or ["nothing"]))
+            return {row["case"].strip(): row["patient"].strip() for row in reader}
+    except (OSError, UnicodeDecodeError, KeyError, AttributeError, csv.Error) as error:
         message = f"`patients={path}`: {error!r}. Expected a CSV file with the columns case,patient."
         raise TrainingError(message) from None
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from rediffinet.errors import RediffError, TrainingError
+from rediffinet.errors import ConfigError, RediffError, TrainingError
 from rediffinet.io.cases import find_cases
 from rediffinet.method.models import find_model
 from rediffinet.training.config import TrainConfig
@@ -97,6 +97,12 @@ def train(
     place: that of this process among those that train together (`open_place`), all of which call this alike; by
     default it trains alone. A problem of one ends all before anything is trained.
     """
+    if masks is not None and config.windows is None:
+        raise ConfigError(
+            f"`masks`: this '{config.model}' does not learn in windows, which they are for. Leave it out."
+        )
+    if masks is not None and not masks.is_dir():
+        raise ConfigError(f"`masks={masks}` is no folder. Expected one of label maps, CASE*.nii.gz.")
     place = place or lone_place(config.device)
     if place.processes > 1 and cache is not None:
         with together(place):

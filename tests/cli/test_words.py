@@ -22,6 +22,7 @@ GROUP = typer.main.get_command(app)
         ("train", "lower `batch=2`", "lower --set batch=2"),
         ("train", "set `refiner.residual=discrepancy`", "set --set refiner.residual=discrepancy"),
         ("train", "another `out`, then `resume=True`", "another --out, then --resume"),
+        ("train", "what `allow_missing=True` is for", "what `allow_missing=True` is for"),
         ("figure curves", "`out`", "--out"),
         ("", "`overwrite=True`", "`overwrite=True`"),
         ("no-such-command", "`overwrite=True`", "`overwrite=True`"),

@@ -221,6 +221,7 @@ RIM = {"name": "rim", "labels": [7], "parent": "all"}
         ({"suffixes": {"adc": ["t1ce"]}}, r"t1ce are those of t1c and of adc"),
         ({"suffixes": {"adc": ["seg"]}}, r"seg are those of the labels and of adc"),
         ({"contrasts": []}, r"contrasts: got \[\]"),
+        ({"contrasts": ["t1c", "T2_star"]}, r'the contrast T2_star have no ending .*"T2_star": \["t2star"\]'),
         ({"contrasts": ["t1c", "t1c"]}, r"the contrast t1c stands there twice"),
         ({"labels": [{"value": 0, "name": "x", "colour": "#000000"}]}, r"labels\.x\.value: got 0"),
         ({"labels": [{"value": 1, "name": "x", "colour": "red"}]}, r"labels\.x\.colour: got 'red'"),

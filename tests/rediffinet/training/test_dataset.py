@@ -87,6 +87,11 @@ def test_patients_file(tmp_path: object) -> None:
     path = Path(str(tmp_path)) / "patients.csv"
     path.write_text("case,patient\ncase-3, Jo\ncase-7,Jo\n")
     assert read_patients(path) == {"case-3": "Jo", "case-7": "Jo"}
+    path.write_text("case,patient\ncase-3,Jo\n", encoding="utf-8-sig")
+    assert read_patients(path) == {"case-3": "Jo"}
+    path.write_text("case;patient\n")
+    with pytest.raises(TrainingError, match="case,patient"):
+        read_patients(path)
     path.write_text("name,patient\ncase-3,Jo\n")
     with pytest.raises(TrainingError, match="case,patient"):
         read_patients(path)

@@ -20,7 +20,7 @@ pytest.importorskip("monai", reason="the U-Net needs monai (extra 'train')")
 import torch
 from safetensors.torch import save_file
 
-from rediffinet.errors import CaseError, OutputError, TrainingError
+from rediffinet.errors import CaseError, ConfigError, OutputError, TrainingError
 from rediffinet.nets.refiner import Refiner
 from rediffinet.nets.unet import UNet
 from rediffinet.training import out_of_fold as out_of_fold_module
@@ -82,6 +82,15 @@ def test_folds_share_the_cases_out(phantoms: Path, baselines: list[Path]) -> Non
         assert set(run.provenance.trained_on) == set(names(phantoms)) - held[fold]
         assert run.seen_patients == {name[:-4] for name in run.provenance.trained_on}
         assert (run.provenance.fold, run.provenance.folds, run.config.fold) == (fold, 2, fold)
+
+
+def test_masks_are_refused_where_they_would_not_be_shown(phantoms: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"`masks`: this 'unet' does not learn in windows"):
+        train(unet_config(), [phantoms], tmp_path / "run", masks=tmp_path)
+    windows = resolve_config("discrepancy-unet", "glioma-2mm-windows")
+    with pytest.raises(ConfigError, match=r"absent` is no folder"):
+        train(windows, [phantoms], tmp_path / "run", masks=tmp_path / "absent")
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_a_fold_all_cases_are_used(phantoms: Path, refiner: Path) -> None:
