@@ -4,7 +4,8 @@
 
 case: `rediff segment` in a process of its own, ours and that of another checkout (CLONE, with its own .venv) in turns:
 seconds of the clock and of the processors, stages as the report has them, peak memory. start: the same up to the first
-call of a graph, and until all graphs are compiled. second: the second case in one process. calls: each graph of the
+call of a graph, and until all graphs are compiled, beside a script that imports NumPy and OpenVINO, loads the compiled
+graphs and does nothing else: no start takes less. second: the second case in one process. calls: each graph of the
 bundle by OpenVINO and ONNX Runtime: one window at a time against several in one call, two calls side by side on half
 the threads each, the time embedding as a constant. Cases share the compiled graphs of the user's cache, which the
 first, uncounted turn fills. Only what took turns on a quiet machine is worth comparing: the load is written beside.
@@ -22,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,19 @@ def stop(self, *arguments):
 Engine.load, Graph.run = loaded, stop
 sys.argv = ["rediff", "segment", sys.argv[1], "-o", sys.argv[2], "--overwrite", *sys.argv[3:]]
 main()
+"""
+BARE = """
+import sys, time
+sys.modules["openvino.tools.ovc"] = None
+import numpy, openvino
+from concurrent.futures import ThreadPoolExecutor
+core, config = openvino.Core(), eval(sys.argv[1])
+def load(path):
+    with open(path, "rb") as file:
+        return core.import_model(file.read(), "CPU", config)
+with ThreadPoolExecutor(2) as pool:
+    graphs = list(pool.map(load, sys.argv[2:]))
+print("ready", time.clock_gettime(time.CLOCK_MONOTONIC), flush=True)
 """
 SECOND = """
 import json, sys, time
@@ -90,12 +105,12 @@ def python(checkout: Path) -> str:
     return str(own) if own.exists() else sys.executable
 
 
-def turns(checkouts: Mapping[str, Path], count: int, once: Callable[[Path], dict[str, float]]) -> dict[str, Any]:
-    """Medians, and the least and most, of what `once` measures in each checkout; the first turn is not counted."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
+def turns(contestants: Mapping[str, Callable[[], dict[str, float]]], count: int) -> dict[str, Any]:
+    """Medians, and the least and most, of what each contestant measures; the first turn is not counted."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
     for turn in range(count + 1):
-        for name, checkout in checkouts.items():
-            measured = once(checkout)
+        for name, once in contestants.items():
+            measured = once()
             if turn:
                 found[name].append(measured)
     return {
@@ -131,6 +146,29 @@ def started(case: Path, bundle: Sequence[str]) -> Callable[[Path], dict[str, flo
             _, cpu, peak, said = run((python(checkout), "-c", START, case, out, *bundle), checkout)
         ready, reached = (float(said.split(word)[1].split()[0]) - began for word in ("ready", "started"))
         return {"wall s": reached, "graphs ready s": ready, "cpu s": cpu, "peak MB": peak}
+
+    return once
+
+
+def bare(bundle: Bundle, folder: Path, threads: int) -> Callable[[], dict[str, float]]:
+    """From the start of a process that does nothing else until OpenVINO has loaded the bundle's compiled graphs."""
+    import openvino as ov
+
+    core, config, paths = ov.Core(), {**OPENVINO, "INFERENCE_NUM_THREADS": threads}, []
+    for name in bundle.manifest.graphs:
+        spec = bundle.graph(name)
+        model = core.read_model(str(spec.path))
+        model.reshape(
+            {tensor.name: [size if isinstance(size, int) else 1 for size in tensor.shape] for tensor in spec.inputs}
+        )
+        paths.append(folder / name)
+        paths[-1].write_bytes(core.compile_model(model, "CPU", config).export_model().getvalue())
+
+    def once() -> dict[str, float]:
+        began = time.clock_gettime(time.CLOCK_MONOTONIC)
+        _, cpu, peak, said = run((sys.executable, "-c", BARE, repr(config), *paths), ROOT)
+        ready = float(said.split("ready")[1].split()[0]) - began
+        return {"wall s": ready, "graphs ready s": ready, "cpu s": cpu, "peak MB": peak}
 
     return once
 
@@ -290,12 +328,17 @@ def main() -> None:
         (arguments.out / "case.json").write_text(json.dumps(found, indent=1) + "\n")
         (arguments.out / "case.md").write_text(as_text(found))
 
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     ways = {"case": whole_case(case, bundle), "start": started(case, bundle), "second": second(case, bundle)}
     for part, once in ways.items():
-        if part in parts:
-            found[part] = turns(checkouts, arguments.turns, once)
-            keep()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if part not in parts:
+            continue
+        contestants = {name: partial(once, checkout) for name, checkout in checkouts.items()}
+        with tempfile.TemporaryDirectory() as compiled:
+            if part == "start":
+                contestants["OpenVINO alone"] = bare(open_bundle(arguments.bundle), Path(compiled), cores)
+            found[part] = turns(contestants, arguments.turns)
+        keep()
     if "calls" in parts:
         found["calls"] = []
         for engine in ("openvino", "onnxruntime"):

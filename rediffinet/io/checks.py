@@ -108,7 +108,7 @@ def check_images(
         *_not_skull_stripped(contrasts, brain * voxel_ml, images[0].size, names),
         *_partial(contrasts, brain, names),
         *_negative(contrasts, names),
-        *_same_twice(images, names, hashes, pool),
+        *_same_twice(images, contrasts, names, hashes, pool),
     )
 
 
@@ -185,14 +185,24 @@ def _negative(contrasts: list[_Contrast], names: Sequence[str]) -> list[CaseWarn
 
 
 def _same_twice(
-    images: npt.NDArray[np.float32], names: Sequence[str], hashes: Sequence[str], pool: Executor
+    images: npt.NDArray[np.float32],
+    contrasts: list[_Contrast],
+    names: Sequence[str],
+    hashes: Sequence[str],
+    pool: Executor,
 ) -> list[CaseWarning]:
     """Contrasts that are one image, up to scale and offset, over the voxels where neither shows its background.
 
     Background is 0 and what the first corner of the volume holds: an offset may have been added everywhere.
     """
     flat = images.reshape(len(images), -1)
-    seen = list(pool.map(lambda image: (image != 0) & (image != image[0]) if image[0] else image != 0, flat))
+
+    def shown(image: npt.NDArray[np.float32], contrast: _Contrast) -> npt.NDArray[np.bool_]:
+        if image[0]:
+            return (image != 0) & (image != image[0])
+        return image != 0 if contrast.negative else contrast.brain.reshape(-1)
+
+    seen = list(pool.map(shown, flat, contrasts))
     found = []
     for j, other in enumerate(names):
         for i, name in enumerate(names[:j]):

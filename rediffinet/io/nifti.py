@@ -80,9 +80,13 @@ def read_nifti(path: str | os.PathLike[str]) -> Image:
             voxels than `checks.LARGEST_IMAGE_VOXELS`, or more bytes than the header announces.
     """
     path = Path(path)
+    return _read(path, _announced(path)[1])
+
+
+def _read(path: Path, most: int) -> Image:
+    """The image in a file of which no more than that many bytes are read, decompressed."""
     try:
         with _open(path) as stream:
-            _, most = _announced(path, stream)
             if os.fstat(stream.fileno()).st_size > most + most // 64:  # gzip adds less than that to what it cannot pack
                 raise _longer(path)
             stored = stream.read()
@@ -113,8 +117,9 @@ def read_images(files: Mapping[str, Path]) -> dict[str, Image]:
     Raises CaseError as `read_nifti`, and for more voxels than `checks.LARGEST_CASE_VOXELS`.
     """
     with ThreadPoolExecutor(len(files)) as pool:
-        check_case_size(pool.map(_shape, files.values()))
-        return dict(zip(files, pool.map(read_nifti, files.values()), strict=True))
+        announced = list(pool.map(_announced, files.values()))
+        check_case_size(shape for shape, _ in announced)
+        return dict(zip(files, pool.map(_read, files.values(), (most for _, most in announced)), strict=True))
 
 
 def new_header(affine: Affine) -> nib.Nifti1Header:
@@ -239,7 +244,6 @@ def _head(path: Path, stream: IO[bytes]) -> bytes:
         head: bytes = igzip.IGzipFile(fileobj=stream).read(HEAD_BYTES) if packed else stream.read(HEAD_BYTES)
     except _BAD_GZIP as error:
         raise _bad_gzip(path, error) from error
-    stream.seek(0)
     return head
 
 
@@ -250,20 +254,14 @@ def _open(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _shape(path: Path) -> tuple[int, int, int]:
+def _announced(path: Path) -> tuple[tuple[int, int, int], int]:
+    """Shape, and the most bytes that the content may have, decompressed, by the header; CaseError for too many."""
     try:
         with _open(path) as stream:
-            return _announced(path, stream)[0]
+            head = _head(path, stream)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
-
-
-def _announced(path: Path, stream: IO[bytes]) -> tuple[tuple[int, int, int], int]:
-    """Shape, and the most bytes that the content may have, decompressed, by the header. Raises CaseError for too many.
-
-    The stream is at its start afterwards.
-    """
-    image = _lazy(path, _head(path, stream))
+    image = _lazy(path, head)
     shape, _ = _geometry(path, image)
     check_image_size(str(path), shape)
     data = image.dataobj
