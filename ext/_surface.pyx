@@ -18,25 +18,21 @@ cdef extern from *:
     static int lowest_bit(uint64_t w) { unsigned long i; _BitScanForward64(&i, w); return (int)i; }
     static int highest_bit(uint64_t w) { unsigned long i; _BitScanReverse64(&i, w); return (int)i; }
     static int bit_count(uint64_t w) { int n = 0; while (w) { w &= w - 1; n++; } return n; }
-    static void soon(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
     #else
     static inline int lowest_bit(uint64_t w) { return __builtin_ctzll(w); }
     static inline int highest_bit(uint64_t w) { return 63 - __builtin_clzll(w); }
     static inline int bit_count(uint64_t w) { return __builtin_popcountll(w); }
-    static inline void soon(const void *p) { __builtin_prefetch(p); }
     #endif
     """
     int lowest_bit(uint64_t w) noexcept nogil
     int highest_bit(uint64_t w) noexcept nogil
     int bit_count(uint64_t w) noexcept nogil
-    void soon(const void *p) noexcept nogil  # starts to fetch what will be read
 
 
 cdef enum:
     WINDOW = 31  # voxels to either side in which a row is searched at once
     NOTHING = 40  # stands for the distance along a row that holds no element there
     FIRST = 33  # bit of the first voxel of the box: one empty voxel and a window before it
-    AHEAD = 1024  # voxels by which they are fetched before they are read
 
 
 cdef inline uint64_t eight(const uint8_t *row, Py_ssize_t n) noexcept nogil:
@@ -54,51 +50,16 @@ cdef inline bint is_empty(const uint8_t *voxels, Py_ssize_t n) noexcept nogil:
     return n < 1 or (voxels[0] == 0 and memcmp(voxels, voxels + 1, n - 1) == 0)
 
 
-cdef inline uint64_t sixty_four(const uint8_t *voxels) noexcept nogil:
-    """Not 0 if one of 64 voxels is; fetches the 64 that are read some rounds later."""
-    soon(voxels + AHEAD)
-    return (
-        eight(voxels, 8) | eight(voxels + 8, 8) | eight(voxels + 16, 8) | eight(voxels + 24, 8)
-        | eight(voxels + 32, 8) | eight(voxels + 40, 8) | eight(voxels + 48, 8) | eight(voxels + 56, 8)
-    )
-
-
-cdef void mark(const uint8_t *mask, Py_ssize_t planes, Py_ssize_t size, uint8_t *filled) noexcept nogil:
-    """filled[x] = 1 where plane x of `size` voxels is not empty. All is read once, as fast as memory gives it.
-
-    Four planes side by side, for memory answers several streams sooner than one.
-    """
-    cdef Py_ssize_t x, k, i
-    cdef const uint8_t *at
-    cdef uint64_t a, b, c, d
-    for x in range(0, planes - 3, 4):
-        a = b = c = d = 0
-        at = mask + x * size
-        for i in range(size // 64):
-            a |= sixty_four(at)
-            b |= sixty_four(at + size)
-            c |= sixty_four(at + 2 * size)
-            d |= sixty_four(at + 3 * size)
-            at += 64
-        filled[x], filled[x + 1], filled[x + 2], filled[x + 3] = a != 0, b != 0, c != 0, d != 0
-        for k in range(4):
-            if not is_empty(at + k * size, size % 64):
-                filled[x + k] = 1
-    for x in range(planes - planes % 4, planes):
-        filled[x] = not is_empty(mask + x * size, size)
-
-
-def outline(const uint8_t[:, :, ::1] mask, Py_ssize_t[:, ::1] box, uint8_t[::1] filled, uint8_t[::1] columns):
+def outline(const uint8_t[:, :, ::1] mask, const uint8_t[::1] filled, Py_ssize_t[:, ::1] box, uint8_t[::1] columns):
     """First and past-the-last index of the foreground along each axis → box (3, 2), zeros where there is none.
 
-    filled (X,): 1 for the planes that hold some. columns (Z,) are zeros before, and then hold what the rows hold.
+    filled (X,): not 0 for the planes that hold some. columns (Z,) are zeros before, and then hold what the rows hold.
     """
     cdef Py_ssize_t X = mask.shape[0], Y = mask.shape[1], Z = mask.shape[2], x, y, z
     cdef Py_ssize_t first = -1, last = 0, low = Y, high = 0
     cdef const uint8_t *row
     cdef uint8_t *out = &columns[0]
     with nogil:
-        mark(&mask[0, 0, 0], X, Y * Z, &filled[0])
         for x in range(X):
             if not filled[x]:
                 continue
@@ -484,7 +445,7 @@ def nearest(
     with nogil:
         for i in range(start, stop):
             floor = 0
-            if exact:  # the distance cannot have shrunk by more than the step from the last element to this
+            if exact and s.best > horizon:  # it cannot have shrunk by more than the step from the last element to this
                 floor = sqrt(s.best) - sqrt(squared(&s, places[i, 0], places[i, 1], places[i, 2]))
             s.x, s.y, s.z = places[i, 0], places[i, 1], places[i, 2]
             s.best = squared(&s, s.near_x, s.near_y, s.near_z)  # the last one's nearest is often near this one too

@@ -198,9 +198,9 @@ def _same_twice(
     flat = images.reshape(len(images), -1)
 
     def shown(image: npt.NDArray[np.float32], contrast: _Contrast) -> npt.NDArray[np.bool_]:
-        if image[0]:
-            return (image != 0) & (image != image[0])
-        return image != 0 if contrast.negative else contrast.brain.reshape(-1)
+        if not (image[0] or contrast.negative):
+            return contrast.brain.reshape(-1)
+        return np.asarray((image != 0) & (image != image[0]))
 
     seen = list(pool.map(shown, flat, contrasts))
     found = []
