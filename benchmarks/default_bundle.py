@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bundle"))
     parser.add_argument("--name", default="glioma-v5")
     parser.add_argument("--processes", type=int, default=2, help="Each with one thread.")
+    parser.add_argument("--bf16", action="store_true", help="Hold bf16 against fp32 too: on a processor that has it.")
     parser.add_argument("--rehearse", action="store_true", help="Two steps in place of every training.")
     given = parser.parse_args()
     if given.data is None:
@@ -87,6 +88,7 @@ def main() -> None:
         *(argument for run in runs for argument in ("--baseline", run / "unet")),
         *("--out", given.out, "--overwrite", "--name", given.name, "--weights", "float16"),
         *("--calibrated", study / "calibrated"),
+        *(("--precision", "fp32,bf16", "--calibration", given.data) if given.bf16 else ()),
     )
     finish(start(*export))
 

@@ -154,6 +154,10 @@ class Task(_Part):
         """What the files of a contrast end in."""
         return self.suffixes.get(contrast, KNOWN_SUFFIXES.get(contrast, (contrast.lower(),)))
 
+    def __str__(self) -> str:
+        """The name and the labels, as messages tell a task."""
+        return f"{self.name} ({self.describe_labels()})"
+
     def describe_labels(self) -> str:
         """The labels with their values, as in `NCR = 1, ED = 2, ET = 3`."""
         return ", ".join(f"{label.name} = {label.value}" for label in sorted(self.labels, key=lambda one: one.value))

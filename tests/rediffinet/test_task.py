@@ -112,6 +112,7 @@ def test_a_task_by_hand():
     assert (task.role("whole"), task.role("enhancing")) == (None, 1)
     assert task.lesions is None
     assert task.describe_labels() == "rest = 1, rim = 7"
+    assert f"trained on {task}" == "trained on mine (rest = 1, rim = 7)"
 
 
 def test_a_task_is_frozen():
