@@ -158,6 +158,7 @@ def _segment(
     doubled = {id(given) for given, _ in doubles}
     waiting = deque(given for given in inputs if id(given) not in doubled)
     begun: dict[int, int] = {}
+    held_by_lost: set[int] = set()
     make, room = _factory(ray, opening)
     count = min(workers or room, room, len(waiting))
     if waiting and count < 1:
@@ -179,7 +180,7 @@ def _segment(
             for worker in sorted(alive, key=lambda worker: worker.busy):
                 if waiting and worker.busy < IN_FLIGHT:
                     given = waiting.popleft()
-                    asked = order_again(given, order) if begun.get(id(given)) else order
+                    asked = order_again(given, order) if id(given) in held_by_lost else order
                     reference = worker.actor.segment.remote(_travelling(given), asked)
                     running[reference] = given, worker
                     worker.busy += 1
@@ -213,8 +214,10 @@ def _segment(
                 for reference, _ in lost:
                     del running[reference]
                 alive.remove(worker)
-                # tasks of an actor run in order: the first is the one that was being computed
+                # tasks of an actor run in order: the first is the one that was being computed. Or the one whose end was
+                # not heard any more, and then the next may be written already
                 begun[id(given)] = begun.get(id(given), 0) + 1
+                held_by_lost.update([id(given), *(id(held) for _, held in lost)])
                 for other in reversed([held for _, held in lost]):
                     waiting.appendleft(other)
                 if begun[id(given)] < ATTEMPTS:
