@@ -1,6 +1,5 @@
 """`rediff train`."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,6 +45,7 @@ def train(
     from rediffinet.cli.paths import check_new_folder
     from rediffinet.cli.progress import training_progress
     from rediffinet.errors import ConfigError, MissingExtraError
+    from rediffinet.files import parse_json
     from rediffinet.task import find_task
 
     try:
@@ -59,8 +59,8 @@ def train(
     changes: dict[str, Any] = {}
     if config is not None:
         try:
-            changes = json.loads(config.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError, RecursionError) as error:
+            changes = parse_json(config.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError) as error:
             message = f"--config {config}: {error}. Expected a JSON file of settings."
             raise ConfigError(message) from None
         if not isinstance(changes, dict):

@@ -7,7 +7,7 @@ from typing import Any
 
 from rediffinet.bundle import CONVERTIBLE, MANIFEST, SCHEMA, Bundle, open_bundle
 from rediffinet.errors import BundleError, OutputError
-from rediffinet.files import new_folder
+from rediffinet.files import new_folder, parse_json
 from rediffinet.task import find_task
 
 FROM_RECIPE = ("model", "orientation", "spacing_mm", "normalisation", "baseline", "diffusion", "trust", "uncertainty")
@@ -37,8 +37,8 @@ def convert_bundle(source: Path, out: Path, *, overwrite: bool = False) -> Bundl
 
 def _read(source: Path) -> dict[str, Any]:
     try:
-        values = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        values = parse_json((source / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         message = f"bundle {source}: {error}. Expected a folder with a {MANIFEST}."
         raise BundleError(message) from None
     found = values.get("schema_version") if isinstance(values, dict) else None

@@ -139,9 +139,7 @@ def _quantise_before_joining(model: ModelProto) -> None:
         joined.attribute.extend(join.attribute)
         model.graph.node.append(joined)
         model.graph.node.remove(node)
-    used = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
-    for join in [node for node in model.graph.node if node.op_type == "Concat" and node.output[0] not in used]:
-        model.graph.node.remove(join)
+    _drop_unused(model, "Concat")
     _sort(model)
 
 
@@ -227,14 +225,20 @@ def _join_casts(model: ModelProto) -> None:
             while name in original:
                 name = original[name]
             node.input[index] = name
-    while True:
-        used = {name for node in graph.node for name in node.input} | outputs
-        dead = [node for node in graph.node if node.op_type == "Cast" and node.output[0] not in used]
-        if not dead:
-            break
-        for node in dead:
-            graph.node.remove(node)
+    _drop_unused(model, "Cast")
     _sort(model)
+
+
+def _drop_unused(model: ModelProto, kind: str) -> None:
+    """Remove the nodes of a kind whose output nothing uses, and then those that only they used."""
+    nodes, outputs = model.graph.node, {value.name for value in model.graph.output}
+    while True:
+        used = {name for node in nodes for name in node.input} | outputs
+        dead = [node for node in nodes if node.op_type == kind and node.output[0] not in used]
+        if not dead:
+            return
+        for node in dead:
+            nodes.remove(node)
 
 
 def _sort(model: ModelProto) -> None:

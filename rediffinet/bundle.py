@@ -4,7 +4,6 @@ Nothing in a bundle is code: the manifest is JSON, the graphs are ONNX with thei
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -15,7 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from rediffinet.engines.base import GraphSpec, TensorSpec
 from rediffinet.errors import BundleError, ConfigError, MissingContrastError
-from rediffinet.files import file_sha256
+from rediffinet.files import file_sha256, parse_json
 from rediffinet.method.recipe import Part, PerRegion, Recipe
 
 SCHEMA: Literal["rediffinet-bundle/2"] = "rediffinet-bundle/2"
@@ -282,8 +281,8 @@ def _content(folder: Path) -> bytes:
 
 def _parse(folder: Path, content: bytes) -> Manifest:
     try:
-        values = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        values = parse_json(content)
+    except ValueError as error:
         message = f"bundle {folder}: {MANIFEST} is not JSON ({error}). Copy the bundle again or export it anew."
         raise BundleError(message) from None
     found = values.get("schema_version") if isinstance(values, dict) else None

@@ -1,13 +1,14 @@
 """The one writer: files and folders that appear whole or not at all, and where a machine keeps what it can make again.
 
 Everything is made under a hidden name on the same disk and renamed. What cannot be written raises OutputError, whose
-cause is the system's error; nothing half-written stays.
+cause is the system's error; nothing half-written stays. Of reading it has what many do alike: hashes, JSON of others.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import sys
@@ -189,6 +190,14 @@ def _exists(path: Path) -> bool:
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON that somebody else wrote. Raises ValueError, also where it is nested deeper than Python follows."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
 
 
 def file_sha256(path: Path) -> str:

@@ -9,14 +9,13 @@ import numpy.typing as npt
 
 from rediffinet.io.geometry import to_input_grid
 from rediffinet.io.outputs import OutputChoice, save_result
+from rediffinet.io.segmented import Labels, Volume
 from rediffinet.io.source import Source
 from rediffinet.method.margin import Margin, band
 from rediffinet.method.normalise import Box
 from rediffinet.report import Report
 from rediffinet.task import Task
 
-Labels = npt.NDArray[np.uint8]
-Volume = npt.NDArray[np.float32]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 

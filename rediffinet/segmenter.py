@@ -19,6 +19,7 @@ from rediffinet.errors import CaseCancelledError, ConfigError, DeadlineError
 from rediffinet.findings import Findings, findings
 from rediffinet.io.cases import Case
 from rediffinet.io.masks import BaselineMask, mask_from_labels
+from rediffinet.io.segmented import Labels, Volume
 from rediffinet.method.decode import Decoded, decode
 from rediffinet.method.inference import (
     Inferred,
@@ -46,7 +47,7 @@ from rediffinet.report import (
     Warning_,
     peak_rss_mb,
 )
-from rediffinet.result import Labels, Result, Volume
+from rediffinet.result import Result
 from rediffinet.task import Task
 from rediffinet.trust import check_disagreement, check_result
 

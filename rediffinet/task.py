@@ -9,7 +9,6 @@ hand (`--task FILE.json`). The tasks of `TASKS` follow published label conventio
 by which the label values of a file are read (`converted`).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rediffinet.errors import ConfigError, LabelError
+from rediffinet.files import parse_json
 
 SCHEMA: Literal["rediffinet-task/1"] = "rediffinet-task/1"
 MAX_REGIONS = 8
@@ -187,8 +187,8 @@ def find_task(given: str | PathLike[str]) -> Task:
         message = f"There is no task '{name}', and no such file.\nExpected a JSON file, or one of {', '.join(TASKS)}."
         raise ConfigError(message)
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        values = parse_json(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"Cannot read the task {path}: {error}.\nExpected a JSON file (UTF-8).") from None
     task = task_from(values, str(path))
     known = TASKS.get(ALIASES.get(task.name, task.name))

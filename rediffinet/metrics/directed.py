@@ -12,11 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rediffinet.ext import Direction
-from rediffinet.metrics.reducers import reaches
+from rediffinet.metrics.reducers import TIE, reaches
 
 _Numbers = npt.NDArray[np.float64]
 _EVERY = 32  # elements of which one is in the sample
-_TIE = 1e-9  # of the total area, as in `reducers`: nearer than this to the fraction, rounding decides
 _Reduce = Callable[[_Numbers, _Numbers, float, float], float | None]
 """(lengths, areas, fraction, enough): the percentile, given that lengths up to `enough` may be anything up to it:
 `enough` where it is not above, None where that cannot be told."""
@@ -75,7 +74,7 @@ def weighted(lengths: _Numbers, areas: _Numbers, fraction: float, enough: float)
     total = areas.sum()
     within = total - weights.sum() + np.concatenate([[0.0], np.cumsum(weights[order])])
     past = within - fraction * total
-    if np.abs(past).min() < _TIE * total:
+    if np.abs(past).min() < TIE * total:
         return None
     if past[0] > 0:
         return enough

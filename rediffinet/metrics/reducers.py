@@ -11,7 +11,7 @@ from rediffinet.ext import SurfaceDistances
 _Numbers = npt.NDArray[np.float64]
 _BINS = 4096
 _FEW = 2000  # elements that are sorted outright
-_TIE = 1e-9  # of the total area: nearer than this to the fraction, rounding decides, and must do so as in the original
+TIE = 1e-9  # of the total area: nearer than this to the fraction, rounding decides, and must do so as in the original
 
 
 def is_empty(distances: SurfaceDistances) -> tuple[bool, bool]:
@@ -65,7 +65,7 @@ def reaches(lengths: _Numbers, areas: _Numbers, fraction: float) -> float:
         return _reaches_sorted(lengths, areas, fraction)
     bins = (lengths * ((_BINS - 1) / longest)).astype(np.intp)
     reached = np.cumsum(np.bincount(bins, areas, minlength=_BINS))
-    goal, slack = fraction * reached[-1], _TIE * reached[-1]
+    goal, slack = fraction * reached[-1], TIE * reached[-1]
     k = min(int(np.searchsorted(reached, goal)), _BINS - 1)
     members = np.flatnonzero(bins == k)
     members = members[np.argsort(lengths[members])]

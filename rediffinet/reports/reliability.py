@@ -1,12 +1,12 @@
 """Reliability diagram: how often voxels were wrong, against the stated probability that they are."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rediffinet.errors import ResultsError
+from rediffinet.files import parse_json
 from rediffinet.method.uncertainty import Reliability
 from rediffinet.reports.drawing import check_figure_path, new_figure, write_figure
 
@@ -21,7 +21,7 @@ def read_diagrams(path: Path) -> dict[str, Reliability]:
         ResultsError: the file cannot be read or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         found = {}
         for key in LABELS:
             stated, observed, voxels = (
@@ -30,7 +30,7 @@ def read_diagrams(path: Path) -> dict[str, Reliability]:
             if not stated.shape == observed.shape == voxels.shape or stated.ndim != 1:
                 raise ValueError(f"the columns of '{key}' are not of one length")
             found[key] = Reliability(stated, observed, voxels.astype(np.int64))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         message = f"Cannot read {path}: {error}.\nExpected a MODEL-uncertainty.json of rediff calibrate."
         raise ResultsError(message) from None
     return found

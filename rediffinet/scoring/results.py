@@ -2,13 +2,13 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rediffinet.errors import ResultsError
+from rediffinet.files import parse_json
 from rediffinet.scoring.scores import AVERAGE, COLUMNS, FURTHER
 from rediffinet.task import DEFAULT_TASK, TASKS
 
@@ -259,8 +259,8 @@ def _records(path: Path) -> Iterator[tuple[dict[str, str], str]]:
 
 def _json_records(path: Path) -> Iterator[tuple[dict[str, str], str]]:
     try:
-        document = json.loads(_text(path))
-    except (ValueError, RecursionError) as error:
+        document = parse_json(_text(path))
+    except ValueError as error:
         raise ResultsError(f"{path} is not JSON ({error}).\nExpected what `rediff evaluate` wrote.") from None
     rows = document.get("cases") if isinstance(document, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
