@@ -108,8 +108,12 @@ def calibrate(
         str, typer.Option(help="Flip where Δ exceeds this: a number, one per region (0.5,0.5,1), or auto to choose it.")
     ] = "auto",
     reach: Annotated[
-        float | None,
-        typer.Option(min=0.5, help="Flip only within these mm of the baseline's boundary; default: anywhere."),
+        str | None,
+        typer.Option(
+            metavar="MM",
+            help="Flip only within these mm of the baseline's boundary, a number or one per region (2,2,4); default: "
+            "anywhere.",
+        ),
     ] = None,
     evidence: Annotated[
         str,
@@ -147,6 +151,7 @@ def calibrate(
     whole = number_or_auto("--whole-components", whole_components)
     opened = reopen(study, data, cache=cache, patients=named)
     fixed = _thresholds(thresholds, len(opened.task.regions))
+    reaches = None if reach is None else _reaches(reach, len(opened.task.regions))
     check_new_folder(study / "calibrated")
     with training_progress() as (_, stage):
         found = calibrate_study(
@@ -157,7 +162,7 @@ def calibrate(
             whole_components=whole,
             unsure_enhancement=enhancing,
             thresholds=fixed,
-            reach_mm=reach,
+            reach_mm=reaches,
             evidence=_evidence(evidence, opened.task.contrasts),
             masks=masks,
             missing=missing,
@@ -206,6 +211,19 @@ def _thresholds(text: str, regions: int) -> tuple[float, ...] | None:
         message = f"--thresholds: got '{text}', expected one number from 0 to 1, {regions} of them, or auto"
         raise ConfigError(message)
     return chosen * regions if len(chosen) == 1 else chosen
+
+
+def _reaches(text: str, regions: int) -> float | tuple[float, ...]:
+    from rediffinet.errors import ConfigError
+
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, regions) or not all(0.5 <= number < float("inf") for number in numbers):
+        message = f"--reach: got '{text}', expected millimetres of 0.5 or more, one number or {regions} of them"
+        raise ConfigError(message)
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
 def number_or_auto(option: str, text: str) -> float | None:

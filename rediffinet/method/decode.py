@@ -215,10 +215,11 @@ def left_out_of(
 
 def _near(recipe: Recipe, decision: Decision, mask: Regions, left_out: npt.NDArray[np.bool_]) -> Regions | None:
     """Where a flip of each region can be, bool (R, X, Y, Z); None where it can be anywhere."""
-    if decision.reach_mm is None:
+    if decision.reaches_mm is None:
         return None
     staying = without_left_out(recipe, mask, left_out) if left_out.any() else mask
-    return np.stack([near_boundary(region, decision.reach_mm, recipe.decided_mm) for region in staying])
+    regions = zip(staying, decision.reaches_mm, strict=True)
+    return np.stack([near_boundary(region, reach_mm, recipe.decided_mm) for region, reach_mm in regions])
 
 
 def _flips(

@@ -67,7 +67,8 @@ class Decision(Part):
 
     adding, removing: per region, a voxel outside (inside) the baseline's region is flipped where Δ̂ exceeds it; 1 leaves
     that region, in that direction, as the baseline has it. reach_mm: only voxels this near to the boundary of the
-    baseline's region are flipped, and what small_components takes from the baseline stays away; None flips anywhere.
+    baseline's region are flipped, by one number for all regions or one for each, and what small_components takes from
+    the baseline stays away; None flips anywhere.
     whole_components: a component of the baseline's whole tumour
     is flipped whole where the mean of Δ̂ over it exceeds this (rediffinet.method.discrepancy.doubted_components).
     unsure_enhancement: the enhancing tumour of a case is called core when the mean probability over it, by the
@@ -77,7 +78,7 @@ class Decision(Part):
 
     adding: PerRegion
     removing: PerRegion
-    reach_mm: Millimetres | None = None
+    reach_mm: Millimetres | tuple[Millimetres, ...] | None = None
     whole_components: Fraction = NEVER
     small_components: SmallComponents = SmallComponents()
     unsure_enhancement: Fraction = 0.0
@@ -87,7 +88,16 @@ class Decision(Part):
     def _of_the_same_regions(self) -> Self:
         if len(self.adding) != len(self.removing):
             raise ValueError(f"adding has {len(self.adding)} thresholds, removing {len(self.removing)}")
+        if isinstance(self.reach_mm, tuple) and len(self.reach_mm) != len(self.adding):
+            raise ValueError(f"reach_mm has {len(self.reach_mm)} distances for {len(self.adding)} regions")
         return self
+
+    @property
+    def reaches_mm(self) -> tuple[float, ...] | None:
+        """Per region, how near to its boundary a voxel must be to be flipped; None flips anywhere."""
+        if self.reach_mm is None or isinstance(self.reach_mm, tuple):
+            return self.reach_mm
+        return (self.reach_mm,) * len(self.adding)
 
     @classmethod
     def at(cls, thresholds: Sequence[float], **more: Any) -> Self:
@@ -106,8 +116,9 @@ class Decision(Part):
         if self.removing != self.adding:
             thresholds = [f"adding {thresholds[0]}", f"removing above {', '.join(f'{v:g}' for v in self.removing)}"]
         parts = [f"flips {'; '.join(thresholds)}"]
-        if self.reach_mm is not None:
-            parts[0] += f", within {self.reach_mm:g} mm of the boundary"
+        if self.reaches_mm is not None:
+            distances = self.reaches_mm[: 1 if len(set(self.reaches_mm)) == 1 else None]
+            parts[0] += f", within {', '.join(f'{mm:g}' for mm in distances)} mm of the boundary"
         if self.whole_components < NEVER:
             parts.append(f"whole components above {self.whole_components:g}")
         if self.unsure_enhancement > 0.0:

@@ -53,7 +53,7 @@ def undecided(
     """
     settings = recipe.refiner
     assert settings is not None, f"model '{recipe.kind.name}' has no refiner"
-    if decision is None or decision.reach_mm is None:
+    if decision is None or decision.reaches_mm is None:
         doubted = probability > settings.unsure
         if settings.sure < 1.0:
             doubted &= probability <= settings.sure
@@ -64,8 +64,8 @@ def undecided(
     if left_out is not None:
         mask = without_left_out(recipe, mask, left_out)
     where = np.zeros(mask.shape[1:], bool)
-    for region in mask:
-        where |= near_boundary(region, decision.reach_mm, recipe.decided_mm)
+    for region, reach_mm in zip(mask, decision.reaches_mm, strict=True):
+        where |= near_boundary(region, reach_mm, recipe.decided_mm)
         if decision.whole_components < 1.0:  # which are judged from their middle to their rim
             where |= region
     return where

@@ -81,7 +81,7 @@ def calibrate_study(
     whole_components: float | None = NEVER,
     unsure_enhancement: float | None = 0.0,
     thresholds: PerRegion | None = None,
-    reach_mm: float | None = None,
+    reach_mm: float | tuple[float, ...] | None = None,
     evidence: Evidence | None = None,
     masks: Path | None = None,
     missing: bool = False,

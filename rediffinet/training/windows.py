@@ -88,17 +88,16 @@ class WindowBatches:
             jitter = int(rng.integers(-(width // 4), width // 4 + 1))
             starts.append(int(voxel_at) + jitter - source // 2)
         inside, target = overlap_slices(stored.volume.shape[1:], (starts[0], starts[1], starts[2]), self.source)
-        window = stored.volume.new_zeros((len(stored.volume), *self.source))
-        window[(slice(None), *target)] = stored.volume[(slice(None), *inside)]
         chosen, missing = _choose_priors(rng, stored.priors, self.config.augmentation.drop_contrast, self.settings)
         first = self.contrasts + self.regions
-        channels = [first + self.regions * index for index in chosen]
-        prior = torch.stack([window[at : at + self.regions] for at in channels]).float().mean(0)
-        image = window[: self.contrasts]
+        shown = [slice(first + self.regions * i, first + self.regions * (i + 1)) for i in chosen]
+        parts = torch.cat([stored.volume[(channels, *inside)] for channels in (slice(0, first), *shown)])
+        window = parts.new_zeros((len(parts), *self.source), dtype=torch.float32)
+        window[(slice(None), *target)] = parts.float()
+        known, priors = window.tensor_split([first])
         if missing is not None:
-            image = image.clone()
-            image[missing] = 0.0
-        return torch.cat([image.float(), window[self.contrasts : first].float(), prior])
+            known[missing] = 0.0
+        return torch.cat([known, priors.unflatten(0, (len(chosen), self.regions)).mean(0)])
 
     def _matrix(self, rng: np.random.Generator) -> npt.NDArray[np.float64]:
         """Sampling matrix (3, 4) of affine_grid: quarter turns and mirrors, then a small turn and scale."""
@@ -149,9 +148,10 @@ class WindowBatches:
         numbers = np.stack([_error_numbers(rng, config, settings) for rng in rngs])
         drawn = torch.from_numpy(numbers.astype(np.float32)).to(self.device)[:, :, None, None, None, None].unbind(1)
         scale, shift, hard, grown, shrunk, lost, false, nothing, nx, ny, nz, offset = drawn
-        larger = functional.max_pool3d(prior, 3, 1, 1)
-        smaller = -functional.max_pool3d(-prior, 3, 1, 1)
-        prior = prior + grown * (larger - prior) + shrunk * (smaller - prior)
+        if numbers[:, 3:5].any():  # in few batches, and dear
+            larger = functional.max_pool3d(prior, 3, 1, 1)
+            smaller = -functional.max_pool3d(-prior, 3, 1, 1)
+            prior = prior + grown * (larger - prior) + shrunk * (smaller - prior)
         axes = [torch.linspace(-1.0, 1.0, width, device=self.device) for width in self.window]
         x, y, z = torch.meshgrid(*axes, indexing="ij")
         beyond = ((nx * x + ny * y + nz * z) > offset).float()

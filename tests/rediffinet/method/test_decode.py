@@ -315,6 +315,22 @@ def test_flips_reach_no_farther_than_allowed(recipe_of: Any) -> None:
     assert not done.regions[1:].any()
 
 
+def test_every_region_has_a_reach_of_its_own(recipe_of: Any) -> None:
+    """The slab is of all three regions; each loses and gains a rim as wide as its own reach."""
+    recipe = recipe_of().model_copy(update={"spacing_mm": ONE})
+    decision = recipe.decision.changed(reach_mm=(1.0, 2.0, 4.0), small_components={"min_voxels": 0})
+    recipe = recipe.with_decision(decision)
+    p = np.full((3, 16, 10, 10), 0.1, np.float32)
+    p[:, :8] = 0.9
+    delta = np.where(p > 0.5, np.float32(0.8), np.float32(0.1))  # each only shrinks, so that none hides another
+    done = decode(recipe, Inferred(p, found(delta)), spacing_mm=ONE, shape=p.shape[1:], postprocess=False)
+    for region, reach in zip(done.regions, (1, 2, 4), strict=True):
+        assert region[: 8 - reach].all() and not region[8 - reach :].any()
+    assert "within 1, 2, 4 mm" in decision.described()
+    with pytest.raises(ValueError, match="reach_mm has 2 distances for 3 regions"):
+        decision.changed(reach_mm=(1.0, 2.0))
+
+
 @pytest.mark.parametrize("fine", [False, True])
 def test_beyond_the_reach_the_uncertainty_is_the_baselines_wherever_windows_were(recipe_of: Any, fine: bool) -> None:
     """A slab of tumour; windows that hold no more than the reach, and windows that hold everything, say the same."""

@@ -125,13 +125,13 @@ def test_without_a_reach_doubt_decides_where_to_look(make_toy_bundle: Any, sure:
 
 
 @pytest.mark.parametrize("whole_components", [1.0, 0.6])
-@pytest.mark.parametrize("postprocess", [True, False])
+@pytest.mark.parametrize(("postprocess", "reach_mm"), [(True, 2.0), (False, 2.0), (True, (2.0, 3.0, 1.0))])
 def test_with_a_reach_what_can_be_flipped_decides(
-    make_toy_bundle: Any, whole_components: float, postprocess: bool
+    make_toy_bundle: Any, whole_components: float, postprocess: bool, reach_mm: float | tuple[float, ...]
 ) -> None:
     """Against distances by SciPy. A small component has no say where postprocessing takes it out first."""
     small = {"connectivity": 26, "min_voxels": 9, "min_fraction": 0.0}
-    changes = {"reach_mm": 2.0, "small_components": small, "whole_components": whole_components}
+    changes = {"reach_mm": reach_mm, "small_components": small, "whole_components": whole_components}
     recipe = open_bundle(make_toy_bundle(decision=changes).path).manifest.recipe
     probability = np.full((3, 30, 20, 20), 0.4, np.float32)
     probability[0, 3:15, 3:15, 3:15] = probability[1, 5:12, 5:12, 5:12] = 0.9
@@ -140,10 +140,10 @@ def test_with_a_reach_what_can_be_flipped_decides(
     if postprocess:
         mask[:, 20:] = False
     expected = np.zeros((30, 20, 20), bool)
-    for region in mask:
+    for region, mm in zip(mask, np.broadcast_to(reach_mm, 3), strict=True):
         if region.any():
             inside, outside = ndimage.distance_transform_edt(region), ndimage.distance_transform_edt(~region)
-            expected |= np.maximum(inside, outside) <= 2.0
+            expected |= np.maximum(inside, outside) <= mm
             if whole_components < 1.0:
                 expected |= region
     found = undecided(recipe, probability, recipe.decision, postprocess=postprocess)

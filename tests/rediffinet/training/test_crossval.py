@@ -166,6 +166,9 @@ def test_calibration_of_a_finished_study(done: tuple[Study, list[str]]) -> None:
         for option in ("--unsure-enhancement", "--whole-components"):
             refused = CliRunner().invoke(app, [*arguments, option, wrong])
             assert isinstance(refused.exception, ConfigError) and f"{option}: got '{wrong}'" in str(refused.exception)
+    for wrong in ("far", "0", "inf", "2,2"):
+        refused = CliRunner().invoke(app, [*arguments, "--reach", wrong])
+        assert isinstance(refused.exception, ConfigError) and f"--reach: got '{wrong}'" in str(refused.exception)
     folder = study.out / "calibrated"
     assert result.stdout.strip().splitlines()[-1] == str(folder / "rediffinet-decision.json")
     with (folder / "rediffinet-sweep.csv").open(newline="") as file:
@@ -279,7 +282,7 @@ def test_masks_made_elsewhere_and_missing_contrasts_are_scored_on_their_own(
         "rediffinet",
         0,
         thresholds=(0.5, 0.5, NEVER),
-        reach_mm=2.0,
+        reach_mm=(2.0, 2.0, 4.0),
         masks=tmp_path,
         missing=True,
         stage=lambda *now: told.append(now),
@@ -288,7 +291,8 @@ def test_masks_made_elsewhere_and_missing_contrasts_are_scored_on_their_own(
     written = read_calibration(study.out / "calibrated", "rediffinet")
     given = written.metrics["given_masks"]
     assert given["cases"] == 2 and all(given["baseline"][r]["dice"]["mean"] == 1.0 for r in ("WT", "TC", "ET"))
-    assert written.decision.adding == (0.5, 0.5, NEVER) and written.decision.reach_mm == written.given.reach_mm == 2.0
+    assert written.decision.adding == (0.5, 0.5, NEVER)
+    assert written.decision.reach_mm == written.given.reach_mm == (2.0, 2.0, 4.0)
     assert written.given == Decision(**given["decision"]) and written.given.adding == (NEVER,) * 3
     # nothing can be better than the truth; the rule on small components is for the refined map alone
     assert all(given["refined"][r]["dice"]["mean"] > 0.99 for r in ("WT", "TC", "ET"))
