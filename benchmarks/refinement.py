@@ -1,10 +1,12 @@
 """What a model does to its baseline on cases it has not seen: a study of `rediff crossval`, taken apart.
 
     python benchmarks/refinement.py STUDY --data DIR [--model rediffinet] [--part flips,oof,volumes,thresholds,sampling]
-        [--steps 1,2,4,10] [--samples 1,4,10] [--thresholds 0.3,0.5,0.7,0.9] [--threshold 0.5] [--only FOLDS]
+        [--steps 1,2,4,10] [--samples 1,4,10] [--thresholds 0.3,0.5,0.7,0.9] [--threshold 0.5 | --calibrated]
+        [--only FOLDS]
     python benchmarks/refinement.py --join a.csv b.csv     # what --rows wrote, of other folds or other samplings
 
-flips: voxels put right and spoilt, by region and by distance to the expert's boundary. oof: how wrong the
+flips: voxels put right and spoilt, by region and by distance to the expert's boundary, with --calibrated by what
+STUDY/calibrated says was chosen on the other folds. oof: how wrong the
 baselines are on cases they have not seen and on cases they were trained on. volumes: what each baseline found, case by
 case. thresholds, sampling: Dice and HD95 for every threshold, and for every number of steps and samples at some.
 Everything is printed as Markdown. Distances are in mm, at the cases' own voxels.
@@ -13,7 +15,7 @@ Everything is printed as Markdown. Distances are in mm, at the cases' own voxels
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -29,8 +31,10 @@ from rediffinet.metrics import dice
 from rediffinet.scoring.scores import ORDER
 from rediffinet.task import TASKS, regions_of
 from rediffinet.training.calibrate import Found, sweep
+from rediffinet.training.calibrate_study import FOLDER, read_calibration
 from rediffinet.training.crossval import Piece, Study, finished, gather, reopen
 from rediffinet.training.memory import open_in_memory
+from rediffinet.training.otherwise import weigh_evidence
 from rediffinet.training.out_of_fold import predict_probability
 from rediffinet.training.recipe import InferenceSettings, plain_decision
 from rediffinet.training.run import open_run
@@ -38,6 +42,7 @@ from rediffinet.training.scoring import read_rows, write_rows
 
 BRATS = TASKS["glioma-2023"]
 REGIONS = BRATS.region_names
+SCORED = "Dice WT | TC | ET | HD95 mm WT | TC | ET | surface Dice 1 mm WT | TC | ET"
 BINS = (0.0, 1.5, 3.0, 6.0, 12.0, np.inf)
 
 
@@ -55,6 +60,7 @@ def main() -> None:
     parser.add_argument("--unsure-enhancement", type=float, default=0.0, help="as given to `rediff calibrate`")
     parser.add_argument("--whole-components", type=float, default=1.0, help="as given to `rediff calibrate`")
     parser.add_argument("--threshold", type=float, default=0.5, help="of the part flips")
+    parser.add_argument("--calibrated", action="store_true", help="flips as `rediff calibrate` chose on other folds")
     parser.add_argument("--thresholds", type=numbers, default="0.3,0.5,0.7,0.9", help="of the part sampling")
     parser.add_argument("--rows", type=Path, help="CSV for the rows of the part sampling")
     parser.add_argument("--join", type=Path, nargs="+", help="print the table of such CSVs, and do nothing else")
@@ -74,11 +80,21 @@ def main() -> None:
     )
     settings = InferenceSettings(decision=decision)
     study = replace(reopen(given.study, [given.data], inference=settings), only=only)
-    recipe, found = gather(finished(study, given.model, given.seed))
+    pieces = finished(study, given.model, given.seed)
+    recipe, found = gather(pieces)
     print(f"{describe(['torch', 'numpy'])}; {given.model}, seed {given.seed}, {len(found)} held-out cases\n")
     parts = given.part.split(",")
     if "flips" in parts:
-        flips(recipe, found, decision, given.threshold)
+        thresholds_of = (given.threshold,) * len(REGIONS)
+        per_fold = {piece.run.config.fold or 0: decision.changed(thresholds=thresholds_of) for piece in pieces}
+        weighed = found
+        if given.calibrated:
+            calibration = read_calibration(given.study / FOLDER, given.model)
+            chosen = calibration.metrics["decision_of_the_other_folds"]
+            per_fold = {fold: Decision.model_validate(chosen[str(fold)]) for fold in per_fold}
+            if calibration.decision.evidence is not None:
+                weighed = weigh_evidence(pieces, found, recipe.with_decision(calibration.decision))
+        flips(recipe, weighed, per_fold)
     if "oof" in parts:
         out_of_fold_errors(study, found, given.seed)
     if "volumes" in parts:
@@ -98,11 +114,10 @@ def numbers(text: str) -> list[float]:
     return [float(part) for part in text.split(",")]
 
 
-def flips(recipe: Recipe, found: Sequence[Found], decision: Decision, threshold: float) -> None:
-    chosen = decision.changed(thresholds=(threshold,) * len(REGIONS))
+def flips(recipe: Recipe, found: Sequence[Found], per_fold: Mapping[int, Decision]) -> None:
     counts = np.zeros((len(REGIONS), len(BINS) - 1, 4), int)
     for one in found:
-        decoded = one.decoded(recipe, chosen)
+        decoded = one.decoded(recipe, per_fold[one.fold])
         truth = regions_of(one.reference, BRATS)
         assert decoded.baseline_regions is not None
         for region, (was, now, true) in enumerate(zip(decoded.baseline_regions, decoded.regions, truth, strict=True)):
@@ -112,7 +127,10 @@ def flips(recipe: Recipe, found: Sequence[Found], decision: Decision, threshold:
                 here = (distance >= BINS[index]) & (distance < BINS[index + 1])
                 fixed, spoilt = changed & wrong & here, changed & ~wrong & here
                 counts[region, index] += [(wrong & here).sum(), fixed.sum(), spoilt.sum(), here.sum()]
-    print(f"Flips at threshold {threshold}, after postprocessing of both maps, voxels of all cases:\n")
+    print("Flips, after postprocessing of both maps, voxels of all cases:\n")
+    for fold, decision in sorted(per_fold.items()):
+        print(f"- fold {fold}: {decision.described()}")
+    print()
     print("| region | mm from the expert's boundary | baseline wrong | put right | spoilt | net |")
     print("|---|---|---|---|---|---|")
     for region, name in enumerate(REGIONS):
@@ -215,8 +233,7 @@ def sampling(
 def sampling_table(rows: Sequence[dict[str, str]]) -> None:
     cases = len({row["case"] for row in rows})
     print(f"Steps × samples × threshold, {cases} held-out cases; denoiser calls a case:\n")
-    print("| steps × samples | threshold | calls | Dice WT | TC | ET | HD95 mm WT | TC | ET |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(f"| steps × samples | threshold | calls | {SCORED} |\n|---|---|---|{'---|' * 9}")
     kinds = {(int(row["steps"]), int(row["samples"]), float(row["threshold"])) for row in rows}
     for steps, samples, threshold in sorted(kinds):
         key = (str(steps), str(samples), str(threshold))
@@ -227,13 +244,13 @@ def sampling_table(rows: Sequence[dict[str, str]]) -> None:
 
 
 def header() -> None:
-    print("| | Dice WT | TC | ET | HD95 mm WT | TC | ET |\n|---|---|---|---|---|---|---|")
+    print(f"| | {SCORED} |\n|---|{'---|' * 9}")
 
 
 def line(name: str, rows: Sequence[dict[str, str]]) -> None:
     cells = [
         f"{mean(float(row[key]) for row in rows if row['region'] == region):.{digits}f}"
-        for key, digits in (("dice", 3), ("hd95_mm", 1))
+        for key, digits in (("dice", 3), ("hd95_mm", 1), ("surface_dice_1mm", 3))
         for region in REGIONS
     ]
     print(f"| {name} | {' | '.join(cells)} |", flush=True)
