@@ -121,6 +121,13 @@ def calibrate(
             metavar="CONTRAST,…", help="Leave separate lesions out that are not found without each of these contrasts."
         ),
     ] = "",
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="STUDY",
+            help="A study of the same folds whose networks answer too: the mean of the logits. May be repeated.",
+        ),
+    ] = None,
     masks: Annotated[
         Path | None, typer.Option(help="Label maps of another program, CASE*.nii.gz: decide for such masks too.")
     ] = None,
@@ -164,6 +171,7 @@ def calibrate(
             thresholds=fixed,
             reach_mm=reaches,
             evidence=_evidence(evidence, opened.task.contrasts),
+            beside=beside or (),
             masks=masks,
             missing=missing,
             stage=stage,

@@ -28,7 +28,7 @@ from rediffinet.training.calibrate import (
 from rediffinet.training.calibrate_core import choose_core_confidence, cores, held_out_warnings
 from rediffinet.training.calibrate_margin import boundary_errors, fit_margin, held_out_coverage
 from rediffinet.training.crossval import Study, finished, gather
-from rediffinet.training.otherwise import found_with_masks, found_without, weigh_evidence
+from rediffinet.training.otherwise import found_again, found_with_masks, found_without, weigh_evidence
 from rediffinet.training.out_of_fold import Stage
 from rediffinet.training.scoring import ScoreRow, summary, write_rows
 
@@ -83,6 +83,7 @@ def calibrate_study(
     thresholds: PerRegion | None = None,
     reach_mm: float | tuple[float, ...] | None = None,
     evidence: Evidence | None = None,
+    beside: Sequence[Path] = (),
     masks: Path | None = None,
     missing: bool = False,
     stage: Stage | None = None,
@@ -91,19 +92,25 @@ def calibrate_study(
 
     small_components: None is that of the study. whole_components, unsure_enhancement, thresholds: None chooses them
     too. First unsure_enhancement is chosen, then whole_components, then the thresholds, each given those before it; the
-    thresholds and whole_components for masks made elsewhere are always chosen. reach_mm, evidence: see Decision. masks:
+    thresholds and whole_components for masks made elsewhere are always chosen. reach_mm, evidence: see Decision. With
+    a reach every case is asked about again in the windows that a bundle would run. beside: studies of the same folds;
+    then the answer is the mean of the logits of this study's networks and theirs, on this one's baselines. masks:
     a folder of label maps of another program, for which a decision of their own is chosen. missing: score the cases
     without each contrast too, with the decision of the other folds. Raises TrainingError when the study is not finished
     for this model, or the model refines nothing.
     """
-    pieces = finished(study, model, seed)
-    recipe, found = gather(pieces)
+    pieces = finished(study, model, seed, beside)
+    anew = reach_mm is not None or bool(beside)  # else what the study kept is what a bundle would find
+    recipe, found = gather(pieces, kept=not anew)
     if small_components is not None:
         recipe = recipe.with_decision(recipe.decision.changed(small_components=small_components))
     elsewhere = recipe = recipe.with_decision(recipe.decision.changed(reach_mm=reach_mm))
     if evidence is not None:
         recipe = recipe.with_decision(recipe.decision.changed(evidence=evidence))
         found = weigh_evidence(pieces, found, recipe, stage)
+    asked = recipe.with_decision(recipe.decision.changed(whole_components=whole_components or 0.0))
+    if anew:
+        found = found_again(pieces, found, asked, stage)
     regions = recipe.task.region_names
     seen = [enhancing_of(recipe, one) for one in found] if unsure_enhancement is None else []
 
@@ -140,7 +147,8 @@ def calibrate_study(
     }
     given = None
     if masks is not None:
-        theirs = _Choices(elsewhere, found_with_masks(pieces, masks, study.inference, stage), None)
+        whole = elsewhere.with_decision(elsewhere.decision.changed(whole_components=0.0))  # which is chosen below
+        theirs = _Choices(elsewhere, found_with_masks(pieces, masks, whole, stage), None)
         given = theirs.choose(None, chosen.unsure_enhancement)
         folds = sorted({one.fold for one in theirs.found})
         was, now = theirs.scored({fold: theirs.choose(fold, per_fold[fold].unsure_enhancement) for fold in folds})
@@ -153,7 +161,7 @@ def calibrate_study(
         }
     if missing:
         metrics["missing_contrasts"] = {
-            contrast: _scores_without(found_without(pieces, index, study.inference, stage), recipe, per_fold)
+            contrast: _scores_without(found_without(pieces, index, asked, stage), recipe, per_fold)
             for index, contrast in enumerate(recipe.task.contrasts)
         }
     calibration = Calibration(

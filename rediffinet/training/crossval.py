@@ -40,7 +40,7 @@ from rediffinet.training.dataset import check_dataset
 from rediffinet.training.loop import Progress
 from rediffinet.training.out_of_fold import Stage, out_of_fold
 from rediffinet.training.recipe import InferenceSettings, pair_runs, recipe_of
-from rediffinet.training.run import Run, open_run
+from rediffinet.training.run import Run, merge_runs, open_run
 from rediffinet.training.scoring import SCORES, read_rows, reference_of, score_run, write_rows
 from rediffinet.training.train import train
 
@@ -223,9 +223,13 @@ def reopen(
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished piece of a model that refines: its runs, how they are run, and the cases that they have not seen."""
+    """A finished piece of a model that refines: its runs, how they are run, and the cases that they have not seen.
+
+    run: that of the folder, or the mean of it and those of other studies.
+    """
 
     folder: Path
+    fold: int
     run: Run
     baseline: Run
     recipe: Recipe
@@ -236,12 +240,13 @@ class Finished:
         """What the run found on a case, with the reference to score it by; given: see Found."""
         config = self.run.config
         reference, spacing_mm = reference_of(case, config.task)
-        return Found(case, config.fold or 0, config.seed, inferred, reference, spacing_mm, given)
+        return Found(case, self.fold, config.seed, inferred, reference, spacing_mm, given)
 
 
-def finished(study: Study, model: str, seed: int) -> list[Finished]:
+def finished(study: Study, model: str, seed: int, beside: Sequence[Path] = ()) -> list[Finished]:
     """Every fold of a model that refines.
 
+    beside: folders of studies of the same folds, whose networks of the model answer too, on this study's baselines.
     Raises TrainingError for a model that changes no baseline, or when a piece is not finished.
     """
     check_model(model)
@@ -261,20 +266,33 @@ def finished(study: Study, model: str, seed: int) -> list[Finished]:
     folds = assign_folds([case.name for case in cases], study.folds, study.fold_seed, study.patients)
     done = []
     for piece in pieces:
-        run, baseline = open_run(piece.folder(study)), open_run(stage_1[piece.fold])
+        run = merge_runs([open_run(folder) for folder in (piece.folder(study), *map(piece.within, beside))])
+        baseline = open_run(stage_1[piece.fold])
         recipe = recipe_of(pair_runs(run, baseline), study.inference)
         held_out = [case for case in cases if folds[case.name] == piece.fold]
-        done.append(Finished(piece.folder(study), run, baseline, recipe, held_out, _predictions(study, seed)))
+        if told := [case.name for case in held_out if case.patient in run.seen_patients]:
+            others = ", ".join(map(str, beside))
+            message = (
+                f"`beside={others}`: networks of fold {piece.fold} have seen {', '.join(told)}, which this study holds "
+                "out there. Give studies of the same folds."
+            )
+            raise TrainingError(message)
+        predictions = _predictions(study, seed)
+        done.append(Finished(piece.folder(study), piece.fold, run, baseline, recipe, held_out, predictions))
     return done
 
 
-def gather(pieces: Sequence[Finished]) -> tuple[Recipe, list[Found]]:
-    """How a model is decoded, and what it found on every case, each by the run that had not seen it."""
+def gather(pieces: Sequence[Finished], *, kept: bool = True) -> tuple[Recipe, list[Found]]:
+    """How a model is decoded, and what it found on every case, each by the run that had not seen it.
+
+    kept: with the discrepancy that the study kept of the case, else with what the baseline says of it alone.
+    """
     gathered = []
     for piece in pieces:
         priors = out_of_fold(piece.held_out, [piece.baseline], piece.predictions)
         for case, prior in zip(piece.held_out, priors, strict=True):
-            gathered.append(piece.found(case, found_by(piece.folder, case, prior)))
+            bare = Inferred(prior.astype(np.float32), None)
+            gathered.append(piece.found(case, found_by(piece.folder, case, prior) if kept else bare))
     return pieces[0].recipe, gathered
 
 

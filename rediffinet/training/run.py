@@ -143,7 +143,7 @@ def open_run(folder: Path, checkpoint: Literal["last", "best"] = "last") -> Run:
     return Run(folder, config, model, provenance, metadata["step"], digest)
 
 
-MAY_DIFFER = frozenset({"seed", "fold"})
+MAY_DIFFER = frozenset({"seed", "fold", "autocast"})
 """Fields of the configuration in which the members of an ensemble may differ, besides what is about the machine."""
 
 

@@ -287,7 +287,8 @@ def test_masks_made_elsewhere_and_missing_contrasts_are_scored_on_their_own(
         missing=True,
         stage=lambda *now: told.append(now),
     )
-    assert {what for what, _, _ in told} == {"other programs' masks", *(f"without {c}" for c in study.task.contrasts)}
+    without_each = {f"without {contrast}" for contrast in study.task.contrasts}
+    assert {what for what, _, _ in told} == {"refinement", "other programs' masks"} | without_each
     written = read_calibration(study.out / "calibrated", "rediffinet")
     given = written.metrics["given_masks"]
     assert given["cases"] == 2 and all(given["baseline"][r]["dice"]["mean"] == 1.0 for r in ("WT", "TC", "ET"))
@@ -302,7 +303,7 @@ def test_masks_made_elsewhere_and_missing_contrasts_are_scored_on_their_own(
         assert scores["cases"] == len(folders) and set(scores["dice"]) == {"WT", "TC", "ET"} == set(scores["hd95"])
     pieces = finished(opened, "rediffinet", 0)
     whole = {one.case.name: one.inferred.probability for one in gather(pieces)[1]}
-    for one in found_without(pieces, 1, opened.inference):
+    for one in found_without(pieces, 1, pieces[0].recipe):
         assert not np.array_equal(one.inferred.probability, whole[one.case.name]), "the baseline does not see t1c"
 
 
@@ -321,7 +322,7 @@ def test_evidence_is_weighed_by_the_run_that_had_not_seen_the_case(done: tuple[S
     evidence = Evidence(without=("t1n", "t2w"), least=1.0)
     loose = recipe.decision.changed(evidence=evidence, small_components=SmallComponents(min_voxels=0))
     recipe = recipe.with_decision(loose)
-    without = {index: found_without(pieces, index, opened.inference) for index in (0, 2)}
+    without = {index: found_without(pieces, index, pieces[0].recipe) for index in (0, 2)}
     for one in found:
         one.inferred.probability[:] = 0.1
         one.inferred.probability[:, 1:5, 1:5, 1:5] = one.inferred.probability[:, 8:10, 8:10, 8:10] = 0.9
@@ -352,6 +353,37 @@ def test_a_study_begins_with_the_weights_of_another(
     elsewhere = study_of(phantoms, tmp_path / "wrong", begin_with=tmp_path / "nothing", cache=first.cache)
     with pytest.raises(TrainingError, match="nothing"):
         crossvalidate(elsewhere)
+
+
+def test_networks_of_two_studies_answer_beside_each_other(done: tuple[Study, list[str]], tmp_path: Path) -> None:
+    """The other study's differ by a trifle: so does the mean of both."""
+    from rediffinet.training.calibrate_study import calibrate_study
+    from rediffinet.training.checkpoint import CHECKPOINT, read_checkpoint, save_best
+    from rediffinet.training.crossval import finished, gather, reopen
+    from rediffinet.training.otherwise import found_again
+
+    first, _ = done
+    opened = reopen(first.out, first.data, cache=first.cache, inference=FEW)
+    second, turned = tmp_path / "second", tmp_path / "turned"
+    for fold in (0, 1):
+        run = Piece(0, fold, "rediffinet")
+        state = open_run(run.folder(first)).model.state_dict()
+        _, metadata = read_checkpoint(run.folder(first) / CHECKPOINT)
+        for folder in (run.within(second), Piece(0, 1 - fold, "rediffinet").within(turned)):
+            folder.mkdir(parents=True)
+            save_best(folder / CHECKPOINT, {name: 1.001 * value for name, value in state.items()}, metadata)
+    alone, both = finished(opened, "rediffinet", 0), finished(opened, "rediffinet", 0, [second])
+    recipe, bare = gather(both, kept=False)
+    assert all(piece.run.members == 2 for piece in both) and all(one.inferred.found is None for one in bare)
+    near = recipe.with_decision(recipe.decision.changed(reach_mm=2.0))
+    mine, ours = found_again(alone, bare, near), found_again(both, bare, near)
+    for one, other in zip(mine, ours, strict=True):
+        assert one.case.name == other.case.name and one.inferred.found.sampled.any()
+        assert 0.0 < np.abs(one.inferred.found.delta - other.inferred.found.delta).max() < 0.02
+    calibrated = calibrate_study(opened, "rediffinet", 0, thresholds=(0.5,) * 3, beside=[second])
+    assert calibrated.chosen.adding == (0.5,) * 3
+    with pytest.raises(TrainingError, match="have seen .* holds out"):
+        finished(opened, "rediffinet", 0, [turned])
 
 
 def test_a_finished_study_does_nothing(done: tuple[Study, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
