@@ -6,9 +6,10 @@ Studies of the same folds, one after the other. STUDY/first trains baselines; th
 weights of the first, those of STUDY/third with the weights of the second. The baselines of STUDY/averaged are the means
 of the second and the third (`rediff average`), those of STUDY/windows-first go on from there, and its correctors learn
 in windows of 1 mm on what these baselines say of cases that they have not seen. STUDY/windows has the same baselines,
-and correctors that go on from those of windows-first. Every piece that is finished is skipped and an interrupted one
-resumed, so the command may be stopped and started at any time. `STUDY/windows/calibrated` then holds the scores of
-every case by the networks that had not seen it, `BUNDLE` the mean of the networks of all folds.
+and correctors that go on from those of windows-first. STUDY/windows-first-1 and STUDY/windows-1 are the same with
+another seed. Every piece that is finished is skipped and an interrupted one resumed, so the command may be stopped and
+started at any time. `STUDY/windows/calibrated` then holds the scores of every case by the mean of the two correctors
+that had not seen it, `BUNDLE` the mean of the networks of all folds.
 
 `--rehearse` takes two steps in place of every training: the whole way in minutes, on phantoms for example, to see that
 it comes to its end.
@@ -23,6 +24,8 @@ from pathlib import Path
 
 MODEL = "discrepancy-unet"
 FOLDS = 4
+SEEDS = (0, 1)
+"""Of the correctors, of which a fold has one each."""
 CHECKPOINT = "checkpoint.safetensors"
 SHORT = (
     "unet:steps=2",
@@ -41,7 +44,7 @@ CALIBRATION = (
     "--thresholds",
     "0.5",
     "--reach",
-    "2",
+    "2,2,4",
     "--evidence",
     "t1n,t1c,t2w",
     "--missing",
@@ -54,7 +57,7 @@ def main() -> None:
     parser.add_argument("--masks", type=Path, help="Label maps of another program, CASE*.nii.gz, to learn from too.")
     parser.add_argument("--study", type=Path, default=Path("study"))
     parser.add_argument("--out", type=Path, default=Path("bundle"))
-    parser.add_argument("--name", default="glioma-v5")
+    parser.add_argument("--name", default="glioma-v6")
     parser.add_argument("--processes", type=int, default=2, help="Each with one thread.")
     parser.add_argument("--bf16", action="store_true", help="Hold bf16 against fp32 too: on a processor that has it.")
     parser.add_argument("--rehearse", action="store_true", help="Two steps in place of every training.")
@@ -63,7 +66,6 @@ def main() -> None:
         print("no data: give --data, a folder of labelled cases; it trains for hours")
         return
     first, second, third, averaged = (given.study / name for name in ("first", "second", "third", "averaged"))
-    begun, study = given.study / "windows-first", given.study / "windows"
     cache = ("--cache", given.study / "cache")
     crossvalidate(given, first, "unet", "glioma-2mm-first", *cache)
     crossvalidate(given, second, "unet", "glioma-2mm-second", *cache, "--begin-with", first)
@@ -74,23 +76,39 @@ def main() -> None:
             finish(start("average", second / run, third / run, "--out", averaged / run))
     crossvalidate(given, averaged, "unet", "glioma-2mm-averaged", *cache)  # nothing is trained, they are scored
     masks = () if given.masks is None else ("--masks", given.masks)
-    crossvalidate(given, begun, MODEL, "glioma-windows-first", *cache, *masks, "--begin-with", averaged)
-    for run in (fold / "unet" for fold in folds):
-        if not (study / run / CHECKPOINT).exists():
-            shutil.copytree(begun / run, study / run, dirs_exist_ok=True)
-    crossvalidate(given, study, MODEL, "glioma-windows", *cache, *masks, "--begin-with", begun)
+    studies = [correctors(given, seed, averaged, folds, *cache, *masks) for seed in SEEDS]
+    study, *others = studies
     calibration = ("calibrate", study, "--data", given.data, "--model", MODEL, *CALIBRATION, *masks)
-    finish(start(*calibration, *cache))
-    runs = [study / fold for fold in folds]
+    finish(start(*calibration, *cache, *(argument for other in others for argument in ("--beside", other))))
     export = (
         "export",
-        *(run / MODEL for run in runs),
-        *(argument for run in runs for argument in ("--baseline", run / "unet")),
+        *(one / fold / MODEL for one in studies for fold in folds),
+        *(argument for fold in folds for argument in ("--baseline", study / fold / "unet")),
         *("--out", given.out, "--overwrite", "--name", given.name, "--weights", "float16"),
         *("--calibrated", study / "calibrated"),
         *(("--precision", "fp32,bf16", "--calibration", given.data) if given.bf16 else ()),
     )
     finish(start(*export))
+
+
+def correctors(given: argparse.Namespace, seed: int, averaged: Path, folds: list[Path], *more: object) -> Path:
+    """The study of the correctors of a seed, in two passes, with the baselines that the first study trains on."""
+    suffix = f"-{seed}" if seed else ""
+    first, second = given.study / f"windows-first{suffix}", given.study / f"windows{suffix}"
+    own = (*more, "--set", f"{MODEL}:seed={seed}")
+    if seed:
+        share_baselines(given.study / "windows-first", first, folds)
+    crossvalidate(given, first, MODEL, "glioma-windows-first", *own, "--begin-with", averaged)
+    share_baselines(first, second, folds)
+    crossvalidate(given, second, MODEL, "glioma-windows", *own, "--begin-with", first)
+    return second
+
+
+def share_baselines(source: Path, study: Path, folds: list[Path]) -> None:
+    """The baselines of one study in another, where they are not yet."""
+    for run in (fold / "unet" for fold in folds):
+        if not (study / run / CHECKPOINT).exists():
+            shutil.copytree(source / run, study / run, dirs_exist_ok=True)
 
 
 def crossvalidate(given: argparse.Namespace, out: Path, model: str, preset: str, *more: object) -> None:

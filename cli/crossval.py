@@ -98,6 +98,9 @@ def calibrate(
         float,
         typer.Option(min=0.0, max=1.0, help="Remove components below this share of the largest."),
     ] = 0.0,
+    small_parts: Annotated[
+        int, typer.Option(min=0, help="Call parts of ET or TC under this many voxels what is around them.")
+    ] = 0,
     unsure_enhancement: Annotated[
         str, typer.Option(help="Call ET core where its mean probability is lower; auto: choose that too.")
     ] = "0",
@@ -166,6 +169,7 @@ def calibrate(
             model,
             seed,
             small_components=SmallComponents(min_fraction=min_fraction),
+            small_parts=small_parts,
             whole_components=whole,
             unsure_enhancement=enhancing,
             thresholds=fixed,

@@ -87,6 +87,13 @@ def _warnings(case: Case, decoded: Decoded, recipe: Recipe, voxel_ml: float) -> 
     if removed_ml >= 1.0:
         message = f"Postprocessing removed {removed_ml:.1f} ml of separate components (`postprocess=False` keeps them)."
         warnings.append(Warning_(code="components-removed", message=message))
+    dissolved_ml = decoded.dissolved_voxels * voxel_ml
+    if dissolved_ml >= 1.0:
+        message = (
+            f"{dissolved_ml:.1f} ml of enhancing tumour or core in very small parts are called what is around them "
+            "(`postprocess=False` keeps them)."
+        )
+        warnings.append(Warning_(code="parts-dissolved", message=message))
     if decoded.unsure_voxels:
         message = (
             f"{decoded.unsure_voxels * voxel_ml:.1f} ml that look like enhancing tumour are counted as core, because "

@@ -19,7 +19,12 @@ from rediffinet.method.discrepancy import (
     wrong_probability,
 )
 from rediffinet.method.inference import Inferred
-from rediffinet.method.postprocess import enhancing_confidence, enhancing_to_core, remove_small_components
+from rediffinet.method.postprocess import (
+    dissolve_small_parts,
+    enhancing_confidence,
+    enhancing_to_core,
+    remove_small_components,
+)
 from rediffinet.method.recipe import Decision, Recipe
 from rediffinet.method.refine import Discrepancy, small_pieces, without_left_out
 from rediffinet.method.resample import Spacing, resample, same_spacing
@@ -38,8 +43,9 @@ class Decoded:
     baseline, baseline_regions, baseline_probability (float32): None for a model without a baseline. probability:
     float32 (R, X, Y, Z) after refinement. uncertainty: float32 (X, Y, Z), probability of a wrong label: by the refined
     probability, and where no flip reaches by the baseline's. left_out_voxels: of the baseline's tumour, flipped in
-    whole components. removed_voxels, unsure_voxels: how many voxels of the refined map postprocessing removed, and how
-    many of enhancing tumour it called core. enhancing_confidence: mean probability of the baseline over the enhancing
+    whole components. removed_voxels, dissolved_voxels, unsure_voxels: how many voxels of the refined map postprocessing
+    removed, how many in small parts it called what is around them, and how many of enhancing tumour it called core.
+    enhancing_confidence: mean probability of the baseline over the enhancing
     tumour that it found (of the model itself, for one without a baseline), 1 where none was found or nothing tells.
     """
 
@@ -52,6 +58,7 @@ class Decoded:
     uncertainty: Volume
     left_out_voxels: int
     removed_voxels: int
+    dissolved_voxels: int
     unsure_voxels: int
     enhancing_confidence: float
 
@@ -88,7 +95,7 @@ def decode(
     """
     prior, found = _filled(inferred)
     decision = recipe.decision_for(given=given is not None)
-    removed = unsure = 0
+    removed = dissolved = unsure = 0
     if decision.reach_mm is not None and postprocess and given is None:
         prior, found, removed = _without_small(recipe, decision, prior, found)
     if same_spacing(recipe.decided_mm, spacing_mm):
@@ -105,11 +112,13 @@ def decode(
         limits["whole"] = None if whole is None else task.regions[whole].labels
         labels, small = remove_small_components(labels, **limits)
         removed += small
+        labels, dissolved = dissolve_small_parts(labels, task, decision.small_parts)
         if given is None:  # a mask made elsewhere is not ours to correct, and does not say how sure it is
             if baseline is None:
                 confidence = enhancing_confidence(labels, masks.probability, task)
             else:
                 baseline, _ = remove_small_components(baseline, **limits)
+                baseline, _ = dissolve_small_parts(baseline, task, decision.small_parts)
                 confidence = enhancing_confidence(baseline, masks.prior, task)
         kept = confidence  # one decision for both maps, but for components that only the baseline's has
         if baseline is not None and given is None and masks.left_out.any():
@@ -137,6 +146,7 @@ def decode(
         uncertainty=uncertainty,
         left_out_voxels=int(np.count_nonzero(masks.left_out & recipe.whole(masks.baseline))),
         removed_voxels=removed,
+        dissolved_voxels=dissolved,
         unsure_voxels=unsure,
         enhancing_confidence=confidence,
     )

@@ -1,11 +1,13 @@
-"""Corrections of a label map: small whole-tumour components, and enhancing tumour that is doubted as a whole."""
+"""Corrections of a label map: small components of the whole tumour and of regions in it, and enhancing tumour that is
+doubted as a whole.
+"""
 
 from collections.abc import Collection
 
 import numpy as np
 import numpy.typing as npt
 
-from rediffinet.ext import component_sizes, label_components
+from rediffinet.ext import component_sizes, joint_box, label_components
 from rediffinet.task import Task
 
 
@@ -33,6 +35,35 @@ def remove_small_components(
         return labels, 0
     removed = gone[components]
     return np.where(removed, np.uint8(0), labels), int(removed.sum())
+
+
+def dissolve_small_parts(
+    labels: npt.NDArray[np.uint8], task: Task, min_voxels: int
+) -> tuple[npt.NDArray[np.uint8], int]:
+    """Call small parts of a region that lies in another what is around them; returns (label map, voxels changed).
+
+    A part is a 26-connected component of such a region (in BraTS of the enhancing tumour, which becomes core without
+    enhancement, then of the core, which becomes edema), and small under min_voxels voxels; the largest of a region
+    always stays, and so does the whole tumour. Lesion-wise scores count every such speck as a lesion that is not there.
+    labels: (X, Y, Z).
+    """
+    if min_voxels < 2:
+        return labels, 0
+    found = labels.copy()
+    box = joint_box(labels > 0, labels > 0)
+    part = found[box]
+    for index in reversed(range(len(task.parents))):  # a parent stands before its children
+        parent = task.parents[index]
+        if parent < 0:
+            continue
+        components, count = label_components(np.isin(part, task.regions[index].labels), 26)
+        if count < 2:
+            continue
+        sizes = component_sizes(components, count)
+        small = np.concatenate([[False], sizes < min_voxels])
+        small[1 + int(np.argmax(sizes))] = False
+        np.copyto(part, np.uint8(task.paint[parent]), where=small[components])
+    return found, int(np.count_nonzero(found != labels))
 
 
 def enhancing_confidence(labels: npt.NDArray[np.uint8], probability: npt.NDArray[np.float32], task: Task) -> float:

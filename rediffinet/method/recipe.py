@@ -71,6 +71,7 @@ class Decision(Part):
     the baseline stays away; None flips anywhere.
     whole_components: a component of the baseline's whole tumour
     is flipped whole where the mean of Δ̂ over it exceeds this (rediffinet.method.discrepancy.doubted_components).
+    small_parts: parts of a region that lies in another, under so many voxels, are called what is around them.
     unsure_enhancement: the enhancing tumour of a case is called core when the mean probability over it, by the
     baseline, is below this; a task without that role has none. evidence: lesions of the own baseline that do not stand
     by it are flipped whole, in cases that lack no contrast; None asks nothing.
@@ -81,6 +82,7 @@ class Decision(Part):
     reach_mm: Millimetres | tuple[Millimetres, ...] | None = None
     whole_components: Fraction = NEVER
     small_components: SmallComponents = SmallComponents()
+    small_parts: Annotated[int, Field(ge=0)] = 0
     unsure_enhancement: Fraction = 0.0
     evidence: Evidence | None = None
 
@@ -121,6 +123,8 @@ class Decision(Part):
             parts[0] += f", within {', '.join(f'{mm:g}' for mm in distances)} mm of the boundary"
         if self.whole_components < NEVER:
             parts.append(f"whole components above {self.whole_components:g}")
+        if self.small_parts > 1:
+            parts.append(f"parts under {self.small_parts} voxels called what is around them")
         if self.unsure_enhancement > 0.0:
             parts.append(f"enhancement below {self.unsure_enhancement:g} called core")
         if self.evidence is not None:

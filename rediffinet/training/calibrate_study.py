@@ -78,6 +78,7 @@ def calibrate_study(
     seed: int,
     *,
     small_components: SmallComponents | None = None,
+    small_parts: int = 0,
     whole_components: float | None = NEVER,
     unsure_enhancement: float | None = 0.0,
     thresholds: PerRegion | None = None,
@@ -92,18 +93,19 @@ def calibrate_study(
 
     small_components: None is that of the study. whole_components, unsure_enhancement, thresholds: None chooses them
     too. First unsure_enhancement is chosen, then whole_components, then the thresholds, each given those before it; the
-    thresholds and whole_components for masks made elsewhere are always chosen. reach_mm, evidence: see Decision. With
-    a reach every case is asked about again in the windows that a bundle would run. beside: studies of the same folds;
-    then the answer is the mean of the logits of this study's networks and theirs, on this one's baselines. masks:
-    a folder of label maps of another program, for which a decision of their own is chosen. missing: score the cases
-    without each contrast too, with the decision of the other folds. Raises TrainingError when the study is not finished
-    for this model, or the model refines nothing.
+    thresholds and whole_components for masks made elsewhere are always chosen. small_parts, reach_mm, evidence: see
+    Decision. With a reach every case is asked about again in the windows that a bundle would run. beside: studies of
+    the same folds; then the answer is the mean of the logits of this study's networks and theirs. masks: a folder of
+    label maps of another program, for which a decision of their own is chosen. missing: score the cases without each
+    contrast too, with the decision of the other folds. Raises TrainingError when the study is not finished for this
+    model, or the model refines nothing.
     """
     pieces = finished(study, model, seed, beside)
     anew = reach_mm is not None or bool(beside)  # else what the study kept is what a bundle would find
     recipe, found = gather(pieces, kept=not anew)
     if small_components is not None:
         recipe = recipe.with_decision(recipe.decision.changed(small_components=small_components))
+    recipe = recipe.with_decision(recipe.decision.changed(small_parts=small_parts))
     elsewhere = recipe = recipe.with_decision(recipe.decision.changed(reach_mm=reach_mm))
     if evidence is not None:
         recipe = recipe.with_decision(recipe.decision.changed(evidence=evidence))
@@ -148,17 +150,16 @@ def calibrate_study(
     given = None
     if masks is not None:
         whole = elsewhere.with_decision(elsewhere.decision.changed(whole_components=0.0))  # which is chosen below
-        theirs = _Choices(elsewhere, found_with_masks(pieces, masks, whole, stage), None)
-        given = theirs.choose(None, chosen.unsure_enhancement)
-        folds = sorted({one.fold for one in theirs.found})
-        was, now = theirs.scored({fold: theirs.choose(fold, per_fold[fold].unsure_enhancement) for fold in folds})
+        theirs = found_with_masks(pieces, masks, whole, stage)
+        given, was, now = _decide_given(_Choices(elsewhere, theirs, None), chosen, per_fold)
         write_rows(folder / f"{model}-given.csv", [*was, *now])
         metrics["given_masks"] = {
-            "cases": len(theirs.found),
+            "cases": len(theirs),
             "baseline": summary(was, regions),
             "refined": summary(now, regions),
             "decision": given.model_dump(mode="json"),
         }
+        del theirs  # gigabytes, and more are to come
     if missing:
         metrics["missing_contrasts"] = {
             contrast: _scores_without(found_without(pieces, index, asked, stage), recipe, per_fold)
@@ -220,6 +221,16 @@ class _Choices:
         """Scores before and after, each case with the decision of its fold."""
         before = [row for one in self.found for row in one.baseline_rows(self.recipe, per_fold[one.fold])]
         return before, [row for one in self.found for row in one.rows(self.recipe, per_fold[one.fold])]
+
+
+def _decide_given(
+    choices: _Choices, chosen: Decision, per_fold: Mapping[int, Decision]
+) -> tuple[Decision, list[ScoreRow], list[ScoreRow]]:
+    """The decision for masks made elsewhere, and the scores before and after by those of the other folds."""
+    given = choices.choose(None, chosen.unsure_enhancement)
+    folds = sorted({one.fold for one in choices.found})
+    decisions = {fold: choices.choose(fold, per_fold[fold].unsure_enhancement) for fold in folds}
+    return given, *choices.scored(decisions)
 
 
 def _scores_without(found: Sequence[Found], recipe: Recipe, per_fold: Mapping[int, Decision]) -> dict[str, object]:

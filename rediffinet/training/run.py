@@ -143,8 +143,9 @@ def open_run(folder: Path, checkpoint: Literal["last", "best"] = "last") -> Run:
     return Run(folder, config, model, provenance, metadata["step"], digest)
 
 
-MAY_DIFFER = frozenset({"seed", "fold", "autocast"})
-"""Fields of the configuration in which the members of an ensemble may differ, besides what is about the machine."""
+MAY_DIFFER = frozenset({"seed", "fold", "autocast", "checkpoint_every", "validate_every"})
+"""Fields of the configuration in which the members of an ensemble may differ, besides what is about the machine: what
+they were taught is the same."""
 
 
 def merge_runs(runs: Sequence[Run]) -> Run:

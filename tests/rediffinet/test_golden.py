@@ -4,8 +4,8 @@ Label maps as sha256 over their bytes, and the numbers of the report, recorded b
 `python tests/rediffinet/test_golden.py FOLDER ODD_CASES`. Those of the toy bundle and of glioma-2mm-v4, recorded before
 the house was rebuilt, came out the same to the bit afterwards; tests/golden.json was recorded anew when glioma-v5 took
 its place, when the refinement's windows came to follow the outline of what they have to hold, when the curve of the
-uncertainty was fitted anew and unsure cores were told, and when the uncertainty became the baseline's where no flip
-reaches (label maps, volumes and flips the same).
+uncertainty was fitted anew and unsure cores were told, when the uncertainty became the baseline's where no flip
+reaches (label maps, volumes and flips the same), and when glioma-v6 took the place of v5.
 """
 
 import hashlib

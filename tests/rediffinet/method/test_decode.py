@@ -331,6 +331,20 @@ def test_every_region_has_a_reach_of_its_own(recipe_of: Any) -> None:
         decision.changed(reach_mm=(1.0, 2.0))
 
 
+def test_small_parts_are_dissolved_in_both_maps_and_counted(recipe_of: Any) -> None:
+    recipe = recipe_of().model_copy(update={"spacing_mm": ONE})
+    recipe = recipe.with_decision(recipe.decision.changed(small_parts=9, small_components={"min_voxels": 0}))
+    p = np.full((3, 14, 14, 14), 0.1, np.float32)
+    p[0, 2:12, 2:12, 2:12] = p[1:, 3:7, 3:7, 3:7] = p[1:, 9:11, 9:11, 9:11] = 0.9
+    inferred = Inferred(p, found(np.zeros_like(p)))
+    done = decode(recipe, inferred, spacing_mm=ONE, shape=p.shape[1:], postprocess=True)
+    assert done.dissolved_voxels == 8 and done.removed_voxels == 0
+    for labels in (done.labels, done.baseline):
+        assert (labels[3:7, 3:7, 3:7] == 3).all() and (labels[9:11, 9:11, 9:11] == 2).all()
+    raw = decode(recipe, inferred, spacing_mm=ONE, shape=p.shape[1:], postprocess=False)
+    assert raw.dissolved_voxels == 0 and (raw.labels[9:11, 9:11, 9:11] == 3).all()
+
+
 @pytest.mark.parametrize("fine", [False, True])
 def test_beyond_the_reach_the_uncertainty_is_the_baselines_wherever_windows_were(recipe_of: Any, fine: bool) -> None:
     """A slab of tumour; windows that hold no more than the reach, and windows that hold everything, say the same."""

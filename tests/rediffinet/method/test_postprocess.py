@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from rediffinet.method.postprocess import enhancing_confidence, enhancing_to_core, remove_small_components
+from rediffinet.method.postprocess import (
+    dissolve_small_parts,
+    enhancing_confidence,
+    enhancing_to_core,
+    remove_small_components,
+)
 from rediffinet.task import TASKS
 
 
@@ -74,3 +79,41 @@ def test_enhancing_tumour_as_a_whole(name: str) -> None:
     assert np.array_equal(called[:2], labels[:2]) and not called[3].any()
     assert enhancing_confidence(called, probability, task) == 1.0, "nothing is called, nothing is doubted"
     assert enhancing_to_core(called, task)[1] == 0
+
+
+@pytest.mark.parametrize("name", ["glioma-2023", "glioma-post-2024", "meningioma-2023"])
+@pytest.mark.parametrize("least", [0, 8, 40])
+def test_small_parts_are_called_what_is_around_them(name: str, least: int) -> None:
+    """Against SciPy, region by region: its largest part stays, and all that are not small."""
+    task = TASKS[name]
+    rng = np.random.default_rng(3)
+    labels = np.zeros((40, 36, 32), np.uint8)
+    labels[4:36, 4:32, 4:28] = task.paint[0]
+    for index, parent in enumerate(task.parents):
+        for size in (1, 2, 3, 4, 7):
+            if parent >= 0:
+                at = tuple(int(rng.integers(5, 20)) for _ in range(3))
+                labels[tuple(slice(a, a + size) for a in at)] = task.paint[index]
+    found, changed = dissolve_small_parts(labels, task, least)
+    assert changed == np.count_nonzero(found != labels) and (changed > 0) == (least > 1)
+    assert np.array_equal(found > 0, labels > 0)
+    expected = labels.copy()
+    for index in range(len(task.parents) - 1, -1, -1):
+        if task.parents[index] < 0:
+            continue
+        parts, count = ndimage.label(np.isin(expected, task.regions[index].labels), np.ones((3, 3, 3)))
+        sizes = [int((parts == part).sum()) for part in range(1, count + 1)]
+        for part, size in enumerate(sizes, 1):
+            if size < least and part - 1 != int(np.argmax(sizes)):
+                expected[parts == part] = task.paint[task.parents[index]]
+    assert np.array_equal(found, expected)
+
+
+def test_the_only_part_of_a_region_stays_however_small() -> None:
+    task = TASKS["glioma-2023"]
+    labels = np.full((9, 9, 9), 2, np.uint8)
+    labels[4, 4, 4] = 3
+    assert np.array_equal(dissolve_small_parts(labels, task, 50)[0], labels)
+    labels[7, 7, 7] = 3
+    found, changed = dissolve_small_parts(labels, task, 50)
+    assert changed == 1 and found[4, 4, 4] == 3 and found[7, 7, 7] == 2
