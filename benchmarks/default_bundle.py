@@ -39,6 +39,8 @@ TWO_STEPS = tuple(argument for setting in SHORT for argument in ("--set", settin
 CALIBRATION = (
     "--min-fraction",
     "0.1",
+    "--small-parts",
+    "50",
     "--unsure-enhancement",
     "auto",
     "--thresholds",

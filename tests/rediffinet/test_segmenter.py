@@ -324,6 +324,18 @@ def test_unsure_enhancing_tumour_is_core_and_said(make_toy_bundle: Any, toy_case
     assert f"{(before.labels == 3).sum() / 1000:.1f} ml" in said.message and "`postprocess=False`" in said.message
 
 
+@pytest.mark.parametrize(("voxels", "told"), [(999, []), (1500, ["1.5 ml"])])
+def test_small_parts_are_told_from_a_millilitre_on(
+    toy_bundle: Any, toy_case: Case, monkeypatch: pytest.MonkeyPatch, voxels: int, told: list[str]
+) -> None:
+    monkeypatch.setattr("rediffinet.method.decode.dissolve_small_parts", lambda labels, task, least: (labels, voxels))
+    with Segmenter.open(toy_bundle.path, threads=1) as segmenter:
+        warnings = segmenter.segment(toy_case).report.warnings
+    said = [one.message for one in warnings if one.code == "parts-dissolved"]
+    assert [message.split(" of ")[0] for message in said] == told
+    assert all("`postprocess=False`" in message for message in said)
+
+
 def test_a_lesion_that_is_doubted_as_a_whole_is_left_out_and_said(make_toy_bundle: Any, toy_case: Case) -> None:
     limits = {"thresholds": (1.0, 1.0, 1.0)}  # no voxel is flipped by itself
     results = {}
