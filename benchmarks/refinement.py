@@ -86,7 +86,7 @@ def main() -> None:
     parts = given.part.split(",")
     if "flips" in parts:
         thresholds_of = (given.threshold,) * len(REGIONS)
-        per_fold = {piece.run.config.fold or 0: decision.changed(thresholds=thresholds_of) for piece in pieces}
+        per_fold = {piece.fold: decision.changed(thresholds=thresholds_of) for piece in pieces}
         weighed = found
         if given.calibrated:
             calibration = read_calibration(given.study / FOLDER, given.model)

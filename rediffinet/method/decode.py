@@ -45,8 +45,8 @@ class Decoded:
     probability, and where no flip reaches by the baseline's. left_out_voxels: of the baseline's tumour, flipped in
     whole components. removed_voxels, dissolved_voxels, unsure_voxels: how many voxels of the refined map postprocessing
     removed, how many in small parts it called what is around them, and how many of enhancing tumour it called core.
-    enhancing_confidence: mean probability of the baseline over the enhancing
-    tumour that it found (of the model itself, for one without a baseline), 1 where none was found or nothing tells.
+    enhancing_confidence: mean probability of the baseline over the enhancing tumour that it found (of the model itself,
+    for one without a baseline), 1 where none was found or nothing tells.
     """
 
     labels: Labels

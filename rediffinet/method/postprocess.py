@@ -50,8 +50,8 @@ def dissolve_small_parts(
     if min_voxels < 2:
         return labels, 0
     found = labels.copy()
-    box = joint_box(labels > 0, labels > 0)
-    part = found[box]
+    tumour = labels > 0
+    part = found[joint_box(tumour, tumour)]
     for index in reversed(range(len(task.parents))):  # a parent stands before its children
         parent = task.parents[index]
         if parent < 0:

@@ -118,8 +118,8 @@ class Decision(Part):
         if self.removing != self.adding:
             thresholds = [f"adding {thresholds[0]}", f"removing above {', '.join(f'{v:g}' for v in self.removing)}"]
         parts = [f"flips {'; '.join(thresholds)}"]
-        if self.reaches_mm is not None:
-            distances = self.reaches_mm[: 1 if len(set(self.reaches_mm)) == 1 else None]
+        if self.reach_mm is not None:
+            distances = self.reach_mm if isinstance(self.reach_mm, tuple) else (self.reach_mm,)
             parts[0] += f", within {', '.join(f'{mm:g}' for mm in distances)} mm of the boundary"
         if self.whole_components < NEVER:
             parts.append(f"whole components above {self.whole_components:g}")

@@ -103,10 +103,9 @@ def calibrate_study(
     pieces = finished(study, model, seed, beside)
     anew = reach_mm is not None or bool(beside)  # else what the study kept is what a bundle would find
     recipe, found = gather(pieces, kept=not anew)
-    if small_components is not None:
-        recipe = recipe.with_decision(recipe.decision.changed(small_components=small_components))
-    recipe = recipe.with_decision(recipe.decision.changed(small_parts=small_parts))
-    elsewhere = recipe = recipe.with_decision(recipe.decision.changed(reach_mm=reach_mm))
+    limits = small_components or recipe.decision.small_components
+    changes = {"small_components": limits, "small_parts": small_parts, "reach_mm": reach_mm}
+    elsewhere = recipe = recipe.with_decision(recipe.decision.changed(**changes))
     if evidence is not None:
         recipe = recipe.with_decision(recipe.decision.changed(evidence=evidence))
         found = weigh_evidence(pieces, found, recipe, stage)

@@ -266,20 +266,25 @@ def finished(study: Study, model: str, seed: int, beside: Sequence[Path] = ()) -
     folds = assign_folds([case.name for case in cases], study.folds, study.fold_seed, study.patients)
     done = []
     for piece in pieces:
-        run = merge_runs([open_run(folder) for folder in (piece.folder(study), *map(piece.within, beside))])
-        baseline = open_run(stage_1[piece.fold])
-        recipe = recipe_of(pair_runs(run, baseline), study.inference)
         held_out = [case for case in cases if folds[case.name] == piece.fold]
-        if told := [case.name for case in held_out if case.patient in run.seen_patients]:
-            others = ", ".join(map(str, beside))
-            message = (
-                f"`beside={others}`: networks of fold {piece.fold} have seen {', '.join(told)}, which this study holds "
-                "out there. Give studies of the same folds."
-            )
-            raise TrainingError(message)
+        others = [_open_beside(folder, piece, held_out) for folder in beside]
+        run, baseline = merge_runs([open_run(piece.folder(study)), *others]), open_run(stage_1[piece.fold])
+        recipe = recipe_of(pair_runs(run, baseline), study.inference)
         predictions = _predictions(study, seed)
         done.append(Finished(piece.folder(study), piece.fold, run, baseline, recipe, held_out, predictions))
     return done
+
+
+def _open_beside(out: Path, piece: Piece, held_out: Sequence[TrainingCase]) -> Run:
+    """The run of a piece in another study; raises TrainingError when it has seen a case that is held out."""
+    run = open_run(piece.within(out))
+    if seen := [case.name for case in held_out if case.patient in run.seen_patients]:
+        message = (
+            f"`beside={out}`: networks of fold {piece.fold} have seen {', '.join(seen)}, which this study holds out "
+            "there. Give studies of the same folds."
+        )
+        raise TrainingError(message)
+    return run
 
 
 def gather(pieces: Sequence[Finished], *, kept: bool = True) -> tuple[Recipe, list[Found]]:
@@ -291,8 +296,8 @@ def gather(pieces: Sequence[Finished], *, kept: bool = True) -> tuple[Recipe, li
     for piece in pieces:
         priors = out_of_fold(piece.held_out, [piece.baseline], piece.predictions)
         for case, prior in zip(piece.held_out, priors, strict=True):
-            bare = Inferred(prior.astype(np.float32), None)
-            gathered.append(piece.found(case, found_by(piece.folder, case, prior) if kept else bare))
+            known = found_by(piece.folder, case, prior) if kept else Inferred(prior.astype(np.float32), None)
+            gathered.append(piece.found(case, known))
     return pieces[0].recipe, gathered
 
 

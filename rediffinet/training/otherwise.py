@@ -20,7 +20,7 @@ from rediffinet.training.calibrate import Found
 from rediffinet.training.crossval import Finished
 from rediffinet.training.data import TrainingCase
 from rediffinet.training.memory import open_in_memory
-from rediffinet.training.out_of_fold import GivenMask, Probability, Stage, given_mask, lacking, predict
+from rediffinet.training.out_of_fold import GivenMask, Stage, given_mask, lacking, predict
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class _Meeting:
     """
 
     shown: TrainingCase
-    prior: Probability
+    prior: npt.NDArray[np.floating]
     given: GivenMask | None = None
     left_out: npt.NDArray[np.bool_] | None = None
 
@@ -41,13 +41,15 @@ def found_again(
 ) -> list[Found]:
     """What is found in the windows that a bundle of that recipe runs: where its decision can flip, if that is known.
 
-    found: the held-out cases with what the evidence does not support; what was found of them before is not looked at.
+    found: the held-out cases with what their baseline says of them and what the evidence does not support; what was
+    found of them before is not looked at.
     """
-    known = {one.case.name: one.inferred.unsupported for one in found}
+    known = {one.case.name: one.inferred for one in found}
 
     def meet(piece: Finished, case: TrainingCase) -> _Meeting:
-        prior = predict(piece.baseline, case, piece.predictions)
-        return _Meeting(case, prior, left_out=known[case.name])
+        probability = known[case.name].probability
+        assert probability is not None, "a model that refines a baseline"
+        return _Meeting(case, probability, left_out=known[case.name].unsupported)
 
     return _found(pieces, recipe, meet, "refinement", stage)
 
@@ -119,7 +121,7 @@ def _found(
                 done += 1
                 if (met := meet(piece, case)) is None:
                     continue
-                image, probability = met.shown.image.astype(np.float32), met.prior.astype(np.float32)
+                image, probability = met.shown.image.astype(np.float32), met.prior.astype(np.float32, copy=False)
                 discrepancy = find_discrepancy(
                     loaded,
                     image,

@@ -148,7 +148,7 @@ class WindowBatches:
         numbers = np.stack([_error_numbers(rng, config, settings) for rng in rngs])
         drawn = torch.from_numpy(numbers.astype(np.float32)).to(self.device)[:, :, None, None, None, None].unbind(1)
         scale, shift, hard, grown, shrunk, lost, false, nothing, nx, ny, nz, offset = drawn
-        if numbers[:, 3:5].any():  # in few batches, and dear
+        if numbers[:, 3:5].any():  # grown or shrunk: in few batches, and dear
             larger = functional.max_pool3d(prior, 3, 1, 1)
             smaller = -functional.max_pool3d(-prior, 3, 1, 1)
             prior = prior + grown * (larger - prior) + shrunk * (smaller - prior)
